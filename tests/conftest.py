@@ -1,0 +1,27 @@
+"""Shared by all tests: tiny backbones, a clean default scope, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _isolated():
+    """Seed torch; undo what a test does to the default scope and the default dtype."""
+    torch.manual_seed(0)
+    scope = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scope)
+    torch.set_default_dtype(torch.float32)
