@@ -1,0 +1,67 @@
+"""Fusions: how the residual of an RKAN block joins the output of its stage (arXiv 2410.05500)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rkan_mm.registry import FUSIONS
+
+
+@FUSIONS.register_module()
+class Addition(nn.Module):
+    """out + residual.
+
+    Args:
+        channels: channels of both; not needed here, and taken so that all fusions are built alike.
+
+    Example:
+        >>> Addition(channels=8)(torch.zeros(1, 8, 4, 4), torch.ones(1, 8, 4, 4)).shape
+        torch.Size([1, 8, 4, 4])
+
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+    def forward(self, out: Tensor, residual: Tensor) -> Tensor:
+        return out + residual
+
+
+@FUSIONS.register_module()
+class Gating(nn.Module):
+    """g * out + (1 - g) * residual, where the gate g is the sigmoid of a 1x1 convolution of the residual.
+
+    Args:
+        channels: channels of ``out`` and ``residual``.
+
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, out: Tensor, residual: Tensor) -> Tensor:
+        return torch.lerp(residual, out, self.gate(residual).sigmoid())
+
+
+@FUSIONS.register_module('SE')
+class SEFusion(nn.Module):
+    """out + s * residual, where s is the squeeze-and-excitation (arXiv 1709.01507) of the residual.
+
+    Args:
+        channels: channels of ``out`` and ``residual``.
+        ratio: ``channels / ratio`` units in the middle, at least one.
+        bias: of both 1x1 convolutions. The reference has none, except in ResNeXt and Wide ResNet.
+
+    """
+
+    def __init__(self, channels: int, ratio: int = 16, bias: bool = False) -> None:
+        super().__init__()
+        middle = max(1, channels // ratio)
+        self.squeeze = nn.Conv2d(channels, middle, 1, bias=bias)
+        self.excite = nn.Conv2d(middle, channels, 1, bias=bias)
+
+    def forward(self, out: Tensor, residual: Tensor) -> Tensor:
+        pooled = residual.mean((2, 3), keepdim=True)  # (B, C, H, W) -> (B, C, 1, 1)
+        return out + residual * self.excite(self.squeeze(pooled).relu()).sigmoid()

@@ -1,0 +1,105 @@
+"""The RKAN block: from the input of a backbone stage to the residual of its output."""
+
+from __future__ import annotations
+
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from rkan_mm.registry import MODELS
+
+from .layers import SharedKANConv2d
+
+
+@MODELS.register_module()
+class RKANBlock(BaseModule):
+    """Residual branch of RKAN, newest design (arXiv 2410.05500).
+
+    1x1 conv, SiLU, KAN conv, norm, 1x1 conv, SiLU, on the backbone's last stage a second KAN conv, norm:
+    (B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride), rounded up.
+
+    Args:
+        in_channels, out_channels, stride: of the backbone stage.
+        last: whether there is the second KAN convolution.
+        reduction: the KAN convolution sees ``in_channels // reduction`` channels.
+        expansion: where given, it sees ``in_channels * expansion`` channels instead (RKAN-L: 2, 4 or 6).
+        basis: config of the first KAN convolution's basis.
+        second_basis: what the second one changes in ``basis``; None takes the published choice (degree 2).
+        shortcut: whether a strided 1x1 convolution with a norm is added to the residual.
+        norm_cfg: norms of this block, independent of the backbone's.
+        act_cfg: activation behind the two 1x1 convolutions.
+        zero_init_residual: start the last norm at zero, so that the model begins as its plain backbone. The reference
+            does not.
+        init_cfg: see mmengine.
+
+    Raises:
+        ValueError: ``reduction`` exceeds ``in_channels``; unknown basis.
+
+    Example:
+        >>> block = RKANBlock(in_channels=64, out_channels=128, stride=2, last=True)
+        >>> block(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 128, 7, 7])
+
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 stride: int | tuple[int, int] = 1,
+                 last: bool = False,
+                 reduction: int = 2,
+                 expansion: int | None = None,
+                 basis: dict = dict(type='Chebyshev', degree=3),  # noqa: B006
+                 second_basis: dict | None = None,
+                 shortcut: bool = False,
+                 norm_cfg: dict = dict(type='BN'),  # noqa: B006
+                 act_cfg: dict = dict(type='SiLU'),  # noqa: B006
+                 zero_init_residual: bool = False,
+                 init_cfg: dict | list | None = None) -> None:
+        super().__init__(init_cfg)
+        channels = in_channels // reduction if expansion is None else in_channels * expansion
+        if channels < 1:
+            raise ValueError(f'RKANBlock: reduction {reduction} leaves none of {in_channels} input channels')
+        self.zero_init_residual = zero_init_residual
+
+        self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.act = build_activation_layer(act_cfg)
+        self.kan1 = SharedKANConv2d(3, stride, padding=1, basis=basis)
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.expand = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.kan2 = None
+        if last:
+            if second_basis is None:
+                second_basis = type(self.kan1.basis).second
+            self.kan2 = SharedKANConv2d(3, padding=1, basis={**basis, **second_basis})
+        self.norm2 = build_norm_layer(norm_cfg, out_channels)[1]
+        self.shortcut = None
+        if shortcut:
+            self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                                          build_norm_layer(norm_cfg, out_channels)[1])
+        self._init_residual()
+
+    def _init_residual(self) -> None:
+        if self.zero_init_residual:
+            nn.init.zeros_(self.norm2.weight)
+            if self.shortcut is not None:
+                nn.init.zeros_(self.shortcut[1].weight)
+
+    def init_weights(self) -> None:
+        """PyTorch's default for convolutions and norms, as in the reference."""
+        for module in self.modules():
+            if module is not self and hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        self._init_residual()
+        super().init_weights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.act(self.reduce(x))
+        residual = self.norm1(self.kan1(residual))
+        residual = self.act(self.expand(residual))
+        if self.kan2 is not None:
+            residual = self.kan2(residual)
+        residual = self.norm2(residual)
+        if self.shortcut is not None:
+            residual = residual + self.shortcut(x)
+        return residual

@@ -1,0 +1,50 @@
+"""Registries of rkan_mm.
+
+`MODELS` is a child of mmengine's registry with scope ``rkan_mm``, so mm configs find ``type='rkan_mm.RKANet'``.
+`BASES` and `FUSIONS` hold the parts that only rkan_mm's own layers build.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='rkan_mm', locations=['rkan_mm.models'])
+BASES = Registry('basis', scope='rkan_mm', locations=['rkan_mm.models'])
+FUSIONS = Registry('fusion', scope='rkan_mm', locations=['rkan_mm.models'])
+
+
+def build(registry: Registry, cfg: dict, caller: str, **defaults):
+    """Build ``cfg`` from one of our own registries, whatever the default scope is.
+
+    Args:
+        registry: where ``cfg['type']`` is looked up.
+        cfg: ``type`` and the arguments of its constructor.
+        caller: who asks; error messages begin with it.
+        defaults: arguments that ``cfg`` may override.
+
+    Raises:
+        TypeError: ``cfg`` is not a dict with a ``type``, or names an argument that the class does not have.
+        ValueError: ``type`` is not registered; the message lists what is.
+
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise TypeError(f"{caller}: a {registry.name} must be a dict with a 'type', e.g. "
+                        f'dict(type={next(iter(registry.module_dict))!r}), got {cfg!r}')
+    args = {**defaults, **cfg}
+    kind = args.pop('type')
+    try:
+        cls = registry.get(kind) if isinstance(kind, str) else kind
+    except RuntimeError:  # mmengine tried to import it as a module path
+        cls = None
+    if cls is None:
+        known = sorted(registry.module_dict)
+        near = difflib.get_close_matches(kind, known, n=1)
+        raise ValueError(f'{caller}: no {registry.name} {kind!r}; there are {", ".join(known)}'
+                         + (f'. Did you mean {near[0]!r}?' if near else ''))
+    try:
+        return cls(**args)
+    except TypeError as error:
+        raise TypeError(f'{caller}: {registry.name} {cls.__name__} with {args}: {error}') from error

@@ -1,0 +1,43 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rkan_mm.registry import FUSIONS, build
+
+
+@pytest.fixture
+def tensors():
+    return torch.randn(2, 32, 3, 4), torch.randn(2, 32, 3, 4)
+
+
+def test_addition(tensors):
+    out, residual = tensors
+    assert_close(build(FUSIONS, dict(type='Addition'), 'x', channels=32)(out, residual), out + residual)
+
+
+def test_gating(tensors):
+    out, residual = tensors
+    fusion = build(FUSIONS, dict(type='Gating'), 'x', channels=32)
+    gate = torch.sigmoid(torch.einsum('oi,bihw->bohw', fusion.gate.weight[..., 0, 0], residual)
+                         + fusion.gate.bias[:, None, None])
+    assert_close(fusion(out, residual), out * gate + residual * (1 - gate))
+
+
+@pytest.mark.parametrize(('bias', 'params'), [(False, 128), (True, 162)])
+def test_se(tensors, bias, params):
+    out, residual = tensors
+    fusion = build(FUSIONS, dict(type='SE', bias=bias), 'x', channels=32)
+    assert sum(p.numel() for p in fusion.parameters()) == params
+    pooled = residual.mean((2, 3))
+    squeezed = torch.relu(torch.nn.functional.linear(pooled, fusion.squeeze.weight.flatten(1), fusion.squeeze.bias))
+    scale = torch.sigmoid(torch.nn.functional.linear(squeezed, fusion.excite.weight.flatten(1), fusion.excite.bias))
+    assert_close(fusion(out, residual), out + residual * scale[:, :, None, None])
+
+
+def test_se_keeps_a_unit_for_few_channels():
+    assert build(FUSIONS, dict(type='SE'), 'x', channels=8).squeeze.out_channels == 1
+
+
+def test_unknown_fusion():
+    with pytest.raises(ValueError, match="no fusion 'Film'; there are Addition, Gating, SE"):
+        build(FUSIONS, dict(type='Film'), 'RKANet', channels=8)

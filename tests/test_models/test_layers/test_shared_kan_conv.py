@@ -1,0 +1,157 @@
+import golden
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from rkan_mm.models import SharedKANConv2d
+
+BASES = [
+    dict(type='Chebyshev', degree=3),
+    dict(type='Legendre', degree=4),
+    dict(type='Jacobi', degree=3, alpha=0.2, beta=1.0),
+    dict(type='Hermite', degree=2),
+    dict(type='Chebyshev', degree=1),
+]
+bases = pytest.mark.parametrize('basis', BASES, ids=lambda basis: f'{basis["type"]}{basis["degree"]}')
+windows = pytest.mark.parametrize('window', [
+    dict(kernel_size=3, padding=1),
+    dict(kernel_size=3, padding=1, stride=2),
+    dict(kernel_size=(1, 3), padding=(0, 1), stride=(2, 1)),
+    dict(kernel_size=3, padding=(2, 3), dilation=2),
+    dict(kernel_size=2, padding=0, stride=(1, 2)),
+], ids=str)
+
+
+def oracle(conv: SharedKANConv2d, x: torch.Tensor) -> torch.Tensor:
+    """Unfold the padded input into patches, then apply the one function of k taps to each of them."""
+    b, c, h, w = x.shape
+    window = [getattr(conv, name) for name in ('kernel_size', 'dilation', 'padding', 'stride')]
+    kh, kw = conv.kernel_size
+    patches = F.unfold(x.reshape(b * c, 1, h, w), *window)  # (B * C, taps, L)
+    basis = conv.basis(patches.tanh() if conv.normalization == 'tanh' else patches)  # (B * C, taps, L, d + 1)
+    weight = conv.weight.reshape(-1, kh * kw)
+    if conv.scaler is not None:
+        weight = weight * conv.scaler.reshape(-1)
+    out = torch.einsum('bplj,jp->bl', basis, weight)
+    if conv.base_weight is not None:
+        base = patches if conv.base_act is None else conv.base_act(patches)
+        out = out + torch.einsum('bpl,p->bl', base, conv.base_weight.reshape(-1))
+    size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in zip((h, w), *window, strict=True)]
+    return out.reshape(b, c, *size)
+
+
+def randomised(**args) -> SharedKANConv2d:
+    conv = SharedKANConv2d(**args).double()
+    for parameter in conv.parameters():
+        torch.nn.init.normal_(parameter)
+    return conv
+
+
+@bases
+@windows
+@pytest.mark.parametrize('size', [(6, 9), (7, 7)])
+def test_equals_unfold_and_einsum(basis, window, size):
+    conv = randomised(basis=basis, **window)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    assert_close(conv(x), oracle(conv, x), rtol=1e-10, atol=1e-10)
+
+
+@bases
+@pytest.mark.parametrize('stride', [1, 2])
+def test_gradcheck(basis, stride):
+    conv = randomised(kernel_size=3, stride=stride, padding=1, basis=basis)
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+
+    def function(x, *parameters):
+        return torch.func.functional_call(conv, dict(zip(dict(conv.named_parameters()), parameters, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(function, (x, *conv.parameters()))
+
+
+@pytest.mark.parametrize('options', [
+    dict(with_base=False), dict(with_scaler=False), dict(base_act_cfg=dict(type='SiLU')), dict(normalization='none'),
+], ids=str)
+def test_options(options):
+    conv = randomised(kernel_size=3, padding=1, **options)
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    assert_close(conv(x), oracle(conv, x), rtol=1e-10, atol=1e-10)
+
+
+def reference_cases():
+    families = ('chebyshev', 'legendre', 'jacobi', 'hermite')
+    for case, meta in golden.kan_convs().items():
+        args = meta['kwargs']
+        if (args['kan_type'] in families and args.get('normalization', 'tanh') == 'tanh' and 'failed' not in meta
+                and args.get('n_convs', 1) == 1):
+            yield case
+
+
+@pytest.mark.parametrize('case', list(reference_cases()))
+def test_equals_the_reference(case):
+    args = golden.kan_convs()[case]['kwargs']
+    arrays = golden.kan_conv_arrays(case)
+    size = tuple(args.get('kernel_size', (3, 3)))
+    conv = SharedKANConv2d(
+        size, tuple(args['stride']), tuple(args.get('padding', (1, 1))), tuple(args.get('dilation', (1, 1))),
+        basis=dict(type=args['kan_type'].capitalize(), degree=args.get('spline_order', 3)),
+        with_base=args.get('use_linear', True), with_scaler=args.get('weight_scaler', True),
+        base_act_cfg=None if args.get('skip_activation', True) else dict(type='SiLU')).double()
+    names = dict(weight='polynomial_weight', scaler='scaler', base_weight='base_linear.weight')
+    prefix = 'convs.0.conv.'
+    for name, parameter in conv.named_parameters():
+        parameter.data.copy_(arrays[f'param/{prefix}{names[name]}'][0].movedim(0, -1).reshape(parameter.shape))
+    x = arrays['x'].double().requires_grad_()
+    out = conv(x)
+    assert_close(out, arrays['y_f64'], rtol=1e-10, atol=1e-10)
+    out.backward(arrays['g'].double())
+    assert_close(x.grad, arrays['dx_f64'], rtol=1e-10, atol=1e-10)
+    for name, parameter in conv.named_parameters():
+        expected = arrays[f'dparam_f64/{prefix}{names[name]}'][0].movedim(0, -1)
+        assert_close(parameter.grad.flatten(), expected.flatten(), rtol=1e-10, atol=1e-10)
+    assert sum(name.startswith('param/') for name in arrays) == len(list(conv.parameters()))
+
+
+@bases
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast_is_finite_and_close(basis, dtype):
+    conv = SharedKANConv2d(3, padding=1, basis=basis)
+    x = torch.randn(2, 8, 9, 9) * 3
+    exact = conv(x)
+    with torch.autocast('cpu', dtype):
+        out = conv(x)
+        low = conv(x.to(dtype))
+    for result in (out, low):
+        assert result.isfinite().all()
+        assert ((result.float() - exact).norm() / exact.norm()) < (2e-2 if dtype is torch.bfloat16 else 4e-3)
+    out.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in conv.parameters())
+
+
+def test_parameters_are_those_of_the_paper():
+    assert sum(p.numel() for p in SharedKANConv2d(basis=dict(type='Chebyshev', degree=3)).parameters()) == 54
+    assert sum(p.numel() for p in SharedKANConv2d(basis=dict(type='Chebyshev', degree=2)).parameters()) == 45
+
+
+def test_initialisation():
+    torch.manual_seed(3)
+    convs = [SharedKANConv2d(basis=dict(type='Chebyshev', degree=3)) for _ in range(400)]
+    for name, std in (('weight', 1 / 6), ('base_weight', (2 / 9)**0.5)):
+        values = torch.stack([getattr(conv, name) for conv in convs])
+        assert abs(values.std() / std - 1) < 0.03
+        assert abs(values.mean()) < 0.1 * std
+    assert all((conv.scaler == 1).all() for conv in convs)
+    before = convs[0].weight.clone()
+    convs[0].init_weights()
+    assert not before.equal(convs[0].weight)
+
+
+def test_unknown_normalization():
+    with pytest.raises(ValueError, match="SharedKANConv2d: no normalization 'min-max'; there are tanh, none"):
+        SharedKANConv2d(normalization='min-max')
+
+
+def test_repr_shows_what_it_computes():
+    text = repr(SharedKANConv2d(3, dilation=2, basis=dict(type='Jacobi', degree=2)))
+    assert 'dilation=(2, 2)' in text
+    assert 'Jacobi(degree=2, alpha=0.5, beta=0.5)' in text.replace('\n', '')

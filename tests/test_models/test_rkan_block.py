@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from rkan_mm.models import RKANBlock
+
+
+@pytest.mark.parametrize(('args', 'params'), [
+    (dict(in_channels=1024, out_channels=2048, stride=2, last=True), 1_578_083),
+    (dict(in_channels=512, out_channels=1024, stride=2), 395_830),
+    (dict(in_channels=256, out_channels=512, stride=2, last=True), 99_683),
+    (dict(in_channels=64, out_channels=256), 10_870),
+    (dict(in_channels=1024, out_channels=2048, stride=2, last=True, expansion=4), 12_595_299),
+    (dict(in_channels=1024, out_channels=2048, stride=2, last=True, shortcut=True), 1_578_083 + 2_101_248),
+], ids=str)
+def test_parameters(args, params):
+    assert sum(p.numel() for p in RKANBlock(**args).parameters()) == params
+
+
+@pytest.mark.parametrize(('stride', 'size'), [(1, (7, 10)), (2, (4, 5)), ((1, 2), (7, 5))])
+@pytest.mark.parametrize('last', [False, True])
+def test_shapes(stride, size, last):
+    block = RKANBlock(8, 12, stride, last=last, shortcut=True)
+    assert block(torch.rand(2, 8, 7, 10)).shape == (2, 12, *size)
+
+
+def test_second_convolution_takes_the_first_basis_at_degree_two():
+    block = RKANBlock(8, 8, last=True, basis=dict(type='Jacobi', degree=4, alpha=1.0))
+    assert (block.kan2.basis.degree, block.kan2.basis.alpha) == (2, 1.0)
+    block = RKANBlock(8, 8, last=True, basis=dict(type='Legendre', degree=4), second_basis=dict(degree=3))
+    assert block.kan2.basis.degree == 3
+
+
+@pytest.mark.parametrize('shortcut', [False, True])
+def test_zero_init_residual(shortcut):
+    block = RKANBlock(8, 12, 2, last=True, shortcut=shortcut, zero_init_residual=True)
+    assert not block(torch.rand(2, 8, 6, 6)).any()
+    block.init_weights()
+    assert not block(torch.rand(2, 8, 6, 6)).any()
+
+
+def test_norm_cfg_is_the_blocks_own():
+    block = RKANBlock(8, 16, norm_cfg=dict(type='GN', num_groups=2))
+    assert isinstance(block.norm1, nn.GroupNorm)
+    assert isinstance(block.norm2, nn.GroupNorm)
+
+
+def test_init_weights_draws_anew_in_torchs_way():
+    block = RKANBlock(64, 64, last=True)
+    for parameter in block.parameters():
+        nn.init.constant_(parameter, 7)
+    block.init_weights()
+    assert block.reduce.weight.abs().max() <= 64**-0.5  # kaiming-uniform with a = sqrt(5)
+    assert (block.norm2.weight == 1).all()
+    assert block.kan1.weight.std() < 1
+
+
+def test_reduction_beyond_the_channels():
+    with pytest.raises(ValueError, match='RKANBlock: reduction 16 leaves none of 8 input channels'):
+        RKANBlock(8, 8, reduction=16)
+
+
+def test_unknown_basis():
+    with pytest.raises(ValueError, match="no basis 'Fourrier'; there are Chebyshev"):
+        RKANBlock(8, 8, basis=dict(type='Fourrier'))

@@ -1,0 +1,17 @@
+import subprocess
+import sys
+
+
+def test_import_brings_in_neither_mmdet_nor_mmpretrain():
+    code = ("import sys, rkan_mm; from rkan_mm.registry import MODELS; assert 'RKANet' in MODELS.module_dict; "
+            "print([name for name in ('mmdet', 'mmpretrain', 'mmcv.ops', 'timm') if name in sys.modules])")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+def test_type_resolves_without_custom_imports():
+    code = ("from mmengine.registry import MODELS; "
+            "model = MODELS.build(dict(type='rkan_mm.RKANBlock', in_channels=8, out_channels=8)); "
+            "print(type(model).__module__)")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'rkan_mm.models.rkan_block'
