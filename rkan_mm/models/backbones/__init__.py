@@ -1,0 +1,3 @@
+from .rkanet import RKANet
+
+__all__ = ['RKANet']
