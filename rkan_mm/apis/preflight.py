@@ -1,0 +1,107 @@
+"""Checks of a config before anything is built: what is missing is said in one sentence, with how to get it."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST'}  # mmpretrain's data sets that fetch themselves
+
+
+class PreflightError(Exception):
+    """Something that a run needs is not there."""
+
+
+def check(cfg: Config, training: bool) -> None:
+    """Raise `PreflightError` at the first thing that the run of ``cfg`` would miss.
+
+    Args:
+        cfg: config of a mmengine runner.
+        training: whether the run trains (and validates) or tests.
+
+    """
+    splits = ('train', 'val') if training else ('test',)
+    for split in splits:
+        if cfg.get(f'{split}_dataloader') is None:
+            continue
+        for dataset in _dicts_with(cfg[f'{split}_dataloader'], 'type', 'pipeline'):
+            _check_dataset(dataset, cfg.get('data_hint'))
+        for evaluator in _dicts_with(cfg.get(f'{split}_evaluator'), 'ann_file'):
+            _check_path(evaluator['ann_file'], f'{evaluator["type"]}: annotation file', cfg.get('data_hint'))
+    for name in ('load_from', *(['resume'] if isinstance(cfg.get('resume'), str) else [])):
+        if cfg.get(name):
+            check_checkpoint(cfg[name])
+    if training:
+        for init_cfg in _dicts_with(cfg.get('model'), 'checkpoint'):
+            check_checkpoint(init_cfg['checkpoint'])
+        if cfg.optim_wrapper.get('type', '').startswith('Amp') and get_device() == 'cpu':
+            raise PreflightError('AMP (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave it out.')
+
+
+def check_checkpoint(name: str) -> None:
+    """Raise `PreflightError` unless the checkpoint is on disk, in torch's cache, or answers at its address."""
+    if '://' not in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            there = sorted(p.name for p in path.parent.glob('*.pth'))
+            raise PreflightError(f'Checkpoint {name!r} does not exist; ' + (
+                f'{path.parent} has {", ".join(there)}.' if there else f'there is no .pth file in {path.parent}.'))
+        return
+    scheme, _, rest = name.partition('://')
+    if scheme == 'torchvision':
+        from mmengine.runner.checkpoint import get_torchvision_models
+        models = get_torchvision_models()
+        if rest not in models:
+            raise PreflightError(f'Checkpoint {name!r}: torchvision has no such weights.')
+        address = models[rest]
+    elif scheme in ('http', 'https'):
+        address = name
+    else:
+        return
+    cache = Path(torch.hub.get_dir()) / 'checkpoints'
+    if (cache / Path(address).name).exists():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method='HEAD'), timeout=10).close()
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, 'reason', error)
+        raise PreflightError(f'Checkpoint {name!r} is not in {cache} and cannot be downloaded ({reason}): put '
+                             f'{Path(address).name} there, or start from random weights by setting its init_cfg to '
+                             'None with --cfg-options.') from error
+
+
+def _dicts_with(node: Any, *keys: str) -> Iterator[dict]:
+    """All dicts in a nested config that have all of the keys, with a string in the first."""
+    if isinstance(node, dict):
+        if all(key in node for key in keys) and isinstance(node[keys[0]], str):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts_with(child, *keys)
+
+
+def _check_dataset(dataset: dict, hint: str | None) -> None:
+    root, kind = dataset.get('data_root') or '', dataset['type'].rpartition('.')[2]
+    if kind in DOWNLOADING:
+        return
+    prefixes = dataset.get('data_prefix') or {}
+    parts = [('data root', ''), ('annotation file', dataset.get('ann_file'))]
+    parts += [('image folder', prefix) for prefix in (prefixes.values() if isinstance(prefixes, dict) else [prefixes])]
+    if kind == 'ImageNet' and not prefixes:
+        parts.append(('image folder', dataset.get('split')))
+    for what, part in parts:
+        if root if what == 'data root' else part:
+            _check_path(f'{root}{part}' if '://' in root else str(Path(root) / part), f'{kind}: {what}', hint)
+
+
+def _check_path(path: str, what: str, hint: str | None) -> None:
+    if '://' not in path and not Path(path).expanduser().exists():
+        raise PreflightError(f'{what} {path!r} does not exist. {hint or "Set its path in the config."}')

@@ -1,0 +1,153 @@
+"""Training and testing of mmdet and mmpretrain configs: the command lines of tools/train.py and tools/test.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from rkan_mm.engine import allow_mmengine_globals
+
+from .preflight import PreflightError, check, check_checkpoint
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file of mmdet or mmpretrain')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={},
+                        help='override settings of the config; data_root=DIR moves every path below the old data root')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def load_config(config: str, cfg_options: dict | None = None, work_dir: str | None = None,
+                launcher: str = 'none') -> Config:
+    """Config of a run, with mm's command line options applied.
+
+    ``cfg_options['data_root']`` replaces the config's data root wherever a path begins with it. ``work_dir`` is
+    ``work_dirs/<config name>`` unless it or the config says otherwise.
+
+    Raises:
+        PreflightError: there is no such config file.
+
+    """
+    if not Path(config).is_file():
+        raise PreflightError(f'Config {config!r} does not exist.')
+    cfg = Config.fromfile(config)
+    old_root = cfg.get('data_root')
+    cfg.merge_from_dict(cfg_options or {})
+    if isinstance(old_root, str) and cfg.data_root != old_root:
+        cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
+    if cfg.get('default_scope') == 'mmpretrain':
+        for split in ('train', 'val', 'test'):  # mmpretrain's own entry points add these to every config
+            if cfg.get(f'{split}_dataloader'):
+                cfg[f'{split}_dataloader'] = ConfigDict({
+                    'pin_memory': torch.cuda.is_available(), 'collate_fn': dict(type='default_collate'),
+                    'persistent_workers': cfg[f'{split}_dataloader'].get('num_workers', 0) > 0,
+                    **cfg[f'{split}_dataloader']})
+    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    return cfg
+
+
+def _move(node, old: str, new: str):
+    """A copy of a nested config in which paths below ``old`` lie below ``new``."""
+    if isinstance(node, dict):
+        return ConfigDict({key: _move(value, old, new) for key, value in node.items()})
+    if isinstance(node, (list, tuple)):
+        return type(node)(_move(value, old, new) for value in node)
+    if isinstance(node, str) and (node == old or node.startswith(f'{old.rstrip("/")}/')):
+        return str(Path(new) / node[len(old):].lstrip('/'))
+    return node
+
+
+def _build(cfg: Config) -> Runner:
+    allow_mmengine_globals()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def train(argv: Sequence[str] | None = None) -> Runner:
+    """Train a config; ``argv`` is the command line of tools/train.py.
+
+    Raises:
+        PreflightError: a file or device that the run needs is missing; nothing has been built or written then.
+
+    """
+    parser = _parser('Train a model of mmdet or mmpretrain')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from a checkpoint, or from the latest in the work dir')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr to the batch size of this run')
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
+                                 'its lr is meant.')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    check(cfg, training=True)
+    runner = _build(cfg)
+    runner.train()
+    return runner
+
+
+def test(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Test a config with a checkpoint; ``argv`` is the command line of tools/test.py.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        PreflightError: as in `train`.
+
+    """
+    parser = _parser('Test a model of mmdet or mmpretrain')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--out', help='pickle file for the predictions')
+    parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    check_checkpoint(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    is_det = cfg.get('default_scope') == 'mmdet'
+    if args.show_dir:
+        cfg.default_hooks.setdefault('visualization', {}).update(
+            dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
+            dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
+    if args.out:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
+        cfg.test_evaluator = [*evaluators, dump]
+    check(cfg, training=False)
+    return _build(cfg).test()
+
+
+def main(function, argv: Sequence[str] | None = None) -> None:
+    """Run a command line; what its user can mend is one message and exit code 2, not a traceback."""
+    try:
+        function(argv)
+    except PreflightError as error:
+        print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,158 @@
+"""Training, resuming and testing through the command lines, on tiny models and data."""
+
+import copy
+import re
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch.testing import assert_close
+
+from rkan_mm.apis import runner
+from rkan_mm.apis.preflight import PreflightError
+from rkan_mm.datasets import make_shapes
+
+SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
+TINY = ['model.backbone.backbone.base_channels=4', 'model.backbone.backbone.stem_channels=4',
+        'model.neck.in_channels=[4,8,16,32]', 'train_dataloader.batch_size=2', 'train_cfg.val_interval=1',
+        'default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=-1']
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=4, num_val=2, size=64)
+
+
+def command(root, shapes, work_dir, *options, flags=()):
+    return [str(root / SHAPES), '--work-dir', str(work_dir), *flags,
+            '--cfg-options', f'data_root={shapes}', *TINY, *options]
+
+
+def test_train_resume_and_test_a_detector(root, shapes, tmp_path):
+    through = runner.train(command(root, shapes, tmp_path / 'a', 'train_cfg.max_epochs=2'))
+    assert through.epoch == 2
+    metrics = through.val_loop.run()
+    assert {f'coco/{kind}_{name}' for kind in ('bbox', 'segm')
+            for name in ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')} <= set(metrics)
+
+    runner.train(command(root, shapes, tmp_path / 'b', 'train_cfg.max_epochs=1'))
+    resumed = runner.train(command(root, shapes, tmp_path / 'b', 'train_cfg.max_epochs=2', flags=['--resume']))
+    assert resumed.epoch == 2
+    assert resumed.iter == through.iter
+    for name in ('epoch_1.pth', 'epoch_2.pth'):
+        assert (tmp_path / 'b' / name).is_file()
+
+    out = str(tmp_path / 'c' / 'out.pkl')
+    argv = command(root, shapes, tmp_path / 'c', flags=['--out', out, '--show-dir', 'shown'])
+    tested = runner.test([argv[0], str(tmp_path / 'a' / 'epoch_2.pth'), *argv[1:]])
+    assert_close(tested, {key: value for key, value in metrics.items() if key in tested})
+    assert (tmp_path / 'c' / 'out.pkl').stat().st_size > 0
+    assert len(list((tmp_path / 'c').rglob('shown/*.png'))) == 2
+
+
+def test_all_24_coco_figures_are_printed(root, shapes, tmp_path, capsys):
+    runner.train(command(root, shapes, tmp_path, 'train_cfg.max_epochs=1'))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r'Average (?:Precision|Recall) .* = -?\d\.\d+', printed)) == 24
+
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+data_root = 'data/pictures/'
+custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='RKANet', backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=64, topk=(1,)))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=pipeline))
+val_dataloader = copy.deepcopy(train_dataloader)
+test_dataloader = copy.deepcopy(train_dataloader)
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=(1,))
+train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
+val_cfg = test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+auto_scale_lr = dict(base_batch_size=4)
+""".replace('copy.deepcopy(train_dataloader)', 'train_dataloader')
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ('cat', 'dog'):
+        (tmp_path / 'pictures/train' / name).mkdir(parents=True)
+        for i in range(2):
+            cv2.imwrite(str(tmp_path / f'pictures/train/{name}/{i}.png'), rng.integers(0, 255, (64, 64, 3), np.uint8))
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    return tmp_path / 'classifier.py'
+
+
+def test_train_and_test_a_classifier(classifier, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = ['--cfg-options', f'data_root={tmp_path / "pictures"}']
+    trained = runner.train([str(classifier), '--auto-scale-lr', *data])
+    assert trained.work_dir == str(tmp_path / 'work_dirs/classifier')
+    assert trained.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.005)
+    assert 'accuracy/top1' in runner.test([str(classifier), 'work_dirs/classifier/epoch_1.pth', *data])
+
+
+def test_auto_scale_lr_without_a_base(classifier, tmp_path):
+    text = classifier.read_text().replace('auto_scale_lr = dict(base_batch_size=4)', '')
+    classifier.write_text(text)
+    with pytest.raises(PreflightError, match='--auto-scale-lr: .*classifier.py does not say'):
+        runner.train([str(classifier), '--auto-scale-lr'])
+
+
+def test_no_validate(root, shapes, tmp_path):
+    trained = runner.train(command(root, shapes, tmp_path, 'train_cfg.max_epochs=1', flags=['--no-validate']))
+    assert trained.val_loop is None
+
+
+def test_data_root_moves_every_path_below_it(root):
+    cfg = runner.load_config(str(root / SHAPES), dict(data_root='/elsewhere/set'))
+    assert cfg.train_dataloader.dataset.data_root == '/elsewhere/set'
+    assert cfg.val_evaluator.ann_file == '/elsewhere/set/annotations/val.json'
+    assert cfg.train_dataloader.dataset.ann_file == 'annotations/train.json'
+    coco = runner.load_config(str(root / 'configs/mask-rcnn_rkanet50_fpn_1x_coco.py'), dict(data_root='coco'))
+    assert coco.test_evaluator.ann_file == 'coco/annotations/instances_val2017.json'
+    untouched = runner.load_config(str(root / SHAPES))
+    assert untouched.val_evaluator.ann_file == 'data/shapes/annotations/val.json'
+
+
+def test_work_dir_is_named_after_the_config(root):
+    assert runner.load_config(str(root / SHAPES)).work_dir == 'work_dirs/mask-rcnn_rkanet18_fpn_shapes'
+
+
+@pytest.mark.parametrize(('tool', 'arguments', 'message'), [
+    ('train', ['configs/none.py'], "train.py: Config 'configs/none.py' does not exist."),
+    ('train', [SHAPES, '--cfg-options', 'data_root=gone'],
+     "train.py: CocoDataset: data root 'gone' does not exist. Make it with: python tools/make_shapes.py data/shapes"),
+    ('test', [SHAPES, 'gone/epoch_1.pth'],
+     "test.py: Checkpoint 'gone/epoch_1.pth' does not exist; there is no .pth file in gone."),
+])
+def test_missing_things_are_one_sentence(root, tool, arguments, message):
+    done = subprocess.run([sys.executable, f'tools/{tool}.py', *arguments], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == message
+    assert 'Traceback' not in done.stderr
+
+
+def test_corrupt_image_is_named(root, shapes, tmp_path):
+    data = tmp_path / 'shapes'
+    subprocess.run(['cp', '-r', shapes, data], check=True)
+    (data / 'train/000002.png').write_bytes(b'no picture')
+    with pytest.raises(Exception, match=r'000002\.png'):
+        runner.train(command(root, data, tmp_path / 'work', 'train_cfg.max_epochs=1'))
+
+
+def test_configs_of_other_packages_are_left_alone(root):
+    cfg = Config(copy.deepcopy(runner.load_config(str(root / SHAPES)).to_dict()))
+    assert 'collate_fn' not in cfg.train_dataloader
+    assert torch.cuda.is_available() or cfg.env_cfg.dist_cfg.backend == 'gloo'
