@@ -1,0 +1,13 @@
+"""The demo: a narrow RKANet-18 Mask R-CNN, trained from random weights on drawn shapes within ten minutes on a CPU."""
+_base_ = [
+    './_base_/models/mask-rcnn_r18-narrow_fpn.py',
+    './_base_/datasets/shapes_128.py',
+    './_base_/schedules/shapes-16e.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(_delete_=True, type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}),
+    roi_head=dict(bbox_head=dict(num_classes=5), mask_head=dict(num_classes=5)))
+default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=1), logger=dict(interval=10))
+randomness = dict(seed=0)

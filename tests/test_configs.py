@@ -1,0 +1,206 @@
+"""Every config builds, says its recipe, and stands in metafile.yml and README.md."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
+
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+each = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+ENTRIES = {entry['Name']: entry for entry in yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())['Models']}
+
+
+def load(name: str) -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    init_default_scope(cfg.default_scope)
+    if cfg.get('data_preprocessor'):  # as mmengine's runner does it
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return cfg
+
+
+@each
+def test_builds_with_the_parameters_of_the_metafile(path):
+    cfg = load(path.stem)
+    model = MODELS.build(cfg.model)
+    entry = ENTRIES[path.stem]
+    assert entry['Config'] == str(path.relative_to(ROOT))
+    assert sum(p.numel() for p in model.parameters()) == entry['Metadata']['Parameters']
+
+
+@each
+def test_is_a_short_leaf_with_a_docstring(path):
+    lines = path.read_text().splitlines()
+    code = re.sub(r'^""".*?"""\n', '', path.read_text(), flags=re.DOTALL).splitlines()
+    assert lines[0].startswith('"""')
+    assert len(code) <= 15
+
+
+def test_metafile_and_configs_name_the_same():
+    assert set(ENTRIES) == {path.stem for path in CONFIGS}
+
+
+@each
+def test_readme_has_the_numbers_of_the_metafile(path):
+    entry = ENTRIES[path.stem]
+    tables = [table.splitlines() for table in (ROOT / 'README.md').read_text().split('\n\n') if table.startswith('|')]
+    found = [line for table in tables for row in table if f'configs/{path.name})' in row for line in (table[0], row)]
+    assert found, f'no table row of README.md links {path.name}'
+    text = ' '.join(found)  # with the heads of the tables, which say whose the numbers are
+    assert f'{entry["Metadata"]["Parameters"]:,}' in text
+    for result in entry['Results']:
+        assert result['Source'] in text
+        for value in result['Metrics'].values():
+            assert f'{value:.2f}' in text
+
+
+def test_every_number_says_whose_it_is():
+    for entry in ENTRIES.values():
+        for result in entry['Results']:
+            assert result['Source'] in ('paper', 'ours')
+            if result['Source'] == 'ours':
+                assert {'Command', 'Seeds', 'Machine'} <= set(result)
+
+
+def epoch_rates(cfg: Config, epochs: int) -> list[float]:
+    """Learning rate of each epoch, from the config's own optimizer and schedulers."""
+    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
+    schedulers = [PARAM_SCHEDULERS.build(dict(scheduler, optimizer=wrapper)) for scheduler in cfg.param_scheduler]
+    rates = []
+    for _ in range(epochs):
+        rates.append(wrapper.get_lr()['lr'][0])
+        wrapper.optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn_r50_fpn_1x_coco', 'mask-rcnn_rkanet50_fpn_1x_coco',
+                                  'mask-rcnn_rkanet50_fpn_residualkan-1x_coco'])
+def test_coco_recipe(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == 8
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    assert cfg.train_cfg.max_epochs == 12
+    np.testing.assert_allclose(epoch_rates(cfg, 12), [0.01] * 8 + [0.001] * 3 + [0.0001], rtol=1e-12)
+    model = MODELS.build(cfg.model)
+    model.train()
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    backbone = cfg.model.backbone.get('backbone', cfg.model.backbone)
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint='torchvision://resnet50')
+
+
+def test_coco_pipeline_scales_flips_and_jitters():
+    cfg = load('mask-rcnn_rkanet50_fpn_1x_coco')
+    steps = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline[2:-1]]
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (480, 640, 3), np.uint8)
+    np.random.seed(0)
+    shorter, flips, jitters = [], 0, 0
+    for _ in range(100):
+        results = dict(img=image.copy(), img_shape=(480, 640), ori_shape=(480, 640))
+        for step in steps[:2]:
+            results = step(results)
+        before = results['img'].copy()
+        results = steps[2](results)
+        shorter.append(min(results['img_shape']))
+        flips += results['flip']
+        jitters += not np.array_equal(before, results['img'])
+    assert 30 < flips < 70
+    assert 15 < jitters < 45
+    assert 50 < sum(size == 640 for size in shorter) < 90
+    assert min(shorter) >= 576
+    assert max(shorter) <= 704
+    results = dict(img=np.zeros((300, 900, 3), np.uint8), img_shape=(300, 900), ori_shape=(300, 900))
+    assert TRANSFORMS.build(cfg.val_dataloader.dataset.pipeline[1])(results)['img_shape'][1] == 1066
+
+
+def test_the_reference_variant_has_all_anchors_on_all_levels():
+    cfg = load('mask-rcnn_rkanet50_fpn_residualkan-1x_coco')
+    head = MODELS.build(cfg.model).rpn_head
+    anchors = head.prior_generator.grid_priors([(1, 1)] * 5, device='cpu')
+    for level in anchors:
+        sides = ((level[:, 2] - level[:, 0]) * (level[:, 3] - level[:, 1])).sqrt()
+        assert sorted({round(float(side)) for side in sides}) == [32, 64, 128, 256, 512]
+        assert len(level) == 15
+    mu, sigma = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(cfg.model.data_preprocessor.mean, 255 * mu * (1 + sigma), atol=5e-2)
+    np.testing.assert_allclose(cfg.model.data_preprocessor.std, 255 * sigma**2, atol=5e-4)
+
+
+@pytest.mark.parametrize('name', ['resnet50_1xb128-100e_in1k', 'rkanet50_1xb128-100e_in1k'])
+def test_imagenet_recipe(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == 128
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    expected = [0.05 * (e + 1) / 10 for e in range(10)]
+    expected += [1e-5 + (0.05 - 1e-5) * (1 + math.cos(math.pi * (e - 10) / 90)) / 2 for e in range(10, 100)]
+    np.testing.assert_allclose(epoch_rates(cfg, 100), expected, rtol=1e-12)
+    augments = MODELS.build(cfg.model).data_preprocessor.batch_augments
+    assert [type(augment).__name__ for augment in augments.augments] == ['CutMix', 'Mixup', 'NoneType']
+    np.testing.assert_allclose(augments.probs, [0.5, 0.3, 0.2])
+    assert (augments.augments[0].alpha, augments.augments[1].alpha) == (1.0, 0.2)
+
+
+def test_randaugment_has_torchvisions_operations_at_magnitude_9():
+    from torchvision.transforms import RandAugment
+    cfg = load('rkanet50_1xb128-100e_in1k')
+    ours = TRANSFORMS.build(cfg.train_dataloader.dataset.pipeline[3])
+    theirs = RandAugment(num_ops=2, magnitude=9)._augmentation_space(31, (224, 224))
+    assert len(ours.transforms) == len(theirs)
+    values = {}
+    for transform in ours.transforms:
+        axis = dict(horizontal='X', vertical='Y').get(getattr(transform, 'direction', ''), '')
+        key = type(transform).__name__ + axis
+        values.setdefault(key, transform.random_magnitude() if transform.magnitude_range else None)
+        if key not in ('AutoContrast',):
+            assert transform.prob == 1
+    names = dict(ShearX='ShearX', ShearY='ShearY', Rotate='Rotate', Brightness='Brightness', ColorTransform='Color',
+                 Contrast='Contrast', Sharpness='Sharpness', Solarize='Solarize')
+    for name, torchvision_name in names.items():
+        magnitudes, _ = theirs[torchvision_name]
+        scale = 255 / float(magnitudes[0]) if name == 'Solarize' else 1  # of 1 since torchvision works on floats too
+        assert values[name] == pytest.approx(float(magnitudes[9]) * scale, rel=1e-5)
+    assert values['TranslateX'] * 224 == pytest.approx(float(theirs['TranslateX'][0][9]), rel=1e-5)
+    assert math.ceil(values['Posterize']) == int(theirs['Posterize'][0][9])
+    assert ours.num_policies == 2
+    for transform in ours.transforms:
+        assert getattr(transform, 'pad_val', 0) in (0, (0, 0, 0))
+        assert getattr(transform, 'interpolation', 'nearest') == 'nearest'
+
+
+@pytest.mark.parametrize('name', ['resnet50_1xb128-100e_in1k', 'rkanet50_1xb128-100e_in1k'])
+def test_a_classification_step(name):
+    """The whole path of a batch: pipeline, batch augmentation, soft loss, at reduced width."""
+    from mmpretrain.structures import DataSample
+    cfg = load(name)
+    backbone = cfg.model.backbone.get('backbone', cfg.model.backbone)
+    backbone.update(base_channels=8, stem_channels=8)
+    cfg.model.head.in_channels = 256
+    model = MODELS.build(cfg.model)
+    steps = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline[1:]]
+    rng = np.random.default_rng(0)
+    for batch in range(4):
+        samples = []
+        for i in range(2):
+            results = dict(img=rng.integers(0, 255, (96, 128, 3), np.uint8), gt_label=i, img_shape=(96, 128),
+                           ori_shape=(96, 128))
+            for step in steps:
+                results = step(results)
+            samples.append(results)
+        data = model.data_preprocessor(pseudo_collate(samples), training=True)
+        assert data['inputs'].shape == (2, 3, 224, 224)
+        assert isinstance(data['data_samples'][0], DataSample)
+        loss = model(**data, mode='loss')['loss']
+        assert loss.isfinite(), batch
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
