@@ -155,7 +155,7 @@ class Setup:
             self.pip(f'the source of {self.mmcv}', '20 s', 'download', '--no-deps', '--no-binary', ':all:',
                      '--no-build-isolation', '--dest', tmp, self.mmcv)
             with tarfile.open(next(Path(tmp).glob('*.tar.gz'))) as archive:
-                archive.extractall(tmp)
+                archive.extractall(tmp, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
             source = next(p.parent for p in Path(tmp).glob('*/setup.py'))
             major, minor = map(int, torch_version.split('.')[:2])
             if (major, minor) >= (2, 14):  # these headers need C++20; mmcv's setup.py asks for 17

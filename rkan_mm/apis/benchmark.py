@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from mmengine.analysis import get_model_complexity_info
+from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
@@ -74,12 +74,20 @@ def compare(steps: dict[str, Callable[[], None]], rounds: int, device: str = 'cp
     return {name: values[2:] for name, values in seconds.items()}
 
 
+def _resident(field: str) -> int:
+    return 1024 * next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines()
+                       if line.startswith(f'{field}:'))
+
+
 def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training: bool, threads: int) -> None:
     torch.set_num_threads(threads)
-    model = build(model_cfg, scope)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    runner_of(model, torch.rand(shape), training)()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    step = runner_of(build(model_cfg, scope), torch.rand(shape), training)
+    if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+        libc.malloc_trim(0)  # what is free but not given back would hide what the step takes
+    Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak starts from here
+    before = _resident('VmRSS')
+    step()
+    queue.put(_resident('VmHWM') - before)
 
 
 def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, device: str) -> int:
@@ -110,9 +118,9 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, de
     image = torch.rand(shape, device=device)
     rows = {}
     for name, model in models.items():
-        info = get_model_complexity_info(model.eval(), inputs=(image[:1],), show_table=False, show_arch=False)
+        flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         rows[name] = dict(backbone=cfgs[name]['backbone']['type'],
-                          params=sum(p.numel() for p in model.parameters()), macs=int(info['flops']))
+                          params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
     times = compare({name: runner_of(model, image, training) for name, model in models.items()}, rounds, device)
     models.clear()
     for name, seconds in times.items():
@@ -145,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('config', nargs='+')
     parser.add_argument('--shape', type=int, nargs=4, default=(8, 3, 224, 224), metavar=('B', 'C', 'H', 'W'))
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
-    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--rounds', type=int, default=25)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rkan_mm.models import RKANet
 
-from .preflight import PreflightError, check_checkpoint
+from .preflight import PreflightError, load_weights
 
 # Names in the reference -> ours. {backbone}, {head} and {stage} are the modules' places in the model at hand; the
 # reference numbers its stages from 0 and keeps each part of all blocks in a list.
@@ -109,21 +109,6 @@ def _translate(key: str, prefix: str) -> str | None:
     return None
 
 
-def load_source(path: str) -> dict[str, Tensor]:
-    """The state_dict in a checkpoint file, read without running any code that may be in it."""
-    check_checkpoint(path)
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {error}') from error
-    for name in ('state_dict', 'model_state_dict', 'model'):
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise PreflightError(f'Checkpoint {path!r} holds no state_dict.')
-    return content
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/convert_checkpoint.py."""
     parser = argparse.ArgumentParser(description='Convert a checkpoint to the layout of rkan_mm')
@@ -134,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not Path(args.config).is_file():
         raise PreflightError(f'Config {args.config!r} does not exist.')
-    source = load_source(args.src)
+    source = load_weights(args.src)
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:

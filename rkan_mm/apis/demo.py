@@ -29,8 +29,8 @@ def ap_table(metrics: dict[str, float], title: str) -> Table:
     return table
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of tools/demo.py."""
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Command line of tools/demo.py; returns the metrics."""
     parser = argparse.ArgumentParser(description='Train and show the demo. Other arguments go to tools/train.py')
     parser.add_argument('--config', default='configs/mask-rcnn_rkanet18_fpn_shapes.py')
     args, rest = parser.parse_known_args(argv)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f'[bold]1/4[/] Drawing textured shapes with masks into {root} (usually 10 s)')
     make_shapes(root)
     console.print(f'[bold]2/4[/] Training {args.config} from random weights (usually 8 min on two cores); the loss '
-                  'should fall from about 4 to below 1')
+                  'should fall from about 5 to below 2')
     runner = train([args.config, *rest])
     console.print('[bold]3/4[/] Evaluating with COCO metrics on the val split (usually 15 s)')
     metrics = runner.val_loop.run()
@@ -50,3 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoint = (Path(runner.work_dir) / 'last_checkpoint').read_text()
     console.print(f'Picture: {picture}  (pairs: ground truth, prediction)\nCheckpoint: {checkpoint}\n'
                   f'Done in {(time.monotonic() - start) / 60:.1f} min.', soft_wrap=True)
+    return metrics

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from torch import Tensor, nn
+
+from rkan_mm.engine import allow_mmengine_globals
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST'}  # mmpretrain's data sets that fetch themselves
 
@@ -75,6 +78,43 @@ def check_checkpoint(name: str) -> None:
         raise PreflightError(f'Checkpoint {name!r} is not in {cache} and cannot be downloaded ({reason}): put '
                              f'{Path(address).name} there, or start from random weights by setting its init_cfg to '
                              'None with --cfg-options.') from error
+
+
+def load_weights(path: str) -> dict[str, Tensor]:
+    """The state_dict in a checkpoint file, read without running any code that may be in it.
+
+    Raises:
+        PreflightError: there is no such file, it is torn, holds other than plain data, or no state_dict.
+
+    """
+    check_checkpoint(path)
+    allow_mmengine_globals()
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if 'Unsupported' in line), str(error).splitlines()[0])
+        raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {reason}') from error
+    for name in ('state_dict', 'model_state_dict', 'model'):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise PreflightError(f'Checkpoint {path!r} holds no state_dict.')
+    return content
+
+
+def check_fit(model: nn.Module, path: str) -> None:
+    """Raise `PreflightError` if a checkpoint on disk has not one entry for the model.
+
+    mmengine only logs what does not fit, and would go on with random weights.
+    """
+    if '://' in path:
+        return
+    names = set(model.state_dict())
+    plain = {name.replace('backbone.backbone.', 'backbone.', 1) for name in names}  # a RKANet takes these as well
+    there = load_weights(path)
+    if not {name.removeprefix('module.') for name in there} & (names | plain):
+        raise PreflightError(f'Checkpoint {path!r} fits nothing of the model: it has {", ".join(list(there)[:3])}, '
+                             f'...; the model has {", ".join(sorted(names)[:3])}, ...')
 
 
 def _dicts_with(node: Any, *keys: str) -> Iterator[dict]:

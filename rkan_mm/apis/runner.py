@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from rkan_mm.engine import allow_mmengine_globals
 
-from .preflight import PreflightError, check, check_checkpoint
+from .preflight import PreflightError, check, check_checkpoint, check_fit
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -74,7 +74,10 @@ def _move(node, old: str, new: str):
 
 def _build(cfg: Config) -> Runner:
     allow_mmengine_globals()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if cfg.get('load_from'):
+        check_fit(runner.model, cfg.load_from)
+    return runner
 
 
 def train(argv: Sequence[str] | None = None) -> Runner:

@@ -17,7 +17,7 @@ CLASSES = ('disc', 'rectangle', 'triangle', 'star', 'ring')
 VERSION = 1  # a new one whenever the pictures of a seed change
 
 
-def make_shapes(root: str | Path, num_train: int = 400, num_val: int = 100, size: int = 128, seed: int = 0) -> Path:
+def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size: int = 128, seed: int = 0) -> Path:
     """Write the data set, unless the same one is already there.
 
     The result is ``root/train/*.png``, ``root/val/*.png`` and ``root/annotations/{train,val}.json`` with run-length
@@ -75,10 +75,11 @@ def make_shapes(root: str | Path, num_train: int = 400, num_val: int = 100, size
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One picture, (size, size, 3) uint8 in BGR, and its instances: (class index, visible mask (size, size) uint8)."""
-    picture = _texture(rng, size, contrast=35)
+    background = rng.uniform(20, 235, 3)
+    picture = _texture(rng, size, background, contrast=25)
     instances: list[tuple[int, np.ndarray]] = []
     full_areas: list[int] = []
-    wanted = rng.integers(2, 6)
+    wanted = rng.integers(1, 5)
     for _ in range(20):
         if len(instances) == wanted:
             break
@@ -89,14 +90,22 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tu
             continue  # too little of it, or of one that it covers, would be seen
         instances = [*hidden, (category, mask)]
         full_areas.append(int(mask.sum()))
-        picture = np.where(mask[..., None], _texture(rng, size, contrast=50), picture)
+        colour = _other_colour(rng, background)
+        picture = np.where(mask[..., None], _texture(rng, size, colour, contrast=40), picture)
     noisy = picture + rng.normal(0, 4, picture.shape)
     return noisy.clip(0, 255).astype(np.uint8), instances
 
 
-def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray:
+def _other_colour(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """A colour that differs from the given one by at least 80 in a channel."""
+    while True:
+        other = rng.uniform(20, 235, 3)
+        if np.abs(other - colour).max() >= 80:
+            return other
+
+
+def _texture(rng: np.random.Generator, size: int, colour: np.ndarray, contrast: float) -> np.ndarray:
     """A colour with stripes, checks, dots or clouds on it, (size, size, 3) float."""
-    colour = rng.uniform(20, 235, 3)
     y, x = np.mgrid[:size, :size].astype(float)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 16)
     u = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period
@@ -112,11 +121,11 @@ def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray
 
 def _draw_mask(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     """The mask of one shape at a random place, size, aspect and angle, (size, size) uint8 of zeros and ones."""
-    radius = rng.uniform(0.09, 0.25) * size
+    radius = rng.uniform(0.11, 0.27) * size
     centre = rng.uniform(0.6 * radius, size - 0.6 * radius, 2)
-    aspect, angle = rng.uniform(0.7, 1.0), rng.uniform(0, 2 * np.pi)
+    aspect, angle = rng.uniform(0.7, 1.0), rng.uniform(-0.3, 0.3)
     corners = dict(disc=48, rectangle=4, triangle=3, star=10, ring=48)[name]
-    phi = np.arange(corners) * 2 * np.pi / corners
+    phi = (np.arange(corners) + 0.5) * 2 * np.pi / corners  # with four corners, the aspect gives a rectangle
     reach = np.where(np.arange(corners) % 2, 0.45, 1.0) if name == 'star' else 1.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     outline = (np.stack([np.cos(phi) * reach, np.sin(phi) * reach * aspect], 1) * radius) @ turn.T

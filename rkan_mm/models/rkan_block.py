@@ -53,7 +53,7 @@ class RKANBlock(BaseModule):
                  second_basis: dict | None = None,
                  shortcut: bool = False,
                  norm_cfg: dict = dict(type='BN'),  # noqa: B006
-                 act_cfg: dict = dict(type='SiLU'),  # noqa: B006
+                 act_cfg: dict = dict(type='SiLU', inplace=True),  # noqa: B006
                  zero_init_residual: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)

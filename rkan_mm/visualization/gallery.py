@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from matplotlib import colormaps
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import nn
@@ -29,15 +30,14 @@ def draw_gallery(model: nn.Module, dataset, out_file: str | Path, num_images: in
 
     """
     from mmdet.structures.mask import bitmap_to_polygon
-    from mmdet.visualization.palette import get_palette
 
-    palette = get_palette('coco', len(dataset.metainfo['classes']))
+    palette = [tuple(int(255 * channel) for channel in colour[::-1]) for colour in colormaps['tab10'].colors]  # BGR
 
     def draw(image: np.ndarray, instances: InstanceData, masks: np.ndarray) -> np.ndarray:
         canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
         scores = instances.get('scores')
         for i, (label, mask) in enumerate(zip(instances.labels.tolist(), masks, strict=True)):
-            colour = palette[label][::-1]
+            colour = palette[label % len(palette)]
             large = cv2.resize(mask.astype(np.uint8), canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             canvas[large > 0] = (0.5 * canvas[large > 0] + 0.5 * np.array(colour)).astype(np.uint8)
             for contour in bitmap_to_polygon(large)[0]:

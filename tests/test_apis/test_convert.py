@@ -7,8 +7,7 @@ import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch.testing import assert_close
 
-from rkan_mm.apis.convert import convert_residualkan, load_source
-from rkan_mm.apis.preflight import PreflightError
+from rkan_mm.apis.convert import convert_residualkan
 from rkan_mm.models import RKANet
 
 CONFIG = """
@@ -70,24 +69,3 @@ def test_a_foreign_checkpoint():
 def test_a_model_without_rkan(source):
     with pytest.raises(ValueError, match='ResNet has no RKANet'):
         convert_residualkan(source, MMENGINE_MODELS.build(dict(type='mmdet.ResNet', depth=18)))
-
-
-class Malicious:
-    def __reduce__(self):
-        return print, ('this must never run',)
-
-
-def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
-    torch.save(dict(state_dict=Malicious()), tmp_path / 'bad.pth')
-    with pytest.raises(PreflightError, match='cannot be read as plain weights'):
-        load_source(str(tmp_path / 'bad.pth'))
-    assert 'never' not in capsys.readouterr().out
-
-
-def test_files_that_are_no_checkpoint(tmp_path):
-    (tmp_path / 'torn.pth').write_bytes(b'PK\x03\x04 torn')
-    with pytest.raises(PreflightError, match='cannot be read as plain weights'):
-        load_source(str(tmp_path / 'torn.pth'))
-    torch.save(dict(epoch=3), tmp_path / 'other.pth')
-    with pytest.raises(PreflightError, match='holds no state_dict'):
-        load_source(str(tmp_path / 'other.pth'))

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from rkan_mm.apis import runner
-from rkan_mm.apis.preflight import PreflightError, check, check_checkpoint
+from rkan_mm.apis.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
 from rkan_mm.datasets import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
@@ -118,3 +118,35 @@ def test_mmpretrain_folder_of_a_split(tmp_path):
     cfg = Config(dict(train_dataloader=dict(dataset=dataset), optim_wrapper=dict(), model={}))
     with pytest.raises(PreflightError, match="ImageNet: image folder '.*/train' does not exist"):
         check(cfg, training=True)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ('this must never run',)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    torch.save(dict(state_dict=Malicious()), tmp_path / 'bad.pth')
+    with pytest.raises(PreflightError, match='cannot be read as plain weights: .*print'):
+        load_weights(str(tmp_path / 'bad.pth'))
+    assert 'never' not in capsys.readouterr().out
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    (tmp_path / 'torn.pth').write_bytes(b'PK\x03\x04 torn')
+    with pytest.raises(PreflightError, match='cannot be read as plain weights'):
+        load_weights(str(tmp_path / 'torn.pth'))
+    torch.save(dict(epoch=3), tmp_path / 'other.pth')
+    with pytest.raises(PreflightError, match='holds no state_dict'):
+        load_weights(str(tmp_path / 'other.pth'))
+
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))))
+    torch.save(dict(state_dict={'encoder.weight': torch.zeros(1)}), tmp_path / 'other.pth')
+    with pytest.raises(PreflightError, match=r'fits nothing of the model: it has encoder.weight, ...; the model has '
+                                             r'backbone.backbone.bias, backbone.backbone.weight'):
+        check_fit(model, str(tmp_path / 'other.pth'))
+    for plain in ({'backbone.weight': torch.zeros(1, 1)}, {'module.backbone.backbone.bias': torch.zeros(1)}):
+        torch.save(plain, tmp_path / 'plain.pth')
+        check_fit(model, str(tmp_path / 'plain.pth'))

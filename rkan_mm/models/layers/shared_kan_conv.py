@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
@@ -87,14 +86,9 @@ class SharedKANConv2d(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self.scaler is None else self.weight * self.scaler
-        window = self.stride, self.padding, self.dilation
-        u = NORMALIZATIONS[self.normalization](x)
-        out = shared_polynomial_conv2d(u, self.basis.to_monomials(weight), *window)
-        if self.base_weight is not None:
-            base = x if self.base_act is None else self.base_act(x)
-            kernel = self.base_weight.expand(x.shape[1], 1, *self.kernel_size)
-            out = out + F.conv2d(base, kernel, None, *window, x.shape[1])
-        return out
+        return shared_polynomial_conv2d(x, self.basis.to_monomials(weight), self.base_weight,
+                                        NORMALIZATIONS[self.normalization], self.base_act, self.stride, self.padding,
+                                        self.dilation)
 
     def extra_repr(self) -> str:
         shown = [f'kernel_size={self.kernel_size}', f'stride={self.stride}', f'padding={self.padding}']

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from rkan_mm.models import SharedKANConv2d
+from rkan_mm.models.ops import shared_polynomial_conv
 
 BASES = [
     dict(type='Chebyshev', degree=3),
@@ -55,6 +56,32 @@ def test_equals_unfold_and_einsum(basis, window, size):
     conv = randomised(basis=basis, **window)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     assert_close(conv(x), oracle(conv, x), rtol=1e-10, atol=1e-10)
+
+
+@bases
+@windows
+@pytest.mark.parametrize('rows', [1, 2, 100])
+def test_without_gradients_parts_of_the_batch_give_the_same(basis, window, rows, monkeypatch):
+    conv = randomised(basis=basis, **window)
+    x = torch.randn(5, 3, 6, 7, dtype=torch.float64)
+    monkeypatch.setattr(shared_polynomial_conv, 'CHUNK_BYTES', rows * x[:1].numel() * 8)
+    before = x.clone()
+    with torch.no_grad():
+        out = conv(x)
+    assert_close(out, oracle(conv, x), rtol=1e-10, atol=1e-10)
+    assert_close(x, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('normalization', ['tanh', 'none'])
+@pytest.mark.parametrize('grad', [False, True])
+def test_empty_batch_and_untouched_input(normalization, grad):
+    conv = SharedKANConv2d(3, padding=1, normalization=normalization, basis=dict(type='Hermite', degree=4))
+    with torch.set_grad_enabled(grad):
+        assert conv(torch.rand(0, 3, 6, 7)).shape == (0, 3, 6, 7)
+        x = torch.rand(2, 3, 6, 7)
+        before = x.clone()
+        conv(x)
+    assert_close(x, before, rtol=0, atol=0)
 
 
 @bases
@@ -121,7 +148,9 @@ def test_autocast_is_finite_and_close(basis, dtype):
     with torch.autocast('cpu', dtype):
         out = conv(x)
         low = conv(x.to(dtype))
-    for result in (out, low):
+        with torch.no_grad():
+            evaluated = conv(x)
+    for result in (out, low, evaluated):
         assert result.isfinite().all()
         assert ((result.float() - exact).norm() / exact.norm()) < (2e-2 if dtype is torch.bfloat16 else 4e-3)
     out.float().sum().backward()

@@ -1,0 +1,30 @@
+import json
+
+import pytest
+
+from rkan_mm.datasets import make_shapes, subset_coco
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', 12, 1, size=64) / 'annotations/train.json'
+
+
+def test_keeps_whole_images(source, tmp_path):
+    names = subset_coco(source, tmp_path / 'new/few.json', 3)
+    few, all_ = json.loads((tmp_path / 'new/few.json').read_text()), json.loads(source.read_text())
+    assert names == [image['file_name'] for image in few['images']] == ['000000.png', '000001.png', '000002.png']
+    kept = {image['id'] for image in few['images']}
+    assert few['annotations'] == [a for a in all_['annotations'] if a['image_id'] in kept]
+    assert few['categories'] == all_['categories']
+
+
+def test_leaves_out_the_crowded(source, tmp_path):
+    subset_coco(source, tmp_path / 'few.json', 2, max_instances=2)
+    few = json.loads((tmp_path / 'few.json').read_text())
+    assert len(few['annotations']) <= 4
+
+
+def test_too_few_images(source, tmp_path):
+    with pytest.raises(ValueError, match=r'train.json has 12 images with 1 to any number of instances, 13 were asked'):
+        subset_coco(source, tmp_path / 'few.json', 13)
