@@ -28,7 +28,6 @@ def build(registry: Registry, cfg: dict, caller: str, **defaults):
     Raises:
         TypeError: ``cfg`` is not a dict with a ``type``, or names an argument that the class does not have.
         ValueError: ``type`` is not registered; the message lists what is.
-
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise TypeError(f"{caller}: a {registry.name} must be a dict with a 'type', e.g. "

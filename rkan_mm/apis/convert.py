@@ -69,7 +69,6 @@ def convert_residualkan(source: dict[str, Tensor], model: nn.Module) -> tuple[di
 
     Raises:
         ValueError: the model has no RKANet, nothing fits, or a shape differs.
-
     """
     prefix = next((f'{name}.' if name else '' for name, module in model.named_modules() if isinstance(module, RKANet)),
                   None)

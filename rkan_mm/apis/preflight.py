@@ -28,7 +28,6 @@ def check(cfg: Config, training: bool) -> None:
     Args:
         cfg: config of a mmengine runner.
         training: whether the run trains (and validates) or tests.
-
     """
     splits = ('train', 'val') if training else ('test',)
     for split in splits:
@@ -85,7 +84,6 @@ def load_weights(path: str) -> dict[str, Tensor]:
 
     Raises:
         PreflightError: there is no such file, it is torn, holds other than plain data, or no state_dict.
-
     """
     check_checkpoint(path)
     allow_mmengine_globals()

@@ -38,7 +38,6 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
 
     Raises:
         PreflightError: there is no such config file.
-
     """
     if not Path(config).is_file():
         raise PreflightError(f'Config {config!r} does not exist.')
@@ -85,7 +84,6 @@ def train(argv: Sequence[str] | None = None) -> Runner:
 
     Raises:
         PreflightError: a file or device that the run needs is missing; nothing has been built or written then.
-
     """
     parser = _parser('Train a model of mmdet or mmpretrain')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
@@ -123,7 +121,6 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
 
     Raises:
         PreflightError: as in `train`.
-
     """
     parser = _parser('Test a model of mmdet or mmpretrain')
     parser.add_argument('checkpoint')

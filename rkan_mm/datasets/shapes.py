@@ -35,7 +35,6 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
     Raises:
         ValueError: ``size`` is below 64 or a split is empty.
         FileExistsError: ``root`` holds something else.
-
     """
     if size < 64 or num_train < 1 or num_val < 1:
         raise ValueError(f'make_shapes: size must be at least 64 and each split have an image, got size={size}, '

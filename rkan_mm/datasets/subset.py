@@ -20,7 +20,6 @@ def subset_coco(source: str | Path, target: str | Path, num_images: int, max_ins
 
     Raises:
         ValueError: there are fewer such images.
-
     """
     content = json.loads(Path(source).read_text())
     annotations: dict[int, list[dict]] = {}

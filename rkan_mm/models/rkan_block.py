@@ -39,7 +39,6 @@ class RKANBlock(BaseModule):
         >>> block = RKANBlock(in_channels=64, out_channels=128, stride=2, last=True)
         >>> block(torch.rand(2, 64, 14, 14)).shape
         torch.Size([2, 128, 7, 7])
-
     """
 
     def __init__(self,

@@ -27,7 +27,6 @@ def draw_gallery(model: nn.Module, dataset, out_file: str | Path, num_images: in
 
     Returns:
         ``out_file`` as a path.
-
     """
     from mmdet.structures.mask import bitmap_to_polygon
 

@@ -82,7 +82,6 @@ class RKANet(BaseModule):
         >>> model = RKANet(backbone=dict(type='mmdet.ResNet', depth=18), stages=('layer3', 'layer4'))
         >>> [tuple(out.shape) for out in model(torch.rand(1, 3, 64, 64))]
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)]
-
     """
 
     def __init__(self,

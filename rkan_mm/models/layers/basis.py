@@ -26,7 +26,6 @@ class Polynomial(nn.Module):
     Example:
         >>> Chebyshev(degree=3)(torch.tensor([0.5]))
         tensor([[ 1.0000,  0.5000, -0.5000, -1.0000]])
-
     """
 
     second: ClassVar[dict] = dict(degree=2)
@@ -108,7 +107,6 @@ class Jacobi(Polynomial):
 
     Raises:
         ValueError: an exponent is not above -1.
-
     """
 
     def __init__(self, degree: int = 3, alpha: float = 0.5, beta: float = 0.5) -> None:

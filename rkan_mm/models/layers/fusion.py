@@ -18,7 +18,6 @@ class Addition(nn.Module):
     Example:
         >>> Addition(channels=8)(torch.zeros(1, 8, 4, 4), torch.ones(1, 8, 4, 4)).shape
         torch.Size([1, 8, 4, 4])
-
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,7 +33,6 @@ class Gating(nn.Module):
 
     Args:
         channels: channels of ``out`` and ``residual``.
-
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,7 +51,6 @@ class SEFusion(nn.Module):
         channels: channels of ``out`` and ``residual``.
         ratio: ``channels / ratio`` units in the middle, at least one.
         bias: of both 1x1 convolutions. The reference has none, except in ResNeXt and Wide ResNet.
-
     """
 
     def __init__(self, channels: int, ratio: int = 16, bias: bool = False) -> None:

@@ -40,7 +40,6 @@ class SharedKANConv2d(BaseModule):
         >>> conv = SharedKANConv2d(3, stride=2, padding=1, basis=dict(type='Legendre', degree=2))
         >>> conv(torch.rand(1, 16, 14, 14)).shape, sum(p.numel() for p in conv.parameters())
         (torch.Size([1, 16, 7, 7]), 45)
-
     """
 
     def __init__(self,

@@ -35,7 +35,6 @@ def shared_polynomial_conv2d(x: Tensor,
 
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
-
     """
     channels = x.shape[1]
     constant, *kernels = weight.unbind()
