@@ -30,7 +30,8 @@ def coco(tmp_path) -> Path:
 
 def test_photographs_train_resume_and_give_all_figures(coco, tmp_path, capsys):
     argv = [str(ROOT / f'configs/{OVERFIT}.py'), '--work-dir', str(tmp_path / 'work'), '--cfg-options',
-            f'data_root={coco}', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1',
+            f'data_root={coco}', 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=0.0',
+            'default_hooks.checkpoint.interval=1',
             'train_dataloader.dataset.ann_file=annotations/train.json', 'train_dataloader.batch_size=2',
             'val_dataloader.dataset.ann_file=annotations/val.json', 'val_dataloader.dataset.data_prefix.img=val2017/',
             f'val_evaluator.ann_file={coco}/annotations/val.json']

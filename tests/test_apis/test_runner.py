@@ -19,6 +19,7 @@ from rkan_mm.datasets import make_shapes
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 TINY = ['model.backbone.backbone.base_channels=4', 'model.backbone.backbone.stem_channels=4',
         'model.neck.in_channels=[4,8,16,32]', 'train_dataloader.batch_size=2', 'train_cfg.val_interval=1',
+        'model.test_cfg.rcnn.score_thr=0.0',
         'default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=-1']
 
 
