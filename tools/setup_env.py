@@ -166,7 +166,7 @@ class Setup:
             env = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=os.environ.get('MAX_JOBS', str(jobs)))
             env['PATH'] = f'{self.venv / "bin"}{os.pathsep}{env["PATH"]}'
             self.pip(f'{self.mmcv} compiled for torch {torch_version} ({device}), {jobs} jobs',
-                     'about 25 core minutes, once for each torch version', 'wheel', '-v', '--no-deps',
+                     '15 to 25 min on two cores, once for each torch version', 'wheel', '-v', '--no-deps',
                      '--no-build-isolation', '--wheel-dir', tmp, str(source), env=env,
                      advice='the first "error:" in the log names the cause. Not enough memory: MAX_JOBS=1 make demo. '
                      'A torch that this mmcv does not know: make demo TORCH="torch==2.12.1 torchvision==0.27.1".')
