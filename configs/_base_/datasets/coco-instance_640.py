@@ -20,7 +20,11 @@ train_pipeline = [
     dict(
         type='RandomApply',
         prob=0.3,
-        transforms=[dict(type='mmpretrain.ColorJitter', brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)]),
+        transforms=[
+            # hue by 0.1 of a turn, in half of these images: ColorJitter's own fails in mmcv 2.1.0 with numpy >= 2
+            dict(type='YOLOXHSVRandomAug', hue_delta=18, saturation_delta=0, value_delta=0),
+            dict(type='mmpretrain.ColorJitter', brightness=0.2, contrast=0.2, saturation=0.2),
+        ]),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
