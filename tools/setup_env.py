@@ -212,6 +212,8 @@ def main() -> None:
         Setup(args.stack, args.venv.absolute(), args.torch).run()
     except SetupError as error:
         sys.exit(f'\n{error}')
+    except KeyboardInterrupt:
+        sys.exit('\nSet-up was stopped; the same command starts it again.')
 
 
 if __name__ == '__main__':

@@ -37,9 +37,8 @@ def check(cfg: Config, training: bool) -> None:
             _check_dataset(dataset, cfg.get('data_hint'))
         for evaluator in _dicts_with(cfg.get(f'{split}_evaluator'), 'ann_file'):
             _check_path(evaluator['ann_file'], f'{evaluator["type"]}: annotation file', cfg.get('data_hint'))
-    for name in ('load_from', *(['resume'] if isinstance(cfg.get('resume'), str) else [])):
-        if cfg.get(name):
-            check_checkpoint(cfg[name])
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
     if training:
         for init_cfg in _dicts_with(cfg.get('model'), 'checkpoint'):
             check_checkpoint(init_cfg['checkpoint'])
