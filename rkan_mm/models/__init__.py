@@ -1,8 +1,5 @@
-from .backbones import RKANet
-from .layers import Addition, Chebyshev, Gating, Hermite, Jacobi, Legendre, SEFusion, SharedKANConv2d
+from .backbones import *  # noqa: F403
+from .layers import *  # noqa: F403
 from .rkan_block import RKANBlock
 
-__all__ = [
-    'Addition', 'Chebyshev', 'Gating', 'Hermite', 'Jacobi', 'Legendre', 'RKANBlock', 'RKANet', 'SEFusion',
-    'SharedKANConv2d',
-]
+__all__ = ['RKANBlock', *backbones.__all__, *layers.__all__]  # noqa: F405

@@ -1,7 +1,11 @@
-from .basis import Chebyshev, Hermite, Jacobi, Legendre, Polynomial
+from .basis import *  # noqa: F403
 from .fusion import Addition, Gating, SEFusion
+from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
+from .kan_layer import KANLayer
+from .kan_linear import KANLinear
 from .shared_kan_conv import SharedKANConv2d
 
 __all__ = [
-    'Addition', 'Chebyshev', 'Gating', 'Hermite', 'Jacobi', 'Legendre', 'Polynomial', 'SEFusion', 'SharedKANConv2d',
+    'Addition', 'Gating', 'KANConv1d', 'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear',
+    'SEFusion', 'SharedKANConv2d', *basis.__all__,  # noqa: F405
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
@@ -12,7 +14,16 @@ from torch.nn.modules.utils import _pair
 from rkan_mm.models.ops import shared_polynomial_conv2d
 from rkan_mm.registry import BASES, MODELS, build
 
-NORMALIZATIONS = dict(tanh=torch.tanh, none=lambda x: x)
+from .basis import GridBasis, Polynomial, Window
+from .kan_layer import ELEMENTWISE, HALF, recompute
+
+PATCHWISE = {
+    'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,
+    'standardization': lambda u, conv: (u - u.mean(1, True)) / (u.std(1, keepdim=True) + 1e-8),
+    'arctan': lambda u, conv: 2 / math.pi * torch.atan((u - u.mean(1, True)) * conv.arctan_scale),
+    'layer_norm': lambda u, conv: conv.tap_norm(u.transpose(1, 2)).transpose(1, 2),
+}
+"""Normalisations over the taps of each patch, (B * C, taps, L)."""
 
 
 @MODELS.register_module()
@@ -26,11 +37,16 @@ class SharedKANConv2d(BaseModule):
 
     Args:
         kernel_size, stride, padding, dilation: as in :class:`torch.nn.Conv2d`.
-        basis: config of a polynomial basis.
-        normalization: ``'tanh'`` or ``'none'``, element-wise, before the basis.
+        basis: config of a basis. Polynomials have a fast form.
+        normalization: `u`, before the basis: element-wise ``'tanh'`` or ``'none'``, or over the taps of each patch
+            ``'min-max'``, ``'standardization'``, ``'arctan'`` or ``'layer_norm'``, which need explicit patches and are
+            slow; None takes what the basis needs.
         with_base: whether there is the linear branch `w`.
         base_act_cfg: activation `a`, a config for mmcv; None is the identity.
-        with_scaler: whether there are the factors `s`.
+        with_scaler: whether there are the factors `s`; None takes the reference's choice, which has none for RBFs.
+        bias: None takes the reference's choice, which has one for RBFs only.
+        normalize_base: whether `w` sees the patch after a normalisation over its taps, as the reference's B-splines
+            do.
         init_cfg: see mmengine.
 
     Raises:
@@ -48,36 +64,53 @@ class SharedKANConv2d(BaseModule):
                  padding: int | tuple[int, int] = 0,
                  dilation: int | tuple[int, int] = 1,
                  basis: dict = dict(type='Chebyshev', degree=3),  # noqa: B006
-                 normalization: str = 'tanh',
+                 normalization: str | None = None,
                  with_base: bool = True,
                  base_act_cfg: dict | None = None,
-                 with_scaler: bool = True,
+                 with_scaler: bool | None = None,
+                 bias: bool | None = None,
+                 normalize_base: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f'SharedKANConv2d: no normalization {normalization!r}; there are '
-                             f'{", ".join(NORMALIZATIONS)}')
         self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
         self.padding, self.dilation = _pair(padding), _pair(dilation)
-        self.normalization = normalization
         self.basis = build(BASES, basis, 'SharedKANConv2d')
-        self.base_act = None
-        if base_act_cfg is not None:
-            from mmcv.cnn import build_activation_layer
-            self.base_act = build_activation_layer(base_act_cfg)
+        self.normalization = normalization or self.basis.normalization
+        if self.normalization not in (*ELEMENTWISE, *PATCHWISE):
+            raise ValueError(f'SharedKANConv2d: no normalization {normalization!r}; there are '
+                             f'{", ".join((*ELEMENTWISE, *PATCHWISE))}')
+        self.normalize_base = normalize_base
+        self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
+        taps = math.prod(self.kernel_size)
+        self.arctan_scale = nn.Parameter(torch.tensor(0.1)) if normalization == 'arctan' else None
+        self.tap_norm = nn.LayerNorm(taps) if normalization == 'layer_norm' else None
+        radial = isinstance(self.basis, Window)
         self.weight = nn.Parameter(torch.empty(self.basis.num_functions, *self.kernel_size))
-        self.scaler = nn.Parameter(torch.empty(self.kernel_size)) if with_scaler else None
+        self.scaler = nn.Parameter(torch.empty(self.kernel_size)) if (
+            not radial if with_scaler is None else with_scaler) else None
         self.base_weight = nn.Parameter(torch.empty(self.kernel_size)) if with_base else None
+        self.bias = nn.Parameter(torch.empty(())) if (radial and with_base if bias is None else bias) else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The reference's initialisation, with k taps and f functions: c ~ N(0, 1/(k f)), w ~ N(0, 2/k), s = 1."""
+        """The reference's initialisation for k taps and f functions.
+
+        Without a grid c ~ N(0, 1/(k f)), w ~ N(0, 2/k), s = 1; with one, w and s are uniform within +-1/sqrt(k), as
+        is the bias, and c is what the basis wants.
+        """
         taps = math.prod(self.kernel_size)
-        nn.init.normal_(self.weight, std=1 / math.sqrt(taps * self.basis.num_functions))
+        bound = 1 / math.sqrt(taps)
+        on_grid = isinstance(self.basis, GridBasis)
+        self.basis.init_weight(self.weight[None, None], taps)
         if self.scaler is not None:
-            nn.init.ones_(self.scaler)
+            nn.init.uniform_(self.scaler, -bound, bound) if on_grid else nn.init.ones_(self.scaler)
         if self.base_weight is not None:
-            nn.init.normal_(self.base_weight, std=math.sqrt(2 / taps))
+            if on_grid:
+                nn.init.uniform_(self.base_weight, -bound, bound)
+            else:
+                nn.init.normal_(self.base_weight, std=math.sqrt(2 / taps))
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def init_weights(self) -> None:
         self.reset_parameters()
@@ -85,14 +118,47 @@ class SharedKANConv2d(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self.scaler is None else self.weight * self.scaler
-        return shared_polynomial_conv2d(x, self.basis.to_monomials(weight), self.base_weight,
-                                        NORMALIZATIONS[self.normalization], self.base_act, self.stride, self.padding,
-                                        self.dilation)
+        if self.normalization in PATCHWISE:
+            out = recompute(self._over_patches, x, weight)
+        elif isinstance(self.basis, Polynomial):
+            out = shared_polynomial_conv2d(x, self.basis.to_monomials(weight), self.base_weight,
+                                           ELEMENTWISE[self.normalization], self.base_act, self.stride, self.padding,
+                                           self.dilation)
+        else:
+            out = recompute(self._over_planes, x, weight)
+        return out if self.bias is None else out + self.bias
+
+    def _over_planes(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Every channel as an image of one channel, expanded to the values of its functions, and one convolution."""
+        shape = x.shape[:2]
+        x = x.flatten(0, 1).unsqueeze(1)  # (B, C, H, W) -> (B * C, 1, H, W)
+        u = ELEMENTWISE[self.normalization](x)
+        zero = self.basis.at_zero(weight)  # subtracted, so that padded taps need nothing more: (1, F)
+        planes = self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero.reshape(1, -1, 1, 1)
+        constant = (zero[0] * weight.sum((1, 2))).sum()
+        if self.base_weight is not None:
+            planes = torch.cat([x if self.base_act is None else self.base_act(x), planes.to(x.dtype)], 1)
+            weight = torch.cat([self.base_weight[None], weight])
+        out = F.conv2d(planes.to(x.dtype), weight[None], None, self.stride, self.padding, self.dilation) + constant
+        return out.reshape(*shape, *out.shape[2:])
+
+    def _over_patches(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The definition: unfold, normalise each patch, apply its functions."""
+        size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in
+                zip(x.shape[2:], self.kernel_size, self.dilation, self.padding, self.stride, strict=True)]
+        patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
+        u = PATCHWISE[self.normalization](patches, self)  # (B * C, taps, L)
+        out = torch.einsum('npfl,fp->nl', self.basis(u.float() if u.dtype in HALF else u, 1), weight.flatten(1))
+        if self.base_weight is not None:
+            base = u if self.normalize_base else patches
+            base = base if self.base_act is None else self.base_act(base)
+            out = out + torch.einsum('npl,p->nl', base, self.base_weight.flatten())
+        return out.reshape(*x.shape[:2], *size)
 
     def extra_repr(self) -> str:
         shown = [f'kernel_size={self.kernel_size}', f'stride={self.stride}', f'padding={self.padding}']
         if self.dilation != (1, 1):
             shown.append(f'dilation={self.dilation}')
-        if self.normalization != 'tanh':
+        if self.normalization != self.basis.normalization:
             shown.append(f'normalization={self.normalization!r}')
         return ', '.join(shown)

@@ -105,38 +105,70 @@ def test_options(options):
     assert_close(conv(x), oracle(conv, x), rtol=1e-10, atol=1e-10)
 
 
-def reference_cases():
-    families = ('chebyshev', 'legendre', 'jacobi', 'hermite')
-    for case, meta in golden.kan_convs().items():
-        args = meta['kwargs']
-        if (args['kan_type'] in families and args.get('normalization', 'tanh') == 'tanh' and 'failed' not in meta
-                and args.get('n_convs', 1) == 1):
-            yield case
+KINDS = dict(
+    # the reference's kan_type: (our config from its arguments, its names of our parameters and buffers)
+    rbf=(lambda args: dict(type='GaussianRBF', grid_size=args.get('grid_size', 3),
+                           grid_range=tuple(args.get('grid_range', (-1, 1)))),
+         {'weight': 'spline_linear.weight', 'base_weight': 'base_linear.weight', 'bias': 'base_linear.bias',
+          'basis.grid': 'rbf.grid'}),
+    b_spline=(lambda args: dict(type='BSpline', grid_size=args.get('grid_size', 3), order=args.get('spline_order', 3),
+                                grid_range=tuple(args.get('grid_range', (-1, 1)))),
+              {'weight': 'spline_weight', 'scaler': 'spline_scaler', 'base_weight': 'base_weight',
+               'basis.grid': 'grid'}),
+)
+POLYNOMIAL_NAMES = {'weight': 'polynomial_weight', 'scaler': 'scaler', 'base_weight': 'base_linear.weight'}
+PATCHWISE_NAMES = {'arctan_scale': 'arctan_scale', 'tap_norm.weight': 'layernorm.weight',
+                   'tap_norm.bias': 'layernorm.bias'}
 
 
-@pytest.mark.parametrize('case', list(reference_cases()))
+def from_reference(args: dict, arrays: dict, prefix: str) -> tuple[SharedKANConv2d, dict[str, str]]:
+    """Our layer with the reference's weights, and its names of our parameters."""
+    kind = args['kan_type']
+    basis, names = KINDS.get(kind, (lambda args: dict(type=kind.capitalize(), degree=args.get('spline_order', 3)),
+                                    POLYNOMIAL_NAMES))
+    normalization = 'layer_norm' if args.get('use_layernorm') else None if kind in KINDS else args.get('normalization')
+    conv = SharedKANConv2d(
+        tuple(args.get('kernel_size', (3, 3))), tuple(args['stride']), tuple(args.get('padding', (1, 1))),
+        tuple(args.get('dilation', (1, 1))), basis=basis(args), normalization=normalization,
+        with_base=args.get('use_linear', True),
+        with_scaler=None if kind == 'rbf' else args.get('weight_scaler', True),
+        # the reference's B-splines do not pass skip_activation on, and normalise what the base branch sees too
+        base_act_cfg=None if args.get('skip_activation', True) or kind == 'b_spline' else dict(type='SiLU'),
+        normalize_base=kind == 'b_spline').double()
+    names = {**names, **PATCHWISE_NAMES}
+    for name, value in (*conv.named_parameters(), *conv.named_buffers()):
+        if name in names:
+            value.data.copy_(ours(arrays[f'param/{prefix}{names[name]}'], name, value.shape))
+    return conv, names
+
+
+def ours(array: torch.Tensor, name: str, shape: torch.Size) -> torch.Tensor:
+    """An array of the reference in our layout, where the functions come before the taps."""
+    if name == 'basis.grid':
+        return array.reshape(-1, shape[1])[:1]
+    if name == 'weight':
+        return array.reshape(-1, shape[0]).T.reshape(shape)  # (1, taps, F) or (1, taps * F) -> (F, kh, kw)
+    return array.reshape(shape)
+
+
+@pytest.mark.parametrize('case', [case for case, meta in golden.kan_convs().items() if 'failed' not in meta])
 def test_equals_the_reference(case):
     args = golden.kan_convs()[case]['kwargs']
     arrays = golden.kan_conv_arrays(case)
-    size = tuple(args.get('kernel_size', (3, 3)))
-    conv = SharedKANConv2d(
-        size, tuple(args['stride']), tuple(args.get('padding', (1, 1))), tuple(args.get('dilation', (1, 1))),
-        basis=dict(type=args['kan_type'].capitalize(), degree=args.get('spline_order', 3)),
-        with_base=args.get('use_linear', True), with_scaler=args.get('weight_scaler', True),
-        base_act_cfg=None if args.get('skip_activation', True) else dict(type='SiLU')).double()
-    names = dict(weight='polynomial_weight', scaler='scaler', base_weight='base_linear.weight')
-    prefix = 'convs.0.conv.'
-    for name, parameter in conv.named_parameters():
-        parameter.data.copy_(arrays[f'param/{prefix}{names[name]}'][0].movedim(0, -1).reshape(parameter.shape))
+    # several kernels are several convolutions, whose outputs the reference concatenates
+    convs = [(prefix, *from_reference(args, arrays, prefix))
+             for prefix in [f'convs.{i}.conv.' for i in range(args.get('n_convs', 1))]]
     x = arrays['x'].double().requires_grad_()
-    out = conv(x)
+    out = torch.cat([conv(x) for _, conv, _ in convs], 1)
     assert_close(out, arrays['y_f64'], rtol=1e-10, atol=1e-10)
     out.backward(arrays['g'].double())
     assert_close(x.grad, arrays['dx_f64'], rtol=1e-10, atol=1e-10)
-    for name, parameter in conv.named_parameters():
-        expected = arrays[f'dparam_f64/{prefix}{names[name]}'][0].movedim(0, -1)
-        assert_close(parameter.grad.flatten(), expected.flatten(), rtol=1e-10, atol=1e-10)
-    assert sum(name.startswith('param/') for name in arrays) == len(list(conv.parameters()))
+    for prefix, conv, names in convs:
+        for name, parameter in conv.named_parameters():
+            expected = ours(arrays[f'dparam_f64/{prefix}{names[name]}'], name, parameter.shape)
+            assert_close(parameter.grad, expected, rtol=1e-10, atol=1e-10)
+    gradients = sum(len(list(conv.parameters())) for _, conv, _ in convs)
+    assert sum(name.startswith('dparam_f64/') for name in arrays) == gradients
 
 
 @bases
@@ -176,8 +208,8 @@ def test_initialisation():
 
 
 def test_unknown_normalization():
-    with pytest.raises(ValueError, match="SharedKANConv2d: no normalization 'min-max'; there are tanh, none"):
-        SharedKANConv2d(normalization='min-max')
+    with pytest.raises(ValueError, match="SharedKANConv2d: no normalization 'minmax'; there are tanh, none, min-max, "):
+        SharedKANConv2d(normalization='minmax')
 
 
 def test_repr_shows_what_it_computes():

@@ -1,0 +1,39 @@
+"""What all bases of one-dimensional functions have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+class Basis(nn.Module):
+    """Functions of one variable, applied to every element of a tensor.
+
+    Subclasses compute in the precision of their input; layers hand them float32 where the input is half.
+    """
+
+    num_functions: int
+    normalization: ClassVar[str] = 'none'
+    """What a layer applies before the functions unless it is told otherwise."""
+    second: ClassVar[dict] = {}
+    """What the second KAN convolution of an RKAN block changes in the basis of the first (arXiv 2410.05500)."""
+    constant_first: ClassVar[bool] = False
+    """Whether the first function is 1 everywhere; layers then make one bias of its coefficients."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Values of all functions, in a new dimension behind ``dim``: (B, C, H, W) with dim=1 -> (B, C, F, H, W)."""
+
+    def spread(self, channels: int) -> None:
+        """Prepare for inputs with so many channels in ``dim``. Nothing to do without a grid for each channel."""
+
+    def at_zero(self, like: Tensor) -> Tensor:
+        """Values at 0, which padded taps have, of the dtype of ``like``: (1, F), or (channels, F) with own grids."""
+        return self(like.new_zeros(1))
+
+    def init_weight(self, weight: Tensor, fan_in: int) -> None:
+        """Initialise coefficients (out, in, F, ...) so that the sum over ``fan_in`` inputs has about unit variance."""
+        nn.init.normal_(weight, std=1 / math.sqrt(fan_in * self.num_functions))

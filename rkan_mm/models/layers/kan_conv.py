@@ -1,0 +1,110 @@
+"""KAN convolutions: a function for every (output channel, input channel, tap)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+
+from rkan_mm.registry import MODELS
+
+from .kan_layer import KANLayer, recompute
+
+
+class KANConv(KANLayer):
+    """Forward pass of the convolutions: expand each channel to the values of its functions, then one convolution."""
+
+    spatial: int
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.base_act is not None and self.base_act(torch.zeros(1)).item() != 0:
+            raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
+                             f'padded; {type(self.base_act).__name__} is not')
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
+            return self.forward(x.unsqueeze(0)).squeeze(0)
+        return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        coefficients = self.coefficients()
+        padding = self.padding
+        if self.padding_mode != 'zeros':
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        zero = self.basis.at_zero(coefficients)
+        planes = recompute(self.expand, x, 1, zero)  # (B, C, ...) -> (B, C, P, ...)
+        bias = self.constant(coefficients, zero)
+        if self.bias is not None:
+            bias = bias + self.bias
+        convolve = getattr(F, f'conv{self.spatial}d')
+        return convolve(planes.flatten(1, 2), self.kernel(coefficients).flatten(1, 2), bias, self.stride, padding,
+                        self.dilation, self.groups)
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class KANConv2d(KANConv, nn.Conv2d):
+    """A convolution with a function for each of its weights (KAN convolution, arXiv 2406.13155).
+
+    Takes all arguments of :class:`torch.nn.Conv2d` and, by keyword, those of `KANLayer`; usable as mm's ``conv_cfg``,
+    e.g. ``conv_cfg=dict(type='KANConv2d', basis=dict(type='BSpline'))``.
+
+    Example:
+        >>> KANConv2d(8, 16, 3, padding=1, basis=dict(type='Chebyshev'))(torch.rand(2, 8, 14, 14)).shape
+        torch.Size([2, 16, 14, 14])
+    """
+
+    spatial = 2
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class KANConv1d(KANConv, nn.Conv1d):
+    """`KANConv2d` over one dimension: (B, C, L)."""
+
+    spatial = 1
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class KANConv3d(KANConv, nn.Conv3d):
+    """`KANConv2d` over three dimensions: (B, C, D, H, W)."""
+
+    spatial = 3
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
+    """The transposed `KANConv2d`: each input pixel adds its functions' values to the output pixels that it reaches.
+
+    Example:
+        >>> KANConvTranspose2d(8, 4, 2, stride=2)(torch.rand(1, 8, 7, 7)).shape
+        torch.Size([1, 4, 14, 14])
+    """
+
+    spatial = 2
+    without_constant = False  # outputs differ in how many inputs reach them
+
+    @property
+    def fan_in(self) -> int:
+        shape = self.basis_weight.shape
+        return max(1, shape[0] // self.groups * shape[3:].numel() // math.prod(self.stride))
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0), output_size).squeeze(0)
+        padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        if self.memory == 'low':
+            return recompute(self._transposed, x, padding)
+        return self._transposed(x, padding)
+
+    def _transposed(self, x: Tensor, output_padding: list[int]) -> Tensor:
+        planes = recompute(self.expand, x, 1, None)
+        kernel = self.kernel(self.coefficients()).transpose(1, 2)  # (in, out, P, ...) -> (in, P, out, ...)
+        return F.conv_transpose2d(planes.flatten(1, 2), kernel.flatten(0, 1), self.bias, self.stride, self.padding,
+                                  output_padding, self.groups, self.dilation)

@@ -1,0 +1,166 @@
+"""What KAN convolutions and the KAN linear layer share: functions for every weight of an ordinary layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from rkan_mm.registry import BASES, build
+
+from .basis import Basis
+
+ELEMENTWISE = dict(tanh=torch.tanh, none=lambda x: x)
+HALF = (torch.float16, torch.bfloat16)
+
+
+def recompute(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+class KANLayer:
+    r"""Mixin before a linear or convolutional layer of PyTorch: a learnable function in the place of each weight.
+
+    :math:`\phi(x) = w\,a(x) + s \sum_j c_j B_j(u(x))` with the basis functions :math:`B_j`, the normalisation `u` and
+    the activation `a` of the base branch. Zero padding comes before the functions. The arguments of the parent layer
+    stay as they are; its ``weight`` is `w`, so a checkpoint of the ordinary layer loads into the base branch.
+
+    Args:
+        basis: config of a basis.
+        normalization: ``'tanh'`` or ``'none'``, element-wise, or the config of a norm layer, e.g. ``dict(type='IN')``;
+            None takes what the basis needs.
+        base_act_cfg: `a`, a config for mmcv; None is the identity.
+        with_base: whether there is the base branch.
+        with_scaler: whether there are the factors `s`.
+        memory: ``'fast'`` keeps the values of the functions for the backward pass, ``'low'`` only the input.
+
+    Raises:
+        ValueError: unknown basis, normalisation or ``memory``.
+    """
+
+    def __init__(self,
+                 *args,
+                 basis: dict = dict(type='BSpline'),  # noqa: B006
+                 normalization: str | dict | None = None,
+                 base_act_cfg: dict | None = dict(type='SiLU'),  # noqa: B006
+                 with_base: bool = True,
+                 with_scaler: bool = False,
+                 memory: str = 'fast',
+                 **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        name = type(self).__name__
+        if memory not in ('fast', 'low'):
+            raise ValueError(f"{name}: memory must be 'fast' or 'low', got {memory!r}")
+        self.memory = memory
+        self.basis: Basis = build(BASES, basis, name).to(self.weight)
+        self.basis.spread(self.num_inputs)
+        self.norm, self.normalization = None, normalization or self.basis.normalization
+        if isinstance(self.normalization, dict):
+            self.norm = build_norm_layer(self.normalization, self.num_inputs)[1].to(self.weight)
+        elif self.normalization not in ELEMENTWISE:
+            raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
+                             "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
+        self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
+        shape = self.weight.shape
+        self.basis_weight = nn.Parameter(
+            self.weight.new_empty(*shape[:2], self.basis.num_functions, *shape[2:]))
+        self.scaler = nn.Parameter(torch.empty_like(self.weight)) if with_scaler else None
+        if not with_base:
+            self.weight = None
+        self.register_buffer('mask', None)
+        self.reset_parameters()
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of input channels or features."""
+        return getattr(self, 'in_channels', None) or self.in_features
+
+    @property
+    def fan_in(self) -> int:
+        """Number of functions that are summed into one output."""
+        shape = self.basis_weight.shape
+        return shape[1] * shape[3:].numel()
+
+    @property
+    def without_constant(self) -> bool:
+        """Whether a first function that is 1 everywhere goes into the bias instead of a plane."""
+        return self.basis.constant_first
+
+    def reset_parameters(self) -> None:
+        """`w` and the bias as in the parent layer, `c` as its basis wants, s = 1."""
+        if self.weight is not None:
+            super().reset_parameters()
+        if not hasattr(self, 'basis_weight'):  # the parent's constructor is still at work
+            return
+        if self.weight is None and self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.basis.init_weight(self.basis_weight, self.fan_in)
+        if self.scaler is not None:
+            nn.init.ones_(self.scaler)
+
+    def init_weights(self) -> None:
+        """For mmcv and mmengine, which would otherwise initialise this as an ordinary layer."""
+        self.reset_parameters()
+
+    # -- computing ---------------------------------------------------------------------------------------------------
+    def coefficients(self) -> Tensor:
+        """`s c` of the functions that are not pruned, (out, in, F, ...)."""
+        weight = self.basis_weight
+        if self.scaler is not None:
+            weight = weight * self.scaler.unsqueeze(2)
+        return weight if self.mask is None else weight * self.mask.unsqueeze(2)
+
+    def kernel(self, coefficients: Tensor) -> Tensor:
+        """Weights of `expand`'s planes, (out, in, P, ...)."""
+        parts = [coefficients[:, :, 1:] if self.without_constant else coefficients]
+        if self.weight is not None:
+            base = self.weight if self.mask is None else self.weight * self.mask
+            parts.insert(0, base.unsqueeze(2))
+        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+
+    def expand(self, x: Tensor, dim: int, zero: Tensor | None) -> Tensor:
+        """Values that the kernel multiplies, behind the channels: with dim=1 (B, C, H, W) -> (B, C, P, H, W).
+
+        ``zero`` (rows, F) is subtracted, so that the planes are 0 where x is, and padded taps need nothing more.
+        """
+        if self.norm is not None:
+            u = self.norm(x)
+        else:
+            u = ELEMENTWISE[self.normalization](x)
+        position = dim % x.dim() + 1
+        values = self.basis(u.float() if u.dtype in HALF else u, dim)
+        if zero is not None:
+            values = values - zero.reshape(*zero.shape, *[1] * (values.dim() - position - 1))
+        if self.without_constant:
+            values = values.narrow(position, 1, values.size(position) - 1)
+        values = values.to(x.dtype)
+        if self.weight is None:
+            return values
+        base = x if self.base_act is None else self.base_act(x)
+        return torch.cat([base.unsqueeze(position), values], position)
+
+    def constant(self, coefficients: Tensor, zero: Tensor) -> Tensor:
+        """What the functions give at 0, summed: (out,). ``zero`` is (rows, F)."""
+        out, inputs, functions = coefficients.shape[:3]
+        summed = coefficients.reshape(out, inputs, functions, -1).sum(-1)
+        if len(zero) == 1:
+            return summed.sum(1) @ zero[0]
+        groups = getattr(self, 'groups', 1)
+        return torch.einsum('goif,gif->go', summed.view(groups, out // groups, inputs, functions),
+                            zero.view(groups, inputs, functions)).reshape(out)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """A checkpoint may be pruned, or have a finer grid."""
+        if f'{prefix}mask' in state_dict and self.mask is None:
+            self.mask = torch.ones_like(state_dict[f'{prefix}mask'], device=self.basis_weight.device)
+        stored = state_dict.get(f'{prefix}basis_weight')
+        grid = state_dict.get(f'{prefix}basis.grid')
+        if stored is not None and grid is not None and stored.shape != self.basis_weight.shape:
+            self.basis_weight.data = self.basis_weight.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

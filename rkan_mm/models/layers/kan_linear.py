@@ -1,0 +1,37 @@
+"""The KAN linear layer."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+
+from rkan_mm.registry import MODELS
+
+from .kan_layer import KANLayer, recompute
+
+
+@MODELS.register_module()
+@MMENGINE_MODELS.register_module()
+class KANLinear(KANLayer, nn.Linear):
+    """A linear layer with a function for each of its weights (KAN, arXiv 2404.19756): (..., in) -> (..., out).
+
+    Takes all arguments of :class:`torch.nn.Linear` and, by keyword, those of `KANLayer`. As ``type='KANLinear'`` it
+    is a linear layer for mmcv's ``build_linear_layer``, e.g. ``cls_predictor_cfg`` of mmdet's box heads.
+
+    Example:
+        >>> KANLinear(16, 4, basis=dict(type='GaussianRBF', grid_size=8))(torch.rand(2, 5, 16)).shape
+        torch.Size([2, 5, 4])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        coefficients = self.coefficients()
+        bias = self.bias
+        if self.basis.constant_first:
+            constant = coefficients[:, :, 0].sum(1)
+            bias = constant if bias is None else bias + constant
+        planes = recompute(self.expand, x, -1, None)
+        return F.linear(planes.flatten(-2), self.kernel(coefficients).flatten(1), bias)
