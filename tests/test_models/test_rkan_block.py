@@ -61,5 +61,5 @@ def test_reduction_beyond_the_channels():
 
 
 def test_unknown_basis():
-    with pytest.raises(ValueError, match="no basis 'Fourrier'; there are Chebyshev"):
+    with pytest.raises(ValueError, match="no basis 'Fourrier'; there are BSpline"):
         RKANBlock(8, 8, basis=dict(type='Fourrier'))

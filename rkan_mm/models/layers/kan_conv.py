@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import expand
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer, recompute
@@ -30,18 +31,25 @@ class KANConv(KANLayer):
             return self.forward(x.unsqueeze(0)).squeeze(0)
         return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
 
+    def planes(self, x: Tensor, centre: bool) -> Tensor:
+        """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
+        recipe = self.recipe(x)
+        if recipe is None:
+            planes = recompute(self._planes, x, 1, centre)
+        else:
+            planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
+        return planes.reshape(len(x), planes.shape[1] * planes.shape[2], *x.shape[2:])
+
     def _forward(self, x: Tensor) -> Tensor:
         coefficients = self.coefficients()
         padding = self.padding
         if self.padding_mode != 'zeros':
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        zero = self.basis.at_zero(coefficients)
-        planes = recompute(self.expand, x, 1, zero)  # (B, C, ...) -> (B, C, P, ...)
-        bias = self.constant(coefficients, zero)
+        bias = self.constant(coefficients, self.basis.at_zero(coefficients))
         if self.bias is not None:
             bias = bias + self.bias
         convolve = getattr(F, f'conv{self.spatial}d')
-        return convolve(planes.flatten(1, 2), self.kernel(coefficients).flatten(1, 2), bias, self.stride, padding,
+        return convolve(self.planes(x, True), self.kernel(coefficients).flatten(1, 2), bias, self.stride, padding,
                         self.dilation, self.groups)
 
 
@@ -104,7 +112,6 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         return self._transposed(x, padding)
 
     def _transposed(self, x: Tensor, output_padding: list[int]) -> Tensor:
-        planes = recompute(self.expand, x, 1, None)
         kernel = self.kernel(self.coefficients()).transpose(1, 2)  # (in, out, P, ...) -> (in, P, out, ...)
-        return F.conv_transpose2d(planes.flatten(1, 2), kernel.flatten(0, 1), self.bias, self.stride, self.padding,
+        return F.conv_transpose2d(self.planes(x, False), kernel.flatten(0, 1), self.bias, self.stride, self.padding,
                                   output_padding, self.groups, self.dilation)

@@ -9,12 +9,14 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rkan_mm.models.ops import can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=lambda x: x)
 HALF = (torch.float16, torch.bfloat16)
+COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
 
 def recompute(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
@@ -117,25 +119,32 @@ class KANLayer:
         return weight if self.mask is None else weight * self.mask.unsqueeze(2)
 
     def kernel(self, coefficients: Tensor) -> Tensor:
-        """Weights of `expand`'s planes, (out, in, P, ...)."""
+        """Weights of the planes, (out, in, P, ...)."""
         parts = [coefficients[:, :, 1:] if self.without_constant else coefficients]
         if self.weight is not None:
             base = self.weight if self.mask is None else self.weight * self.mask
             parts.insert(0, base.unsqueeze(2))
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
-    def expand(self, x: Tensor, dim: int, zero: Tensor | None) -> Tensor:
-        """Values that the kernel multiplies, behind the channels: with dim=1 (B, C, H, W) -> (B, C, P, H, W).
+    def recipe(self, x: Tensor) -> tuple | None:
+        """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
+        base = 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
+        if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
+            return None
+        functions = self.basis.functions()
+        return (functions, base, self.normalization == 'tanh') if can_expand(x, functions) else None
 
-        ``zero`` (rows, F) is subtracted, so that the planes are 0 where x is, and padded taps need nothing more.
+    def _planes(self, x: Tensor, dim: int, centre: bool) -> Tensor:
+        """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).
+
+        With ``centre`` the functions' values at 0 are subtracted, so that the planes are 0 where x is, and padded taps
+        need nothing more.
         """
-        if self.norm is not None:
-            u = self.norm(x)
-        else:
-            u = ELEMENTWISE[self.normalization](x)
-        position = dim % x.dim() + 1
+        u = ELEMENTWISE[self.normalization](x) if self.norm is None else self.norm(x)
         values = self.basis(u.float() if u.dtype in HALF else u, dim)
-        if zero is not None:
+        position = dim % x.dim() + 1
+        if centre:
+            zero = self.basis.at_zero(values)
             values = values - zero.reshape(*zero.shape, *[1] * (values.dim() - position - 1))
         if self.without_constant:
             values = values.narrow(position, 1, values.size(position) - 1)

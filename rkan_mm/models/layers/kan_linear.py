@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import expand
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer, recompute
@@ -33,5 +34,14 @@ class KANLinear(KANLayer, nn.Linear):
         if self.basis.constant_first:
             constant = coefficients[:, :, 0].sum(1)
             bias = constant if bias is None else bias + constant
-        planes = recompute(self.expand, x, -1, None)
-        return F.linear(planes.flatten(-2), self.kernel(coefficients).flatten(1), bias)
+        kernel = self.kernel(coefficients).transpose(1, 2)  # (out, in, P) -> (out, P, in)
+        return F.linear(self.planes(x), kernel.flatten(1), bias)
+
+    def planes(self, x: Tensor) -> Tensor:
+        """Values that the kernel multiplies, (..., in) -> (..., P * in); only x is kept for the backward pass."""
+        recipe = self.recipe(x)
+        if recipe is None:
+            planes = recompute(self._planes, x, -1, False).transpose(-1, -2)
+        else:
+            planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
+        return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import Functions
+
 
 class Basis(nn.Module):
     """Functions of one variable, applied to every element of a tensor.
@@ -29,6 +31,13 @@ class Basis(nn.Module):
 
     def spread(self, channels: int) -> None:
         """Prepare for inputs with so many channels in ``dim``. Nothing to do without a grid for each channel."""
+
+    def functions(self) -> Functions | None:
+        """What the compiled kernel of `rkan_mm.models.ops.expand` computes; None where it knows no such functions.
+
+        A first function that is 1 everywhere is left out there.
+        """
+        return None
 
     def at_zero(self, like: Tensor) -> Tensor:
         """Values at 0, which padded taps have, of the dtype of ``like``: (1, F), or (channels, F) with own grids."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import Functions
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -188,14 +189,24 @@ class BSpline(GridBasis):
             return self._cardinal(x, dim)
         return self._cox_de_boor(x, dim)
 
+    def functions(self) -> Functions | None:
+        if not self.uniform or self.order > 3:
+            return None
+        middles, inverse = self._middles()
+        return Functions(f'spline{self.order}', self.num_functions, middles, inverse.squeeze(1))
+
+    def _middles(self) -> tuple[Tensor, Tensor]:
+        """Of uniform splines the middles, (rows, F), and the inverse width of an interval, (rows, 1)."""
+        n, k = self.num_functions, self.order
+        step = (self.grid[:, -1:] - self.grid[:, :1]) / (n + k)
+        return self.grid[:, :n] + step * ((k + 1) / 2), 1 / step
+
     def _cardinal(self, x: Tensor, dim: int) -> Tensor:
         """All functions are one, moved: a sum of few truncated powers of the distance from its middle."""
         k = self.order
-        n = self.num_functions
-        step = (self.grid[:, -1:] - self.grid[:, :1]) / (n + k)
-        middles = self.grid[:, :n] + step * ((k + 1) / 2)
-        _, x, (middles, step) = self._align(x, dim, middles, step)
-        distance = (x - middles).abs() / step
+        middles, inverse = self._middles()
+        _, x, (middles, inverse) = self._align(x, dim, middles, inverse)
+        distance = (x - middles).abs() * inverse
         total = 0
         for j in range(k // 2 + 1):
             factor = (-1)**j * math.comb(k + 1, j) / math.factorial(k)
@@ -249,6 +260,8 @@ class Window(GridBasis):
 
     least = 2
     second: ClassVar[dict] = dict(grid_size=2)
+    kind: ClassVar[str | None] = None
+    """Name of the window in the compiled kernel."""
 
     def __init__(self,
                  grid_size: int = 8,
@@ -276,6 +289,11 @@ class Window(GridBasis):
     def num_functions(self) -> int:
         return self.grid_size
 
+    def functions(self) -> Functions | None:
+        if self.kind is None or self.grid.requires_grad or self.inv_width.requires_grad:
+            return None
+        return Functions(self.kind, self.grid_size, self.grid.detach(), self.inv_width.detach().squeeze(1))
+
     def interior(self) -> Tensor:
         return self.grid.detach()
 
@@ -294,6 +312,8 @@ class Window(GridBasis):
 class GaussianRBF(Window):
     """Gaussians exp(-z^2), the functions of FastKAN (arXiv 2405.06721)."""
 
+    kind = 'gaussian'
+
     def window(self, z: Tensor) -> Tensor:
         return torch.exp(-z * z)
 
@@ -301,6 +321,8 @@ class GaussianRBF(Window):
 @BASES.register_module()
 class RSWAF(Window):
     """Reflectional switch functions 1 - tanh(z)^2, those of FasterKAN."""
+
+    kind = 'switch'
 
     def window(self, z: Tensor) -> Tensor:
         return 1 - torch.tanh(z)**2

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rkan_mm.models.ops import Functions
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -70,6 +71,18 @@ class OrthogonalPolynomial(Polynomial):
     """
 
     constant_first: ClassVar[bool] = True
+
+    def __init__(self, degree: int = 3) -> None:
+        super().__init__(degree)
+        self._functions = Functions('polynomial', degree, torch.tensor([self.step(n) for n in range(degree)]).T)
+
+    def functions(self) -> Functions:
+        return self._functions
+
+    def at_zero(self, like: Tensor) -> Tensor:
+        if like.device.type != 'cpu':
+            return super().at_zero(like)
+        return like.new_tensor([[row[0] for row in self._monomials]])
 
     @abstractmethod
     def step(self, n: int) -> tuple[float, float, float]:
