@@ -1,3 +1,4 @@
+from .hooks import KANGridUpdateHook, KANRegularizationHook
 from .safe_globals import allow_mmengine_globals
 
-__all__ = ['allow_mmengine_globals']
+__all__ = ['KANGridUpdateHook', 'KANRegularizationHook', 'allow_mmengine_globals']

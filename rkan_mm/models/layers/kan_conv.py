@@ -19,6 +19,7 @@ class KANConv(KANLayer):
     """Forward pass of the convolutions: expand each channel to the values of its functions, then one convolution."""
 
     spatial: int
+    channel_dim = 1
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -35,7 +36,7 @@ class KANConv(KANLayer):
         """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, 1, centre)
+            planes = recompute(self._planes, x, self.channel_dim, centre)
         else:
             planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(len(x), planes.shape[1] * planes.shape[2], *x.shape[2:])

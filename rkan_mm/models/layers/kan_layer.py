@@ -13,6 +13,8 @@ from rkan_mm.models.ops import can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
+from .grid_update import GridUpdate
+from .sparsity import Sparsity
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=lambda x: x)
 HALF = (torch.float16, torch.bfloat16)
@@ -26,7 +28,7 @@ def recompute(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
     return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-class KANLayer:
+class KANLayer(GridUpdate, Sparsity):
     r"""Mixin before a linear or convolutional layer of PyTorch: a learnable function in the place of each weight.
 
     :math:`\phi(x) = w\,a(x) + s \sum_j c_j B_j(u(x))` with the basis functions :math:`B_j`, the normalisation `u` and
@@ -45,6 +47,8 @@ class KANLayer:
     Raises:
         ValueError: unknown basis, normalisation or ``memory``.
     """
+
+    channel_dim: int
 
     def __init__(self,
                  *args,
@@ -126,6 +130,10 @@ class KANLayer:
             parts.insert(0, base.unsqueeze(2))
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
+    def normalized(self, x: Tensor) -> Tensor:
+        """What the functions see of x."""
+        return ELEMENTWISE[self.normalization](x) if self.norm is None else self.norm(x)
+
     def recipe(self, x: Tensor) -> tuple | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
         base = 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
@@ -140,7 +148,7 @@ class KANLayer:
         With ``centre`` the functions' values at 0 are subtracted, so that the planes are 0 where x is, and padded taps
         need nothing more.
         """
-        u = ELEMENTWISE[self.normalization](x) if self.norm is None else self.norm(x)
+        u = self.normalized(x)
         values = self.basis(u.float() if u.dtype in HALF else u, dim)
         position = dim % x.dim() + 1
         if centre:

@@ -25,6 +25,8 @@ class KANLinear(KANLayer, nn.Linear):
         torch.Size([2, 5, 4])
     """
 
+    channel_dim = -1
+
     def forward(self, x: Tensor) -> Tensor:
         return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
 
@@ -41,7 +43,7 @@ class KANLinear(KANLayer, nn.Linear):
         """Values that the kernel multiplies, (..., in) -> (..., P * in); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, -1, False).transpose(-1, -2)
+            planes = recompute(self._planes, x, self.channel_dim, False).transpose(-1, -2)
         else:
             planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
         return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)

@@ -49,6 +49,9 @@ class GridBasis(Basis):
     def set_interior(self, points: Tensor) -> None:
         """Lay the grid through other points, (rows, n). Another n refines it, and coefficients must be fitted anew."""
 
+    def refresh(self) -> None:
+        """To be called after the grid was written to by others."""
+
     @property
     def rows(self) -> int:
         """1, or the number of channels where each has a grid."""
@@ -88,6 +91,21 @@ class GridBasis(Basis):
             widths = widths * ((high - low) / widths.sum(1))[:, None]
             points = torch.cat([low[:, None], low[:, None] + widths.cumsum(1)], 1)
         self.set_interior(points)
+
+    @torch.no_grad()
+    def grow(self, x: Tensor) -> None:
+        """Add intervals of the present width at both ends until the samples, (N, rows), lie inside.
+
+        All channels get as many as the widest needs. The old functions are among the new ones.
+        """
+        points = self.interior()
+        step = (points[:, -1] - points[:, 0]) / (points.shape[1] - 1)
+        below = int(((points[:, 0] - x.amin(0)) / step).ceil().max().clamp(min=0))
+        above = int(((x.amax(0) - points[:, -1]) / step).ceil().max().clamp(min=0))
+        steps = torch.arange(1, max(below, above) + 1, dtype=points.dtype, device=points.device) * step[:, None]
+        self.grid_size += below + above
+        self.set_interior(torch.cat([points[:, :1] - steps[:, :below].flip(1), points, points[:, -1:]
+                                     + steps[:, :above]], 1))
 
     @torch.no_grad()
     def refine(self, grid_size: int) -> None:
@@ -172,16 +190,16 @@ class BSpline(GridBasis):
         step = (points[:, -1:] - points[:, :1]) / (points.shape[1] - 1)
         beyond = step * torch.arange(1, self.order + 1, dtype=points.dtype, device=points.device)
         self.grid.data = torch.cat([points[:, :1] - beyond.flip(1), points, points[:, -1:] + beyond], 1)
-        self._look()
+        self.refresh()
 
-    def _look(self) -> None:
+    def refresh(self) -> None:
         widths = self.grid.diff(dim=1)
         self.uniform = bool((widths.amax(1) - widths.amin(1) <= 1e-4 * widths.mean(1)).all())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not self.grid.is_meta:
-            self._look()
+            self.refresh()
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         # in float64 the knots count as they are stored, to the last digit

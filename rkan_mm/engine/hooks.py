@@ -1,0 +1,157 @@
+"""Hooks for models with KAN layers: grids that follow the data, and regularisation in the training loss."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from mmengine.dist import broadcast, get_rank, is_distributed
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from rkan_mm.models.layers import GridBasis, KANLayer
+from rkan_mm.registry import HOOKS
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class KANGridUpdateHook(Hook):
+    """Lay the grids of all KAN layers over the data they see, at fixed iterations; refine them at others.
+
+    In a training iteration that is due, each layer with a grid is updated with its input just before its forward
+    pass, from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds
+    for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow.
+
+    Args:
+        interval: iterations from one update to the next.
+        begin: first iteration with an update, counted from 0.
+        end: no update from this iteration on.
+        refine: grid sizes by the iteration before which they take effect, e.g. ``{5000: 10}``.
+        update: further arguments of :meth:`~rkan_mm.models.KANLayer.update_grid`; ``grow`` only without several
+            processes, since ranks would differ in shape.
+
+    Raises:
+        ValueError: wrong numbers; in ``before_train``: no layer with a grid.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 100, begin: int = 0, end: int = 1000, refine: dict[int, int] | None = None,
+                 **update) -> None:
+        if interval < 1 or begin < 0 or end <= begin:
+            raise ValueError('KANGridUpdateHook: interval must be at least 1 and 0 <= begin < end, got '
+                             f'interval={interval}, begin={begin}, end={end}')
+        self.interval, self.begin, self.end = interval, begin, end
+        self.refine = refine or {}
+        self.update = dict(outside=0.01) | update
+        self._handles, self._done = [], set()
+
+    @staticmethod
+    def layers(model: nn.Module) -> dict[str, KANLayer]:
+        return {name: module for name, module in unwrap(model).named_modules()
+                if isinstance(module, KANLayer) and isinstance(module.basis, GridBasis)}
+
+    def before_train(self, runner: Runner) -> None:
+        if not self.layers(runner.model):
+            raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
+                             'on a grid')
+        if is_distributed() and self.update.get('grow'):
+            raise ValueError('KANGridUpdateHook: grow changes the shape of coefficients by what a rank sees; with '
+                             'several processes use grow=False')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        if runner.iter in self.refine:
+            self._refine(runner, self.refine[runner.iter])
+        if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
+            self._handles = [layer.register_forward_pre_hook(partial(self._update, runner, name))
+                             for name, layer in self.layers(runner.model).items()]
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._done = [], set()
+
+    def _update(self, runner: Runner, name: str, layer: KANLayer, args: tuple) -> None:
+        if name in self._done:  # a layer that is called again, such as a shared head
+            return
+        self._done.add(name)
+        changed = torch.zeros(1)
+        if get_rank() == 0:
+            changed += layer.update_grid(args[0], **self.update)
+        if is_distributed():
+            changed = changed.to(layer.basis_weight.device)
+            broadcast(changed)
+            for tensor in (layer.basis_weight.data, *layer.basis.parameters(), *layer.basis.buffers()):
+                broadcast(tensor.data)
+            layer.basis.refresh()
+        if changed.item():
+            self._forget(runner, layer)
+            runner.logger.info(f'Grid of {name} updated')
+
+    def _refine(self, runner: Runner, grid_size: int) -> None:
+        copies = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
+        for model in (unwrap(runner.model), *copies):
+            for layer in self.layers(model).values():
+                layer.refine_grid(grid_size)
+                self._forget(runner, layer)
+        if is_distributed():  # its buckets have the old shapes
+            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), unwrap(runner.model))
+        runner.logger.info(f'Grids refined to {grid_size}')
+
+    @staticmethod
+    def _forget(runner: Runner, layer: KANLayer) -> None:
+        wrapper = runner.optim_wrapper
+        for each in wrapper.values() if isinstance(wrapper, dict) else (wrapper,):
+            each.optimizer.state.pop(layer.basis_weight, None)
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class KANRegularizationHook(Hook):
+    """Add penalties on the functions of all KAN layers to the training loss; each is logged as ``loss_kan_<name>``.
+
+    Args:
+        l1, entropy, smoothness: factors of what :meth:`~rkan_mm.models.KANLayer.regularization` returns, summed over
+            all layers. Zero leaves a penalty out.
+
+    Raises:
+        ValueError: all factors are zero; in ``before_train``: no KAN layer.
+    """
+
+    def __init__(self, l1: float = 0.0, entropy: float = 0.0, smoothness: float = 0.0) -> None:
+        self.factors = {name: factor for name, factor in dict(l1=l1, entropy=entropy, smoothness=smoothness).items()
+                        if factor}
+        if not self.factors:
+            raise ValueError('KANRegularizationHook: give a factor for l1, entropy or smoothness')
+        self._handle = None
+
+    def before_train(self, runner: Runner) -> None:
+        model = unwrap(runner.model)
+        if not any(isinstance(module, KANLayer) for module in model.modules()):
+            raise ValueError(f'KANRegularizationHook: {type(model).__name__} has no KAN layer')
+        self._handle = model.register_forward_hook(self._add)
+
+    def after_train(self, runner: Runner) -> None:
+        self._handle.remove()
+
+    def _add(self, model: nn.Module, args: tuple, losses):
+        """Inside of the model's forward pass, so that a wrapper such as DDP sees the use of the parameters."""
+        if not (model.training and isinstance(losses, dict)):
+            return losses
+        penalties = [module.regularization() for module in model.modules() if isinstance(module, KANLayer)]
+        added = {}
+        for name, factor in self.factors.items():
+            values = [penalty[name] for penalty in penalties if name in penalty]
+            if not values:
+                raise ValueError(f'KANRegularizationHook: no KAN layer of {type(model).__name__} has a {name!r} '
+                                 'penalty; smoothness needs a basis on a grid')
+            added[f'loss_kan_{name}'] = factor * sum(values)
+        return {**losses, **added}

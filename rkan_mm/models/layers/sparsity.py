@@ -1,0 +1,145 @@
+"""Which functions of a KAN layer matter: regularisation, importance and pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .basis import GridBasis
+from .grid_update import MAX_SAMPLES, by_channel, from_channel
+
+
+class Sparsity:
+    """Mixin of `KANLayer`: each weight of the ordinary layer is a function, which may be penalised and pruned."""
+
+    def regularization(self) -> dict[str, Tensor]:
+        r"""Penalties on the coefficients `s c` of the functions, with `m` the mean of `|s c|` over a function.
+
+        ``l1`` is the sum of `m`; ``entropy`` that of :math:`-p \ln p` with `p = m / l1`, small where few functions do
+        the work (efficient-kan's form of arXiv 2404.19756); ``smoothness``, on a grid, the sum over functions of the
+        mean squared second difference of their coefficients.
+        """
+        coefficients = self.coefficients()
+        strength = coefficients.abs().mean(2)
+        l1 = strength.sum()
+        p = strength / (l1 + 1e-12)
+        penalties = dict(l1=l1, entropy=-(p * (p + 1e-12).log()).sum())
+        if isinstance(self.basis, GridBasis) and self.basis.num_functions > 2:
+            penalties['smoothness'] = coefficients.diff(n=2, dim=2).square().mean(2).sum()
+        return penalties
+
+    @torch.no_grad()
+    def importance(self, x: Tensor | None = None) -> Tensor:
+        """Of each function, in the shape of the ordinary layer's weight.
+
+        Its root mean square over the samples ``x`` of the layer's input, base branch included; without samples, the
+        sum of the sizes of its coefficients.
+        """
+        coefficients = self.coefficients()
+        if x is None:
+            base = 0 if self.weight is None else self.weight.abs()
+            return coefficients.abs().sum(2) + base
+        dim = self.channel_dim
+        if self.norm is None:  # all samples are alike
+            x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)
+            x = x[::max(1, len(x) // MAX_SAMPLES)]
+        values = self._planes(x, dim, False).movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
+        kernel = self.kernel(coefficients)
+        if self.without_constant:  # which has no plane
+            values = torch.cat([torch.ones_like(values[:, :1]), values], 1)
+            kernel = torch.cat([coefficients[:, :, :1], kernel], 2)
+        moment = values @ values.mT / values.shape[2]  # (C, P, P)
+        weight = by_channel(self, kernel)  # (C, P, M)
+        square = (weight * (moment @ weight)).sum(1, keepdim=True)
+        return from_channel(self, square.clamp(min=0).sqrt()).squeeze(2)
+
+    @torch.no_grad()
+    def prune(self, amount: float | None = None, threshold: float | None = None, x: Tensor | None = None) -> float:
+        """Switch off the functions of least importance; the mask is part of the state_dict.
+
+        Args:
+            amount: the part of all functions to be off, 0 to 1; or
+            threshold: the importance below which a function is off.
+            x: samples for :meth:`importance`.
+
+        Returns:
+            The sparsity reached.
+
+        Raises:
+            ValueError: not exactly one of ``amount`` and ``threshold``, or ``amount`` out of range.
+        """
+        if (amount is None) == (threshold is None):
+            raise ValueError(f'{type(self).__name__}.prune: give either amount or threshold')
+        importance = self.importance(x)
+        keep = importance > cut([importance], amount) if threshold is None else importance >= threshold
+        self.keep(keep)
+        return self.sparsity
+
+    def keep(self, functions: Tensor) -> None:
+        """Switch off all functions but these, a bool of the shape of the ordinary layer's weight."""
+        keep = functions if self.mask is None else functions & self.mask.bool()
+        self.mask = keep.to(self.basis_weight.dtype)
+
+    @property
+    def sparsity(self) -> float:
+        """The part of all functions that are pruned."""
+        return 0.0 if self.mask is None else 1 - self.mask.mean().item()
+
+
+def cut(importances: Sequence[Tensor], amount: float) -> float:
+    """The importance up to which functions must go so that ``amount`` of all are off.
+
+    Raises:
+        ValueError: ``amount`` is not in 0 to 1.
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f'the amount to prune must be in 0 to 1, got {amount}')
+    values = torch.cat([importance.flatten() for importance in importances])
+    count = round(amount * len(values))
+    return values.kthvalue(count).values.item() if count else -1.0
+
+
+@torch.no_grad()
+def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = None) -> float:
+    """Prune the least important functions of all KAN layers of a model, compared with each other.
+
+    Args:
+        model: holds any number of KAN layers.
+        amount: the part of all their functions to be off.
+        run: runs the model on samples, by which importance is then measured; each layer takes its first call.
+
+    Returns:
+        The sparsity over all KAN layers.
+
+    Raises:
+        ValueError: no KAN layer, or ``amount`` is not in 0 to 1.
+
+    Example:
+        >>> model = nn.Sequential(KANLinear(4, 8), KANLinear(8, 2))
+        >>> prune(model, 0.5, lambda: model(torch.rand(64, 4)))
+        0.5
+    """
+    layers = [module for module in model.modules() if isinstance(module, Sparsity)]
+    if not layers:
+        raise ValueError(f'prune: {type(model).__name__} has no KAN layer')
+    importances = {}
+    if run is None:
+        importances = {layer: layer.importance() for layer in layers}
+    else:
+        def measure(layer: nn.Module, args: tuple) -> None:
+            if layer not in importances:
+                importances[layer] = layer.importance(args[0])
+
+        handles = [layer.register_forward_pre_hook(measure) for layer in layers]
+        try:
+            run()
+        finally:
+            for handle in handles:
+                handle.remove()
+    limit = cut(list(importances.values()), amount)
+    for layer, importance in importances.items():
+        layer.keep(importance > limit)
+    total = sum(layer.basis_weight[:, :, 0].numel() for layer in layers)
+    return sum(layer.sparsity * layer.basis_weight[:, :, 0].numel() for layer in layers) / total
