@@ -4,8 +4,9 @@ from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
 from .kan_layer import KANLayer
 from .kan_linear import KANLinear
 from .shared_kan_conv import SharedKANConv2d
+from .sparsity import prune
 
 __all__ = [
     'Addition', 'Gating', 'KANConv1d', 'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear',
-    'SEFusion', 'SharedKANConv2d', *basis.__all__,  # noqa: F405
+    'SEFusion', 'SharedKANConv2d', 'prune', *basis.__all__,  # noqa: F405
 ]

@@ -1,0 +1,147 @@
+"""KAN hooks in mmengine's runner."""
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.testing import assert_close
+from torch.utils.data import Dataset
+
+from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook
+from rkan_mm.models import KANConv2d, KANLinear
+
+
+class Images(Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        return dict(x=4 * torch.randn(2, 6, 6, generator=generator))
+
+
+class Model(BaseModel):
+    def __init__(self, basis='BSpline', **args):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = KANConv2d(2, 4, 3, padding=1, basis=dict(type=basis))
+        self.fc = KANLinear(4, 2, basis=dict(type=basis))
+
+    def forward(self, x, mode='tensor'):
+        x = self.conv(x)
+        x = self.fc(self.fc(x.mean((2, 3))) @ self.fc.weight)  # the layer is called twice
+        return dict(loss_own=x.square().mean()) if mode == 'loss' else x
+
+
+def runner(folder, hooks=(), model=None, max_iters=6, lr=1e-3, **args) -> Runner:
+    return Runner(
+        model=model or Model(), work_dir=str(folder), experiment_name='test', default_scope='mmengine',
+        train_dataloader=dict(dataset=Images(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
+                              sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=False, max_iters=max_iters), optim_wrapper=dict(optimizer=dict(type='Adam', lr=lr)),
+        randomness=dict(seed=0),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
+                           logger=dict(type='LoggerHook', interval=1)),
+        custom_hooks=list(hooks), **args)
+
+
+def test_grids_are_updated_when_due(tmp_path):
+    update = dict(type='KANGridUpdateHook', interval=2, begin=1, end=4)
+    seen = []
+
+    class Watch(KANGridUpdateHook):
+        def _update(self, runner, name, layer, args):
+            before = layer.basis.grid.clone()
+            super()._update(runner, name, layer, args)
+            if not before.equal(layer.basis.grid):
+                seen.append((runner.iter, name, layer.basis_weight in runner.optim_wrapper.optimizer.state))
+
+    run = runner(tmp_path, [Watch(interval=2, begin=1, end=4, outside=0.0)])
+    run.train()
+    assert seen == [(i, name, False) for i in (1, 3) for name in ('conv', 'fc')]  # once each, without Adam's moments
+    assert run.model.conv.basis.interior().abs().max() > 4
+    assert run.model.conv.basis_weight in run.optim_wrapper.optimizer.state  # collected again since
+    assert not run.model.conv._forward_pre_hooks
+    assert type(runner(tmp_path, [update])._hooks[-1]) in (KANGridUpdateHook, type(run._hooks[-1]))
+
+
+def test_refinement_and_resuming(tmp_path):
+    hook = dict(type='rkan_mm.KANGridUpdateHook', interval=2, end=2, refine={2: 10, 4: 20})
+    whole = runner(tmp_path / 'whole', [hook])
+    whole.train()
+    assert whole.model.conv.basis.grid_size == 20
+    assert whole.model.fc.basis_weight.shape == (2, 4, 23)
+
+    first = runner(tmp_path / 'parts', [hook], max_iters=3)
+    first.train()
+    assert first.model.conv.basis.grid_size == 10
+    second = runner(tmp_path / 'parts', [hook], resume=True)
+    second.train()
+    assert_close(second.model.state_dict(), whole.model.state_dict())
+    state = second.optim_wrapper.optimizer.state
+    assert state[second.model.conv.basis_weight]['exp_avg'].shape == second.model.conv.basis_weight.shape
+
+
+def test_moving_average_is_refined_too(tmp_path):
+    run = runner(tmp_path, [dict(type='EMAHook'), dict(type='KANGridUpdateHook', refine={2: 10})])
+    run.train()
+    average = next(hook for hook in run.hooks if type(hook).__name__ == 'EMAHook').ema_model.module
+    assert average.conv.basis_weight.shape == run.model.conv.basis_weight.shape
+    assert average(torch.rand(1, 2, 6, 6)).isfinite().all()
+
+
+@pytest.mark.parametrize('basis', ['BSpline', 'Chebyshev'])
+def test_penalties_join_the_loss(tmp_path, basis):
+    model = Model(basis)
+    factors = dict(l1=0.1, entropy=0.2) | (dict(smoothness=0.3) if basis == 'BSpline' else {})
+    run = runner(tmp_path, [dict(type='KANRegularizationHook', **factors)], model, max_iters=1, lr=0.0)
+    run.train()
+    penalties = [layer.regularization() for layer in (model.conv, model.fc)]
+    logged = run.message_hub
+    for name, factor in factors.items():
+        value = logged.get_scalar(f'train/loss_kan_{name}').current()
+        assert_close(value, factor * sum(penalty[name] for penalty in penalties).item(), rtol=1e-5, atol=1e-6)
+    own = model.train()(torch.stack([Images()[i]['x'] for i in range(2)]), mode='loss')['loss_own'].item()
+    total = own + sum(logged.get_scalar(f'train/loss_kan_{name}').current() for name in factors)
+    assert_close(float(logged.get_scalar('train/loss').current()), total, rtol=1e-5, atol=1e-6)
+    assert not model._forward_hooks
+    assert not isinstance(model(torch.rand(1, 2, 6, 6)), dict)
+
+
+def test_penalties_have_gradients(tmp_path):
+    model = Model()
+    runner(tmp_path, [KANRegularizationHook(l1=100.0)], model, max_iters=1, lr=0.0).train()
+    before = model.conv.basis_weight.abs().mean().item()  # the seed draws the same weights again
+    runner(tmp_path, [KANRegularizationHook(l1=100.0)], model).train()
+    assert model.conv.basis_weight.abs().mean() < before
+
+
+@pytest.mark.parametrize(('make', 'message'), [
+    (lambda: KANGridUpdateHook(interval=0), 'interval must be at least 1 and 0 <= begin < end'),
+    (lambda: KANGridUpdateHook(begin=5, end=5), 'got interval=100, begin=5, end=5'),
+    (lambda: KANRegularizationHook(), 'KANRegularizationHook: give a factor for l1, entropy or smoothness'),
+])
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+class Plain(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.fc(x.mean((2, 3))).sum())
+
+
+@pytest.mark.parametrize(('hook', 'model', 'message'), [
+    (dict(type='KANGridUpdateHook'), Plain(), 'KANGridUpdateHook: Plain has no KAN layer with a basis on a grid'),
+    (dict(type='KANRegularizationHook', l1=1.0), Plain(), 'KANRegularizationHook: Plain has no KAN layer'),
+    (dict(type='KANRegularizationHook', smoothness=1.0), Model('Chebyshev'),
+     "no KAN layer of Model has a 'smoothness' penalty; smoothness needs a basis on a grid"),
+], ids=str)
+def test_models_that_do_not_fit(tmp_path, hook, model, message):
+    with pytest.raises(ValueError, match=message):
+        runner(tmp_path, [hook], model).train()
