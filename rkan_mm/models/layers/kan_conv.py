@@ -39,7 +39,7 @@ class KANConv(KANLayer):
             planes = recompute(self._planes, x, self.channel_dim, centre)
         else:
             planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
-        return planes.reshape(len(x), planes.shape[1] * planes.shape[2], *x.shape[2:])
+        return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
     def _forward(self, x: Tensor) -> Tensor:
         coefficients = self.coefficients()
