@@ -9,14 +9,14 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rkan_mm.models.ops import can_expand
+from rkan_mm.models.ops import can_expand, identity
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
 from .grid_update import GridUpdate
 from .sparsity import Sparsity
 
-ELEMENTWISE = dict(tanh=torch.tanh, none=lambda x: x)
+ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 HALF = (torch.float16, torch.bfloat16)
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 

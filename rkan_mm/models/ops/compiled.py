@@ -45,7 +45,7 @@ def load_kernels(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None
         The library; None where it is not wanted (``RKAN_MM_KERNELS=0``) or cannot be had (no Linux, no compiler, it
         fails, the check fails), of which the log tells once. Then take the PyTorch form.
     """
-    return _load(SOURCES / source, check) if kernels_wanted() else None
+    return _load(source, check) if kernels_wanted() else None
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -54,7 +54,8 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 @functools.cache
-def _load(source: Path, check: Callable[[ctypes.CDLL], bool] | None) -> ctypes.CDLL | None:
+def _load(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None) -> ctypes.CDLL | None:
+    source = SOURCES / source
     try:
         if sys.platform != 'linux':
             raise OSError(f'they are compiled on Linux only, not on {sys.platform}')

@@ -1,15 +1,20 @@
-"""The convolution of per-tap polynomials with one kernel for all channels, in its depthwise form."""
+"""The convolution of per-tap polynomials with one kernel for all channels, in the fastest form there is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-CHUNK_BYTES = 3 << 19
-"""Without gradients, a CPU works on parts of the batch of about this size, whose temporaries stay in its caches."""
+from . import shared_polynomial_conv_cpu
+from .shared_polynomial_conv_torch import Window, identity, shared_polynomial_conv2d_torch
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNELS: dict[str, ModuleType] = {'cpu': shared_polynomial_conv_cpu}
 
 
 def shared_polynomial_conv2d(x: Tensor,
@@ -22,8 +27,10 @@ def shared_polynomial_conv2d(x: Tensor,
                              dilation: tuple[int, int] = (1, 1)) -> Tensor:
     r"""Sum over taps `p` of :math:`w_p a(x_p) + \sum_{n=0}^d c_{n,p} u(x_p)^n`, for each channel alone, all alike.
 
-    For u(0) = 0 the powers of a padded tap are zero, so zero padding of the powers equals padding the input first, and
-    the constants (which padded taps have too) collapse into one number. What is left is `d + 1` depthwise convolutions.
+    Where a kernel of this package serves (single or half precision, ``normalize`` tanh or :func:`identity`, no
+    ``base_act``, no tracing, compiling or transform under way), backward needs the input and nothing else, and all is
+    computed in single precision. Elsewhere it is :func:`shared_polynomial_conv2d_torch`. ``RKAN_MM_KERNELS=0`` in the
+    environment asks for that everywhere.
 
     Args:
         x: input, (B, C, H, W).
@@ -36,30 +43,94 @@ def shared_polynomial_conv2d(x: Tensor,
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
-    channels = x.shape[1]
-    constant, *kernels = weight.unbind()
-
-    def depthwise(maps: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(maps, kernel.expand(channels, 1, *kernel.shape), None, stride, padding, dilation, channels)
-
-    def terms(x: Tensor, in_place: bool):
-        if base_weight is not None:
-            yield depthwise(x if base_act is None else base_act(x), base_weight)
-        u = power = normalize(x)
-        yield depthwise(u, kernels[0])
-        for n, kernel in enumerate(kernels[1:]):
-            power = power.mul_(u) if in_place and n else power * u
-            yield depthwise(power, kernel)
-
-    if x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling()
-                                       or torch.jit.is_tracing()):
-        rows = max(1, CHUNK_BYTES // max(1, x[:1].numel() * x.element_size()))
-        return torch.cat([_sum_in_place(terms(part, True)).add_(constant.sum()) for part in x.split(rows)])
-    return sum(terms(x, False), constant.sum())
+    window = Window(stride, padding, dilation)
+    plain = not torch.compiler.is_compiling() and base_act is None and normalize in (torch.tanh, identity)
+    if plain and not _is_transformed():
+        kernels = _kernels(x, weight, base_weight, window)
+        if kernels is not None:
+            return _SharedPolynomialConv.apply(x, weight, base_weight, normalize is torch.tanh, window, kernels)
+    return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
 
 
-def _sum_in_place(terms) -> Tensor:
-    total = next(terms)
-    for term in terms:
-        total.add_(term)
-    return total
+def _is_transformed() -> bool:
+    """Whether somebody looks at the single operations: a tracer, a dispatch mode, forward-mode AD, torch.func."""
+    return (torch.jit.is_tracing() or _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
+            or torch._C._are_functorch_transforms_active())
+
+
+def _kernels(x: Tensor, weight: Tensor, base_weight: Tensor | None, window: Window) -> ModuleType | None:
+    """The module with kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
+    kernels = KERNELS.get(x.device.type)
+    if kernels is None or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= kernels.MAX_DEGREE + 1):
+        return None
+    dtype = None if _autocast_dtype(x.device.type) else x.dtype  # None: any
+    for t in (x, weight, base_weight):
+        if t is not None and not (type(t) in (Tensor, nn.Parameter) and t.dtype in DTYPES and t.device == x.device
+                                  and t.dtype == (dtype or t.dtype)):
+            return None
+    return kernels if min(window.output_size(x, weight)) > 0 and kernels.is_there() else None
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == 'cpu':  # torch < 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def _is_transformed() -> bool:
+    """Whether somebody looks at the single operations: a tracer, a dispatch mode, forward-mode AD, torch.func."""
+    return (torch.jit.is_tracing() or _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
+            or torch._C._are_functorch_transforms_active())
+
+
+class _SharedPolynomialConv(torch.autograd.Function):
+    """Of the values of the forward pass, the input alone is kept."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window,
+                kernels: ModuleType) -> Tensor:
+        ctx.save_for_backward(x, weight, base_weight)
+        ctx.squash, ctx.window, ctx.kernels = squash, window, kernels
+        y = kernels.forward(_plain(x), *_folded(weight, base_weight, squash), squash, window)
+        y = y.to(_autocast_dtype(x.device.type) or x.dtype)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, base_weight = inputs = ctx.saved_tensors
+        squash, window = ctx.squash, ctx.window
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
+            return *_differentiable_backward(inputs, needed, squash, window, grad), None, None, None
+        grads = ctx.kernels.backward(_plain(x), *_folded(weight, base_weight, squash), squash, window, _plain(grad),
+                                     needed[0], any(needed[1:]))
+        if not squash and needed[2]:
+            grads = *grads[:2], grads[1][1]
+        grads = [g.to(t.dtype) if need else None for g, t, need in zip(grads, inputs, needed, strict=True)]
+        return *grads, None, None, None
+
+
+def _plain(t: Tensor) -> Tensor:
+    return t.detach().float().contiguous()
+
+
+def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[Tensor, Tensor | None]:
+    """The weights for kernels; without a normalisation, the base branch is a part of the linear term."""
+    weight = _plain(weight)
+    if base_weight is None or squash:
+        return weight, None if base_weight is None else _plain(base_weight)
+    return torch.cat([weight[:1], weight[1:2] + base_weight.detach().float(), weight[2:]]), None
+
+
+def _differentiable_backward(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], squash: bool,
+                             window: Window, grad: Tensor) -> list[Tensor | None]:
+    """The gradients by PyTorch, as functions of the inputs and of ``grad``."""
+    with torch.autocast(grad.device.type, enabled=False):
+        x, *weights = (None if t is None else t.float() for t in inputs)
+        y = shared_polynomial_conv2d_torch(x, *weights, torch.tanh if squash else identity, None, *window)
+        grads = iter(torch.autograd.grad(y.to(grad.dtype), [t for t, need in zip(inputs, needed, strict=True) if need],
+                                         grad, create_graph=True))
+    return [next(grads) if need else None for need in needed]

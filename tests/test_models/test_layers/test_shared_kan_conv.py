@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from rkan_mm.models import SharedKANConv2d
-from rkan_mm.models.ops import shared_polynomial_conv
+from rkan_mm.models.ops import shared_polynomial_conv_torch
 
 BASES = [
     dict(type='Chebyshev', degree=3),
@@ -64,7 +64,7 @@ def test_equals_unfold_and_einsum(basis, window, size):
 def test_without_gradients_parts_of_the_batch_give_the_same(basis, window, rows, monkeypatch):
     conv = randomised(basis=basis, **window)
     x = torch.randn(5, 3, 6, 7, dtype=torch.float64)
-    monkeypatch.setattr(shared_polynomial_conv, 'CHUNK_BYTES', rows * x[:1].numel() * 8)
+    monkeypatch.setattr(shared_polynomial_conv_torch, 'CHUNK_BYTES', rows * x[:1].numel() * 8)
     before = x.clone()
     with torch.no_grad():
         out = conv(x)
