@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from types import ModuleType
 
@@ -10,11 +12,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from . import shared_polynomial_conv_cpu
-from .shared_polynomial_conv_torch import Window, identity, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-KERNELS: dict[str, ModuleType] = {'cpu': shared_polynomial_conv_cpu}
+KERNELS = dict(cpu='shared_polynomial_conv_cpu', cuda='shared_polynomial_conv_triton')
 
 
 def shared_polynomial_conv2d(x: Tensor,
@@ -60,15 +61,23 @@ def _is_transformed() -> bool:
 
 def _kernels(x: Tensor, weight: Tensor, base_weight: Tensor | None, window: Window) -> ModuleType | None:
     """The module with kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
-    kernels = KERNELS.get(x.device.type)
-    if kernels is None or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= kernels.MAX_DEGREE + 1):
+    if x.device.type not in KERNELS or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= MAX_DEGREE + 1):
         return None
     dtype = None if _autocast_dtype(x.device.type) else x.dtype  # None: any
     for t in (x, weight, base_weight):
         if t is not None and not (type(t) in (Tensor, nn.Parameter) and t.dtype in DTYPES and t.device == x.device
                                   and t.dtype == (dtype or t.dtype)):
             return None
-    return kernels if min(window.output_size(x, weight)) > 0 and kernels.is_there() else None
+    kernels = _module(KERNELS[x.device.type])
+    return kernels if kernels and min(window.output_size(x, weight)) > 0 and kernels.is_there() else None
+
+
+@functools.cache
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f'.{name}', __package__)
+    except ImportError:  # there is no Triton
+        return None
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
@@ -93,8 +102,8 @@ class _SharedPolynomialConv(torch.autograd.Function):
                 kernels: ModuleType) -> Tensor:
         ctx.save_for_backward(x, weight, base_weight)
         ctx.squash, ctx.window, ctx.kernels = squash, window, kernels
-        y = kernels.forward(_plain(x), *_folded(weight, base_weight, squash), squash, window)
-        y = y.to(_autocast_dtype(x.device.type) or x.dtype)
+        dtype = _autocast_dtype(x.device.type) or x.dtype
+        y = kernels.forward(x.detach(), *_folded(weight, base_weight, squash), squash, window, dtype)
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         return y.contiguous(memory_format=torch.channels_last) if channels_last else y
 
@@ -105,24 +114,20 @@ class _SharedPolynomialConv(torch.autograd.Function):
         needed = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # create_graph: a second derivative may follow
             return *_differentiable_backward(inputs, needed, squash, window, grad), None, None, None
-        grads = ctx.kernels.backward(_plain(x), *_folded(weight, base_weight, squash), squash, window, _plain(grad),
-                                     needed[0], any(needed[1:]))
+        grads = ctx.kernels.backward(x.detach(), *_folded(weight, base_weight, squash), squash, window, grad, needed[0],
+                                     any(needed[1:]))
         if not squash and needed[2]:
             grads = *grads[:2], grads[1][1]
         grads = [g.to(t.dtype) if need else None for g, t, need in zip(grads, inputs, needed, strict=True)]
         return *grads, None, None, None
 
 
-def _plain(t: Tensor) -> Tensor:
-    return t.detach().float().contiguous()
-
-
 def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[Tensor, Tensor | None]:
     """The weights for kernels; without a normalisation, the base branch is a part of the linear term."""
-    weight = _plain(weight)
+    weight, base_weight = (None if t is None else t.detach().float().contiguous() for t in (weight, base_weight))
     if base_weight is None or squash:
-        return weight, None if base_weight is None else _plain(base_weight)
-    return torch.cat([weight[:1], weight[1:2] + base_weight.detach().float(), weight[2:]]), None
+        return weight, base_weight
+    return torch.cat([weight[:1], weight[1:2] + base_weight, weight[2:]]), None
 
 
 def _differentiable_backward(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], squash: bool,

@@ -12,6 +12,9 @@ from torch import Tensor
 CHUNK_BYTES = 3 << 19
 """Without gradients, a CPU works on parts of the batch of about this size, whose temporaries stay in its caches."""
 
+MAX_DEGREE = 6
+"""Of the polynomials that the kernels of this package take: `kMaxDegree` in the C++ source."""
+
 
 class Window(NamedTuple):
     """How the taps lie on the input: as in :func:`torch.nn.functional.conv2d`."""
@@ -71,3 +74,27 @@ def _sum_in_place(terms) -> Tensor:
     for term in terms:
         total.add_(term)
     return total
+
+
+def agrees_with_pytorch(forward: Callable[..., Tensor], backward: Callable[..., tuple[Tensor | None, ...]],
+                        device: str) -> bool:
+    """Whether freshly compiled kernels give values and gradients as PyTorch does, on a few small inputs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    for degree, stride, squash in ((2, 1, True), (3, 2, True), (MAX_DEGREE, 3, False)):
+        window = Window((stride, stride), (1, 1), (1, 1))
+        x, weight, base_weight = random(3, 2, 9, 13), random(degree + 1, 3, 3), random(3, 3) if squash else None
+        inputs = [None if t is None else t.double().requires_grad_() for t in (x, weight, base_weight)]
+        with torch.enable_grad():
+            expected = shared_polynomial_conv2d_torch(*inputs, torch.tanh if squash else identity, None, *window)
+        grad = random(*expected.shape)
+        expected.backward(grad.double())
+        results = (forward(x, weight, base_weight, squash, window, torch.float32),
+                   *backward(x, weight, base_weight, squash, window, grad, True, True))
+        for result, right in zip(results, (expected, *(t.grad for t in inputs if t is not None)), strict=False):
+            if not (result - right).norm() <= 1e-5 * right.norm():
+                return False
+    return True

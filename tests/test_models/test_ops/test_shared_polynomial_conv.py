@@ -8,7 +8,7 @@ from shared_polynomial_cases import CASES, check, settings, tensors, values_and_
 from torch.testing import assert_close
 
 from rkan_mm.models import SharedKANConv2d
-from rkan_mm.models.ops import compiled, identity, shared_polynomial_conv, shared_polynomial_conv2d
+from rkan_mm.models.ops import compiled, identity, shared_polynomial_conv2d
 from rkan_mm.models.ops import shared_polynomial_conv_cpu as cpu
 from rkan_mm.models.ops.shared_polynomial_conv_torch import shared_polynomial_conv2d_torch
 
@@ -303,6 +303,3 @@ def test_a_changed_input_is_noticed(kernels):
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         y.sum().backward()
 
-
-def test_every_kind_of_device_has_one_form():
-    assert shared_polynomial_conv.KERNELS['cpu'] is cpu
