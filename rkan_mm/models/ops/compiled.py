@@ -15,8 +15,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from mmengine.logging import MMLogger
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SOURCES = Path(__file__).with_name('csrc')
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fopenmp', '-shared', '-fPIC')
@@ -51,6 +54,12 @@ def load_kernels(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """Where the data of a tensor starts; null for None. Contiguity and dtype are the caller's to see to."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def is_transformed() -> bool:
+    """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
+            or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
 
 
 @functools.cache

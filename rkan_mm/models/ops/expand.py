@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .compiled import load_kernels, pointer
+from .compiled import is_transformed, load_kernels, pointer
 
 KINDS = dict(polynomial=0, spline1=1, spline2=2, spline3=3, gaussian=4, switch=5)
 BASES = dict(none=0, identity=1, silu=2)
@@ -31,9 +31,7 @@ def can_expand(x: Tensor, functions: Functions | None) -> bool:
     """Whether there is a compiled kernel for this input and these functions."""
     if functions is None or functions.count > MAX_FUNCTIONS or x.dtype != torch.float32 or x.device.type != 'cpu':
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack():
-        return False  # these want to see PyTorch's own operations
-    return load_kernels('expand.cpp', _is_right) is not None
+    return not is_transformed() and load_kernels('expand.cpp', _is_right) is not None
 
 
 def expand(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool, own: bool = False) -> Tensor:

@@ -9,9 +9,8 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from .compiled import is_transformed
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -45,18 +44,12 @@ def shared_polynomial_conv2d(x: Tensor,
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
     window = Window(stride, padding, dilation)
-    plain = not torch.compiler.is_compiling() and base_act is None and normalize in (torch.tanh, identity)
-    if plain and not _is_transformed():
+    plain = base_act is None and normalize in (torch.tanh, identity)
+    if plain and not is_transformed():
         kernels = _kernels(x, weight, base_weight, window)
         if kernels is not None:
             return _SharedPolynomialConv.apply(x, weight, base_weight, normalize is torch.tanh, window, kernels)
     return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
-
-
-def _is_transformed() -> bool:
-    """Whether somebody looks at the single operations: a tracer, a dispatch mode, forward-mode AD, torch.func."""
-    return (torch.jit.is_tracing() or _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
-            or torch._C._are_functorch_transforms_active())
 
 
 def _kernels(x: Tensor, weight: Tensor, base_weight: Tensor | None, window: Window) -> ModuleType | None:
@@ -86,12 +79,6 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     if device == 'cpu':  # torch < 2.4
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-
-
-def _is_transformed() -> bool:
-    """Whether somebody looks at the single operations: a tracer, a dispatch mode, forward-mode AD, torch.func."""
-    return (torch.jit.is_tracing() or _get_current_dispatch_mode() is not None or forward_ad._current_level >= 0
-            or torch._C._are_functorch_transforms_active())
 
 
 class _SharedPolynomialConv(torch.autograd.Function):
