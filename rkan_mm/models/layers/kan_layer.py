@@ -165,12 +165,10 @@ class KANLayer(GridUpdate, Sparsity):
     def constant(self, coefficients: Tensor, zero: Tensor) -> Tensor:
         """What the functions give at 0, summed: (out,). ``zero`` is (rows, F)."""
         out, inputs, functions = coefficients.shape[:3]
-        summed = coefficients.reshape(out, inputs, functions, -1).sum(-1)
-        if len(zero) == 1:
-            return summed.sum(1) @ zero[0]
         groups = getattr(self, 'groups', 1)
-        return torch.einsum('goif,gif->go', summed.view(groups, out // groups, inputs, functions),
-                            zero.view(groups, inputs, functions)).reshape(out)
+        summed = coefficients.reshape(groups, out // groups, inputs, functions, -1).sum(-1)
+        zero = zero.expand(groups * inputs, functions).reshape(groups, 1, inputs, functions)
+        return (summed * zero).sum((2, 3)).reshape(out)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """A checkpoint may be pruned, or have a finer grid."""

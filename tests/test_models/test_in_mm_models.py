@@ -1,0 +1,102 @@
+"""KAN layers inside of mmpretrain's and mmdet's models, by configs alone."""
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+
+KAN = dict(type='KANConv2d', basis=dict(type='BSpline', grid_size=3))
+
+
+def train(model: nn.Module, step, steps: int = 3) -> list[float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        loss = step()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.tensor(losses).isfinite())
+    return losses
+
+
+def test_classifier():
+    init_default_scope('mmpretrain')
+    from mmpretrain.structures import DataSample
+
+    model = MMENGINE_MODELS.build(dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8, conv_cfg=KAN),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='KANLinearClsHead', num_classes=4, in_channels=64, fc_cfg=dict(basis=dict(type='GaussianRBF')))))
+    model.init_weights()
+    assert type(model.backbone.layer1[0].conv1) is KANConv2d
+    assert type(model.head.fc) is KANLinear
+    x, samples = torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(i) for i in range(4)]
+    losses = train(model, lambda: model(x, samples, mode='loss')['loss'], 8)
+    assert losses[-1] < losses[0]
+    predicted = model.eval()(x, [DataSample() for _ in range(4)], mode='predict')
+    assert predicted[0].pred_score.shape == (4,)
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
+def test_backbones_take_it_as_conv_cfg(scope):
+    backbone = MMENGINE_MODELS.build(dict(
+        type=f'{scope}.ResNet', depth=18, base_channels=8, stem_channels=8,
+        conv_cfg=dict(type='rkan_mm.KANConv2d', basis=dict(type='Chebyshev'))))
+    assert sum(isinstance(module, KANConv2d) for module in backbone.modules()) == 20
+    outs = backbone(torch.randn(2, 3, 64, 64))
+    sum(out.mean() for out in outs).backward()
+    used = {name for name, parameter in backbone.named_parameters() if parameter.grad is not None}
+    assert used == {name for name, _ in backbone.named_parameters()}
+
+
+def test_detector():
+    """Mask R-CNN with KAN convolutions in backbone and FPN and KAN layers in its box head."""
+    init_default_scope('mmdet')
+    from mmdet.testing import demo_mm_inputs
+
+    cfg = Config.fromfile('configs/_base_/models/mask-rcnn_r18-narrow_fpn.py').model
+    cfg.backbone.pop('init_cfg', None)
+    cfg.backbone.conv_cfg = KAN
+    cfg.neck.conv_cfg = KAN
+    linear = dict(type='KANLinear', basis=dict(type='BSpline', grid_size=3))
+    cfg.roi_head.bbox_head.update(cls_predictor_cfg=linear, reg_predictor_cfg=linear)
+    model = MMENGINE_MODELS.build(cfg)
+    model.init_weights()
+    assert type(model.backbone.layer1[0].conv1) is KANConv2d
+    assert type(model.neck.fpn_convs[0].conv) is KANConv2d
+    assert type(model.roi_head.bbox_head.fc_cls) is KANLinear
+    batch = demo_mm_inputs(2, image_shapes=[(3, 64, 64)] * 2, num_items=[2, 1], with_mask=True, use_box_type=True)
+    data = model.data_preprocessor(batch, True)
+    train(model, lambda: model.parse_losses(model(**data, mode='loss'))[0], 2)
+    with torch.no_grad():
+        assert len(model.eval()(**data, mode='predict')) == 2
+
+
+BASIS = dict(type='Chebyshev', degree=3)  # and the base branch: 4 planes
+SPLINE = dict(type='BSpline', grid_size=5)  # 8 functions and the base branch: 9 planes
+
+
+@pytest.mark.parametrize(('layer', 'shape', 'macs'), [
+    (lambda: KANConv2d(8, 16, 3, padding=1, basis=BASIS), (8, 10, 12), 10 * 12 * 16 * 8 * 9 * 4),
+    (lambda: KANConv2d(8, 16, 3, stride=2, padding=1, groups=4, basis=SPLINE), (8, 10, 12), 5 * 6 * 16 * 2 * 9 * 9),
+    (lambda: KANConv2d(8, 16, (1, 3), basis=SPLINE, with_base=False), (8, 10, 12), 10 * 10 * 16 * 8 * 3 * 8),
+    (lambda: KANConvTranspose2d(8, 4, 2, stride=2, basis=SPLINE), (8, 5, 6), 5 * 6 * 8 * 4 * 4 * 9),
+    (lambda: KANLinear(32, 10, basis=SPLINE), (32,), 32 * 10 * 9),
+    (lambda: SharedKANConv2d(3, 2, padding=1, basis=BASIS), (16, 14, 14), 16 * 7 * 7 * 9 * 4),
+    (lambda: SharedKANConv2d(3, padding=1, basis=dict(type='GaussianRBF', grid_size=3)), (16, 14, 14),
+     16 * 14 * 14 * 9 * 4),
+], ids=str)
+def test_complexity(layer, shape, macs):
+    layer = layer()
+    found = get_model_complexity_info(layer, shape, show_table=False, show_arch=False)
+    assert found['flops'] == macs
+    assert found['params'] == sum(p.numel() for p in layer.parameters())
