@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -110,9 +110,11 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, devic
     return peak
 
 
-def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str) -> dict:
-    """One comparison, as plain data; see `main`."""
+def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str,
+            options: dict | None = None, memory: bool = True) -> dict:
+    """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
     cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope', 'mmengine')
     model_cfg = cfg.model.to_dict()
     cfgs = {'plain': plain(model_cfg), 'rkan': model_cfg}
@@ -123,12 +125,16 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, de
         flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         rows[name] = dict(backbone=cfgs[name]['backbone']['type'],
                           params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
-    times = compare({name: runner_of(model, image, training) for name, model in models.items()}, rounds, device)
+    ratio = None
+    if rounds:
+        times = compare({name: runner_of(model, image, training) for name, model in models.items()}, rounds, device)
+        ratio = statistics.median(a / b for a, b in zip(times['plain'], times['rkan'], strict=True))
+        for name, seconds in times.items():
+            rows[name]['images_per_s'] = shape[0] / statistics.median(seconds)
     models.clear()
-    for name, seconds in times.items():
-        rows[name].update(images_per_s=shape[0] / statistics.median(seconds),
-                          peak_bytes=peak_memory(cfgs[name], scope, shape, training, device))
-    ratio = statistics.median(a / b for a, b in zip(times['plain'], times['rkan'], strict=True))
+    if memory:
+        for name, row in rows.items():
+            row['peak_bytes'] = peak_memory(cfgs[name], scope, shape, training, device)
     return dict(config=Path(config).stem, shape=list(shape), mode='training step' if training else 'forward',
                 device=torch.cuda.get_device_name() if device != 'cpu' else f'CPU, {torch.get_num_threads()} threads',
                 torch=torch.__version__, rounds=rounds, models=rows, throughput_ratio=ratio)
@@ -157,12 +163,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
     parser.add_argument('--rounds', type=int, default=25)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
     for config in args.config:
         if not Path(config).is_file():
             raise PreflightError(f'Config {config!r} does not exist.')
-    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device) for config in args.config]
+    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options)
+               for config in args.config]
     for result in results:
         show(result)
     if args.out:
