@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SOURCES = Path(__file__).with_name('csrc')
-FLAGS = ('-O3', '-march=native', '-std=c++17', '-fopenmp', '-shared', '-fPIC')
+FLAGS = ('-O3', '-march=native', '-std=c++17', '-fno-exceptions', '-fopenmp', '-shared', '-fPIC')
 OPENMP = ('libgomp', 'libiomp', 'libomp')
 TIMEOUT = 300  # seconds
 

@@ -12,6 +12,8 @@ from .compiled import load_kernels, pointer
 from .shared_polynomial_conv_torch import Window, agrees_with_pytorch
 
 SOURCE = 'shared_polynomial_conv.cpp'
+GROUP = 16
+"""The kernels take channels_last as it is for multiples of so many channels: `kGroup` in the C++ source."""
 
 
 def is_there() -> bool:
@@ -22,7 +24,7 @@ def forward(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool,
             dtype: torch.dtype) -> Tensor:
     """See :func:`shared_polynomial_conv2d`, with u = tanh if ``squash``, else the identity, and an output in ``dtype``.
 
-    The weights are contiguous and in single precision.
+    The weights are contiguous and in single precision. The output lies in memory as ``x`` does.
     """
     return _forward(load_kernels(SOURCE, _is_right), x, weight, base_weight, squash, window, dtype)
 
@@ -40,10 +42,11 @@ def _is_right(kernels: ctypes.CDLL) -> bool:
 
 def _forward(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool,
              window: Window, dtype: torch.dtype) -> Tensor:
-    x, size = x.float().contiguous(), window.output_size(x, weight)
-    y = x.new_empty(*x.shape[:2], *size)
+    layout, size = _layout(x), window.output_size(x, weight)
+    x = x.float().contiguous(memory_format=layout)
+    y = torch.empty(*x.shape[:2], *size, memory_format=layout)
     kernels.shared_polynomial_conv_forward(pointer(x), pointer(weight), pointer(base_weight), pointer(y),
-                                           _numbers(x.shape, weight.shape, size, squash, window),
+                                           _numbers(x.shape, layout, weight.shape, size, squash, window),
                                            ctypes.c_int64(torch.get_num_threads()))
     return y.to(dtype)
 
@@ -51,21 +54,28 @@ def _forward(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, base_weight: Tenso
 def _backward(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool,
               window: Window, grad: Tensor, for_input: bool,
               for_weights: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    x, grad = x.float().contiguous(), grad.float().contiguous()
+    layout = _layout(x)
+    x, grad = (t.float().contiguous(memory_format=layout) for t in (x, grad))
     grad_x = torch.empty_like(x) if for_input else None
     grad_weight = torch.empty_like(weight) if for_weights else None
     grad_base = torch.empty_like(base_weight) if for_weights and base_weight is not None else None
     kernels.shared_polynomial_conv_backward(pointer(x), pointer(weight), pointer(base_weight), pointer(grad),
                                             pointer(grad_x), pointer(grad_weight), pointer(grad_base),
-                                            _numbers(x.shape, weight.shape, grad.shape[2:], squash, window),
+                                            _numbers(x.shape, layout, weight.shape, grad.shape[2:], squash,
+                                                     window),
                                             ctypes.c_int64(torch.get_num_threads()))
     return grad_x, grad_weight, grad_base
 
 
+def _layout(x: Tensor) -> torch.memory_format:
+    apart = x.is_contiguous() or x.shape[1] % GROUP or not x.is_contiguous(memory_format=torch.channels_last)
+    return torch.contiguous_format if apart else torch.channels_last
+
+
 @functools.lru_cache(maxsize=256)
-def _numbers(shape: torch.Size, weight_shape: torch.Size, size: tuple[int, int], squash: bool,
-             window: Window) -> ctypes.Array:
-    numbers = [shape[0] * shape[1], weight_shape[0] - 1, squash, *shape[2:], *size, *weight_shape[1:], *window.stride,
-               *window.padding, *window.dilation]
+def _numbers(shape: torch.Size, layout: torch.memory_format, weight_shape: torch.Size, size: tuple[int, int],
+             squash: bool, window: Window) -> ctypes.Array:
+    numbers = [shape[0] * shape[1], shape[1] if layout is torch.channels_last else 1, weight_shape[0] - 1, squash,
+               *shape[2:], *size, *weight_shape[1:], *window.stride, *window.padding, *window.dilation]
     return (ctypes.c_int64 * len(numbers))(*map(int, numbers))
 

@@ -57,6 +57,20 @@ def test_equals_the_oracle(case, threads, taken):
     assert all(t is None or t.equal(b) for t, b in zip(inputs, before, strict=True))
 
 
+@cases
+@pytest.mark.parametrize('channels', [32, 20])
+def test_channels_last(case, channels, taken):
+    shape = case.get('shape', (2, 3, 7, 9))
+    case = dict(case, shape=(min(2, shape[0]), channels, shape[2], min(shape[3], 200)))
+    x, *weights = tensors(**case)
+    x = x.contiguous(memory_format=torch.channels_last)
+    results = check(shared_polynomial_conv2d, [x, *weights], settings(**case))
+    apart = check(shared_polynomial_conv2d, [x.contiguous(), *weights], settings(**case))
+    assert results[0].is_contiguous(memory_format=torch.channels_last)
+    assert_close(results, apart, rtol=1e-4, atol=1e-4)
+    assert taken == ['forward', 'backward'] * 2
+
+
 @pytest.mark.parametrize('squash', [True, False])
 @pytest.mark.parametrize('shape', [(64, 70, 7, 7), (2, 2, 224, 224)])
 def test_weight_gradients_of_many_elements(shape, squash, kernels):

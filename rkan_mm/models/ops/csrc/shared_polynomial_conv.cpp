@@ -4,7 +4,8 @@
 // All phases lie in a thread's scratch memory with the same row length (the pitch), zero padding included; the zeros
 // right of one row are those left of the next. Then tap p of output i is element i + offset_p of its phase, for whatever
 // kernel, stride, padding and dilation, and one loop over flat memory, a vector at a time, serves rows of any length.
-// Planes that are large are taken a band of rows at a time.
+// Planes that are large are taken a band of rows at a time. Where the channels of a pixel lie together in memory
+// (channels_last), so do kGroup of them in the scratch memory: a plane of groups, treated as one of numbers is.
 #include <omp.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 namespace {
 
 constexpr int kMaxDegree = 6;
+constexpr int64_t kGroup = 16;                // a cache line; channels_last needs a multiple of so many channels
 constexpr int64_t kBandFloats = 1 << 12;      // of one scratch array: a thread's arrays stay in its caches
 constexpr int64_t kParallelFloats = 1 << 14;  // a smaller input is not worth a second thread
 constexpr int64_t kMaxChunks = 64;            // parts of the planes, each with weight gradients of its own
@@ -57,27 +59,43 @@ struct Tap {
     int64_t phase, offset;
 };
 
+// How far the pixels of a plane are from each other in memory, and how many channels are taken together.
+struct Layout {
+    int64_t pixel, group;
+};
+
 struct Problem {
-    int64_t planes, degree;
+    int64_t degree;
     bool squash, base;
     Axis h, w;
-    int64_t pitch, phases, band;
+    Layout layout;
+    int64_t planes, pitch, phases, band;
     std::vector<Tap> taps;
 
     Problem(const int64_t* n, bool base)
-        : planes(n[0]), degree(n[1]), squash(n[2]), base(base), h{n[3], n[5], n[7], n[9], n[11], n[13]},
-          w{n[4], n[6], n[8], n[10], n[12], n[14]}, pitch(w.pitch()), phases(h.stride * w.stride),
-          band(std::max<int64_t>(1, kBandFloats / (phases * pitch) - h.max_shift())) {
+        : degree(n[2]), squash(n[3]), base(base), h{n[4], n[6], n[8], n[10], n[12], n[14]},
+          w{n[5], n[7], n[9], n[11], n[13], n[15]}, layout{n[1], n[1] == 1 ? 1 : kGroup}, planes(n[0] / layout.group),
+          pitch(w.pitch() * layout.group), phases(h.stride * w.stride) {
+        const int64_t floats = layout.group == 1 ? kBandFloats : 4 * kBandFloats;
+        band = std::max<int64_t>(1, floats / (phases * pitch) - h.max_shift());
         for (int64_t i = 0; i < h.kernel; ++i)
             for (int64_t j = 0; j < w.kernel; ++j)
-                taps.push_back({h.residue(i) * w.stride + w.residue(j), h.shift(i) * pitch + w.shift(j)});
+                taps.push_back({h.residue(i) * w.stride + w.residue(j), h.shift(i) * pitch + w.shift(j) * layout.group});
     }
 
     int64_t inputs() const { return h.size * w.size; }
     int64_t outputs() const { return h.out * w.out; }
+    // Where a plane starts in an array whose planes have so many pixels.
+    int64_t start(int64_t plane, int64_t pixels) const {
+        const int64_t groups = layout.pixel / layout.group;
+        return plane / groups * pixels * layout.pixel + plane % groups * layout.group;
+    }
+    int64_t end(int64_t pixels) const { return planes * layout.group * pixels; }
     int64_t terms() const { return degree + base; }
-    int threads(int64_t wanted) const { return planes * inputs() < kParallelFloats ? 1 : static_cast<int>(wanted); }
-    int64_t phase_floats(int64_t rows) const { return ceil_div(rows * pitch + w.max_shift() + kMargin, kLanes) * kLanes; }
+    int threads(int64_t wanted) const { return end(inputs()) < kParallelFloats ? 1 : static_cast<int>(wanted); }
+    int64_t phase_floats(int64_t rows) const {
+        return ceil_div(rows * pitch + w.max_shift() * layout.group + kMargin, kLanes) * kLanes;
+    }
 };
 
 // Zeroed scratch memory of one thread, handed out in vectors.
@@ -103,21 +121,21 @@ void copy_few(float* to, const float* from, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
 }
 
-// `Stride` rows of phases from (split) or into (join) one row of the input; 0 is any stride. What is read as a whole
+// `Stride` rows of phases from (split) or into (join) one row of the input; 0 is any stride, and any layout. What is read as a whole
 // vector ends before `from_end` and what is written before `to_end`, but for splitting, where zeros follow a row.
 template <int Stride>
 struct Row;
 
 template <>
 struct Row<1> {
-    static void split(int64_t size, int64_t, const float* from, const float* from_end, float* to, const int64_t* starts) {
+    static void split(int64_t size, int64_t, Layout, const float* from, const float* from_end, float* to, const int64_t* starts) {
         to += starts[0];
         int64_t i = 0;
         for (; i + kLanes <= size; i += kLanes) store(to + i, load(from + i));
         if (i < size) store(to + i, first_lanes(from + i, size - i, from_end));
     }
 
-    static void join(int64_t size, int64_t, const float* from, const int64_t* starts, float* to, const float* to_end) {
+    static void join(int64_t size, int64_t, Layout, const float* from, const int64_t* starts, float* to, const float* to_end) {
         from += starts[0];
         int64_t i = 0;
         for (; i + kLanes <= size; i += kLanes) store(to + i, load(from + i));
@@ -131,7 +149,7 @@ struct Row<1> {
 
 template <>
 struct Row<2> {
-    static void split(int64_t size, int64_t, const float* from, const float* from_end, float* to,
+    static void split(int64_t size, int64_t, Layout, const float* from, const float* from_end, float* to,
                       const int64_t* starts) {
         for (int64_t i = 0; 2 * i < size; i += kLanes) {
             const int64_t left = size - 2 * i;
@@ -142,7 +160,7 @@ struct Row<2> {
         }
     }
 
-    static void join(int64_t size, int64_t, const float* from, const int64_t* starts, float* to, const float* to_end) {
+    static void join(int64_t size, int64_t, Layout, const float* from, const int64_t* starts, float* to, const float* to_end) {
         for (int64_t i = 0; 2 * i < size; i += kLanes) {
             const Vec even = load(from + starts[0] + i), odd = load(from + starts[1] + i);
             const Vec parts[2] = {low_pairs(even, odd), high_pairs(even, odd)};
@@ -163,14 +181,26 @@ struct Row<2> {
 
 template <>
 struct Row<0> {
-    static void split(int64_t size, int64_t stride, const float* from, const float*, float* to, const int64_t* starts) {
+    static void split(int64_t size, int64_t stride, Layout layout, const float* from, const float*, float* to,
+                      const int64_t* starts) {
         for (int64_t r = 0; r < stride; ++r)
-            for (int64_t i = r, j = 0; i < size; i += stride, ++j) to[starts[r] + j] = from[i];
+            for (int64_t i = r, j = starts[r]; i < size; i += stride, j += layout.group)
+                copy_group(to + j, from + i * layout.pixel, layout.group);
     }
 
-    static void join(int64_t size, int64_t stride, const float* from, const int64_t* starts, float* to, const float*) {
+    static void join(int64_t size, int64_t stride, Layout layout, const float* from, const int64_t* starts, float* to,
+                     const float*) {
         for (int64_t r = 0; r < stride; ++r)
-            for (int64_t i = r, j = 0; i < size; i += stride, ++j) to[i] = from[starts[r] + j];
+            for (int64_t i = r, j = starts[r]; i < size; i += stride, j += layout.group)
+                copy_group(to + i * layout.pixel, from + j, layout.group);
+    }
+
+private:
+    static void copy_group(float* to, const float* from, int64_t group) {
+        if (group == 1)
+            *to = *from;
+        else
+            for (int64_t k = 0; k < kGroup; k += kLanes) store(to + k, load(from + k));
     }
 };
 
@@ -185,10 +215,11 @@ public:
     std::vector<Range> ranges;  // of each phase
 
     // `floats` for each phase, kMargin of them behind the last row.
-    Phases(const Axis& h, const Axis& w, int64_t pitch, int64_t floats, bool squash, Arena& arena)
+    Phases(const Axis& h, const Axis& w, Layout layout, int64_t pitch, int64_t floats, bool squash, Arena& arena)
         : floats(floats), x(arena.take(h.stride * w.stride * floats)),
-          t(squash ? arena.take(h.stride * w.stride * floats) : x), h_(h), w_(w), pitch_(pitch) {
-        for (int64_t c = 0; c < w.stride; ++c) starts_.push_back(c * floats + w.lead(c));
+          t(squash ? arena.take(h.stride * w.stride * floats) : x), h_(h), w_(w), layout_(layout),
+          pitch_(pitch) {
+        for (int64_t c = 0; c < w.stride; ++c) starts_.push_back(c * floats + w.lead(c) * layout.group);
     }
 
     static int64_t needs(const Problem& problem, int64_t floats) {
@@ -206,7 +237,7 @@ public:
         const int64_t last = std::min(h_.size, (first + rows) * h_.stride - h_.padding);
         for (int64_t row = std::max<int64_t>(0, first * h_.stride - h_.padding); row < last; ++row) {
             const int64_t r = row % h_.stride, i = row / h_.stride + h_.lead(r) - first;
-            rows_of_plane_.push_back({row * w_.size, r * w_.stride * floats + i * pitch_});
+            rows_of_plane_.push_back({row * w_.size * layout_.pixel, r * w_.stride * floats + i * pitch_});
         }
         for (int64_t r = 0; r < h_.stride; ++r) {
             const int64_t begin = std::clamp<int64_t>(h_.lead(r) - first, 0, rows);
@@ -218,7 +249,8 @@ public:
     }
 
     void load(const float* plane, const float* end) {
-        w_.stride == 1 ? split<1>(plane, end) : w_.stride == 2 ? split<2>(plane, end) : split<0>(plane, end);
+        const int64_t stride = layout_.group == 1 ? w_.stride : 0;
+        stride == 1 ? split<1>(plane, end) : stride == 2 ? split<2>(plane, end) : split<0>(plane, end);
         if (t == x) return;
         for (const Range& range : ranges)
             for (int64_t i = range.start; i < range.start + range.vectors * kLanes; i += kLanes)
@@ -227,8 +259,8 @@ public:
 
     // What lies in `from` as the rows do in x, into their plane.
     void save(const float* from, float* plane, const float* end) const {
-        w_.stride == 1 ? join<1>(from, plane, end) : w_.stride == 2 ? join<2>(from, plane, end)
-                                                                     : join<0>(from, plane, end);
+        const int64_t stride = layout_.group == 1 ? w_.stride : 0;
+        stride == 1 ? join<1>(from, plane, end) : stride == 2 ? join<2>(from, plane, end) : join<0>(from, plane, end);
     }
 
 private:
@@ -236,6 +268,7 @@ private:
         int64_t in_plane, in_phases;
     };
     const Axis h_, w_;
+    const Layout layout_;
     const int64_t pitch_;
     int64_t first_ = -1, rows_ = -1;
     std::vector<int64_t> starts_;        // of the rows in the phases of one row
@@ -244,13 +277,13 @@ private:
     template <int Stride>
     void split(const float* plane, const float* end) {
         for (const auto& [in_plane, in_phases] : rows_of_plane_)
-            Row<Stride>::split(w_.size, w_.stride, plane + in_plane, end, x + in_phases, starts_.data());
+            Row<Stride>::split(w_.size, w_.stride, layout_, plane + in_plane, end, x + in_phases, starts_.data());
     }
 
     template <int Stride>
     void join(const float* from, float* plane, const float* end) const {
         for (const auto& [in_plane, in_phases] : rows_of_plane_)
-            Row<Stride>::join(w_.size, w_.stride, from + in_phases, starts_.data(), plane + in_plane, end);
+            Row<Stride>::join(w_.size, w_.stride, layout_, from + in_phases, starts_.data(), plane + in_plane, end);
     }
 };
 
@@ -310,7 +343,7 @@ struct Evaluate {
     template <int Degree, bool Base>
     static void run(const float* x, const float* t, const int64_t* taps, int64_t count, const float* coefficients,
                     float constant, float* y, int64_t vectors) {
-        in_blocks<7>(vectors, [&](auto size, int64_t i) {
+        in_blocks<Degree < 4 ? 7 : 4>(vectors, [&](auto size, int64_t i) {
             block<Degree, Base, size>(x + i * kLanes, t + i * kLanes, taps, count, coefficients, constant,
                                       y + i * kLanes);
         });
@@ -330,28 +363,31 @@ void forward(const Problem& problem, const float* x, const float* weight, const 
     double constant = 0;
     for (size_t k = 0; k < problem.taps.size(); ++k) constant += weight[k];
     const auto evaluate = select<Evaluate>(problem);
-    const float *x_end = x + problem.planes * problem.inputs();
+    const Layout layout = problem.layout;
+    const float* x_end = x + problem.end(problem.inputs());
 
 #pragma omp parallel num_threads(problem.threads(threads))
     {
         const int64_t x_floats = problem.phase_floats(max_inputs), y_floats = problem.phase_floats(max_rows);
         Arena arena(Phases::needs(problem, x_floats) + y_floats);
-        Phases phases(h, w, problem.pitch, x_floats, problem.squash, arena);
+        Phases phases(h, w, layout, problem.pitch, x_floats, problem.squash, arena);
         float* flat = arena.take(y_floats);
         std::vector<int64_t> taps;
         for (const Tap& tap : problem.taps) taps.push_back(tap.phase * x_floats + tap.offset);
         const int64_t start = 0;
 #pragma omp for schedule(static)
         for (int64_t plane = 0; plane < problem.planes; ++plane) {
-            float *to = y + plane * problem.outputs(), *to_end = to + problem.outputs();
+            float *to = y + problem.start(plane, problem.outputs()), *to_end = to + problem.outputs();
             for (int64_t first = 0; first < h.out; first += max_rows) {
                 const int64_t rows = std::min(max_rows, h.out - first);
                 phases.choose_rows(first, rows + h.max_shift());
-                phases.load(x + plane * problem.inputs(), x_end);
+                phases.load(x + problem.start(plane, problem.inputs()), x_end);
                 evaluate(phases.x, phases.t, taps.data(), taps.size(), coefficients.data(), constant, flat,
-                         ceil_div((rows - 1) * problem.pitch + w.out, kLanes));
+                         ceil_div((rows - 1) * problem.pitch + w.out * layout.group, kLanes));
+                const auto join = layout.group == 1 ? Row<1>::join : Row<0>::join;
                 for (int64_t i = 0; i < rows; ++i)
-                    Row<1>::join(w.out, 1, flat + i * problem.pitch, &start, to + (first + i) * w.out, to_end);
+                    join(w.out, 1, layout, flat + i * problem.pitch, &start, to + (first + i) * w.out * layout.pixel,
+                         to_end);
             }
         }
     }
@@ -491,7 +527,7 @@ void backward(const Problem& problem, const float* x, const float* weight, const
         coefficients.insert(coefficients.end(), &unordered[k * terms], &unordered[k * terms] + terms);
     const auto input_gradient = select<InputGradient>(problem);
     const auto weight_gradient = select<WeightGradient>(problem);
-    const float *x_end = x + problem.planes * problem.inputs(), *gy_end = gy + problem.planes * problem.outputs();
+    const float *x_end = x + problem.end(problem.inputs()), *gy_end = gy + problem.end(problem.outputs());
     // The gradients of the outputs lie like a phase; before the first row, there are as many zeros as a tap reaches back.
     const Axis output_h{h.out, 0, 0, 1, halo, 1}, output_w{w.out, 0, 0, 1, 0, 1};
 
@@ -501,25 +537,25 @@ void backward(const Problem& problem, const float* x, const float* weight, const
 #pragma omp parallel num_threads(problem.threads(threads))
     {
         const int64_t x_floats = problem.phase_floats(max_rows), g_floats = problem.phase_floats(max_rows + halo);
-        const int64_t front = ceil_div(w.max_shift(), kLanes) * kLanes;
+        const int64_t front = ceil_div(w.max_shift() * problem.layout.group, kLanes) * kLanes;
         Arena arena(Phases::needs(problem, x_floats) + problem.phases * x_floats + front + g_floats);
-        Phases phases(h, w, pitch, x_floats, problem.squash, arena);
+        Phases phases(h, w, problem.layout, pitch, x_floats, problem.squash, arena);
         float* gradients = arena.take(problem.phases * x_floats);
         arena.take(front);
-        Phases outputs(output_h, output_w, pitch, g_floats, false, arena);
+        Phases outputs(output_h, output_w, problem.layout, pitch, g_floats, false, arena);
         const float* g = outputs.x + halo * pitch;  // the output at the first input
 #pragma omp for schedule(static)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             Sums sums(sums_count, &totals[chunk * sums_count]);
             const int64_t last = (chunk + 1) * problem.planes / chunks;
             for (int64_t plane = chunk * problem.planes / chunks; plane < last; ++plane) {
-                float *to = gx + plane * problem.inputs(), *to_end = to + problem.inputs();
+                float *to = gx + problem.start(plane, problem.inputs()), *to_end = to + problem.inputs();
                 for (int64_t first = 0; first < extent; first += max_rows) {
                     const int64_t rows = std::min(max_rows, extent - first);
                     phases.choose_rows(first, rows);
-                    phases.load(x + plane * problem.inputs(), x_end);
+                    phases.load(x + problem.start(plane, problem.inputs()), x_end);
                     outputs.choose_rows(first, rows + halo);
-                    outputs.load(gy + plane * problem.outputs(), gy_end);
+                    outputs.load(gy + problem.start(plane, problem.outputs()), gy_end);
                     for (int64_t phase = 0; phase < problem.phases; ++phase) {
                         const auto [begin, start, vectors] = phases.ranges[phase];
                         const int64_t k = by_phase.starts[phase], count = by_phase.starts[phase + 1] - k;
@@ -555,9 +591,9 @@ void backward(const Problem& problem, const float* x, const float* weight, const
 
 }  // namespace
 
-// Contiguous single-precision arrays: x (planes, H, W), weight (degree + 1, kh, kw), base_weight (kh, kw) or null,
-// y (planes, H', W'). `numbers`: planes, degree (1 to 6), whether u is tanh, then for height and width each: size,
-// output size, kernel, stride, padding, dilation.
+// Single-precision arrays: x (B, C, H, W), weight (degree + 1, kh, kw), base_weight (kh, kw) or null, y (B, C, H', W').
+// `numbers`: B * C, from pixel to pixel (1, or C for channels_last, a multiple of kGroup), degree (1 to kMaxDegree),
+// whether u is tanh, then for height and width each: size, output size, kernel, stride, padding, dilation.
 extern "C" void shared_polynomial_conv_forward(const float* x, const float* weight, const float* base_weight, float* y,
                                                const int64_t* numbers, int64_t threads) {
     forward(Problem(numbers, base_weight), x, weight, base_weight, y, threads);
