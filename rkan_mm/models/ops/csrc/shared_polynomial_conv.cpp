@@ -384,10 +384,12 @@ void forward(const Problem& problem, const float* x, const float* weight, const 
                 phases.load(x + problem.start(plane, problem.inputs()), x_end);
                 evaluate(phases.x, phases.t, taps.data(), taps.size(), coefficients.data(), constant, flat,
                          ceil_div((rows - 1) * problem.pitch + w.out * layout.group, kLanes));
-                const auto join = layout.group == 1 ? Row<1>::join : Row<0>::join;
-                for (int64_t i = 0; i < rows; ++i)
-                    join(w.out, 1, layout, flat + i * problem.pitch, &start, to + (first + i) * w.out * layout.pixel,
-                         to_end);
+                const auto save = [&](auto row) {
+                    for (int64_t i = 0; i < rows; ++i)
+                        decltype(row)::join(w.out, 1, layout, flat + i * problem.pitch, &start,
+                                            to + (first + i) * w.out * layout.pixel, to_end);
+                };
+                layout.group == 1 ? save(Row<1>()) : save(Row<0>());
             }
         }
     }
