@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 
 import torch
@@ -102,8 +103,10 @@ class KANGridUpdateHook(Hook):
             for layer in self.layers(model).values():
                 layer.refine_grid(grid_size)
                 self._forget(runner, layer)
-        if is_distributed():  # its buckets have the old shapes
-            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), unwrap(runner.model))
+        if is_model_wrapper(runner.model):  # what it has prepared is of the old shapes, and must go first
+            runner.model = runner.model.module
+            gc.collect()
+            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
         runner.logger.info(f'Grids refined to {grid_size}')
 
     @staticmethod

@@ -1,8 +1,10 @@
 """KAN hooks in mmengine's runner."""
 
+import os
+
 import pytest
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
 from torch import nn
 from torch.testing import assert_close
@@ -145,3 +147,25 @@ class Plain(BaseModel):
 def test_models_that_do_not_fit(tmp_path, hook, model, message):
     with pytest.raises(ValueError, match=message):
         runner(tmp_path, [hook], model).train()
+
+
+def update_in_ranks(rank: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    hook = dict(type='KANGridUpdateHook', interval=2, outside=0.0, refine={3: 10})
+    run = runner(folder, [hook], MMDistributedDataParallel(Model()), max_iters=5)
+    run._distributed = True  # what a launcher sets; those of mmengine want GPUs
+    run.cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+    os.environ['LOCAL_RANK'] = str(rank)
+    run.train()
+    model = run.model.module
+    assert model.conv.basis.grid_size == 10
+    assert model.conv.basis.interior().abs().max() > 3
+    states = [None, None]
+    torch.distributed.all_gather_object(states, model.state_dict())
+    assert_close(states[0], states[1], rtol=0, atol=0)
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_stay_equal(tmp_path):
+    torch.multiprocessing.spawn(update_in_ranks, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
