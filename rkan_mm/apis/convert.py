@@ -1,11 +1,11 @@
-"""Conversion of checkpoints of the RKAN reference implementation (withray/residualKAN) to this package's layout."""
+"""Conversion of checkpoints to mm's layout: of the RKAN reference (withray/residualKAN), of torchvision and of timm."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,25 +19,86 @@ from rkan_mm.models import RKANet
 
 from .preflight import PreflightError, load_weights
 
-# Names in the reference -> ours. {backbone}, {head} and {stage} are the modules' places in the model at hand; the
-# reference numbers its stages from 0 and keeps each part of all blocks in a list.
-RULES = tuple((re.compile(pattern), target) for pattern, target in (
-    (r'resnet\.fc\.(?P<rest>.+)', '{head}fc.{rest}'),
-    (r'resnet\.(?P<rest>.+)', '{backbone}{rest}'),
-    (r'conv_reduce\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.reduce.{rest}'),
-    (r'kan_conv(?P<n>[12])\.(?P<i>\d)\.convs\.0\.conv\.polynomial_weight', '{stage}block.kan{n}.weight'),
-    (r'kan_conv(?P<n>[12])\.(?P<i>\d)\.convs\.0\.conv\.scaler', '{stage}block.kan{n}.scaler'),
-    (r'kan_conv(?P<n>[12])\.(?P<i>\d)\.convs\.0\.conv\.base_linear\.weight', '{stage}block.kan{n}.base_weight'),
-    (r'kan_bn\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.norm1.{rest}'),
-    (r'conv_expand\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.expand.{rest}'),
-    (r'kan_expand_bn\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.norm2.{rest}'),
-    (r'conv_shortcut\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.shortcut.0.{rest}'),
-    (r'shortcut_bn\.(?P<i>\d)\.(?P<rest>.+)', '{stage}block.shortcut.1.{rest}'),
-    (r'gate_convs\.(?P<i>\d)\.(?P<rest>.+)', '{stage}fusion.gate.{rest}'),
-    (r'se_blocks\.(?P<i>\d)\.1\.(?P<rest>.+)', '{stage}fusion.squeeze.{rest}'),
-    (r'se_blocks\.(?P<i>\d)\.3\.(?P<rest>.+)', '{stage}fusion.excite.{rest}'),
-))
-STAGES = ('layer1', 'layer2', 'layer3', 'layer4')
+Rules = tuple[tuple[str, str | tuple[str, ...] | Callable[[re.Match], str]], ...]
+
+
+def _less_one(template: str) -> Callable[[re.Match], str]:
+    """Replacement that fills in the groups of a match, which count from 1, counted from 0."""
+    return lambda match: template.format(*(int(group) - 1 for group in match.groups()))
+
+
+# Names there -> in mm's backbones (and `fc` for the classifier), all rules in turn. Where a rule has several
+# replacements, the one that the model at hand has is taken: mm's layouts differ as well.
+TORCHVISION: Rules = (
+    (r'^stem\.0\.', 'conv1.'),  # RegNet
+    (r'^stem\.1\.', 'bn1.'),
+    (r'^trunk_output\.block\d\.block(\d)-(\d+)\.', r'layer\1.\2.'),
+    (r'\.proj\.', '.downsample.'),
+    (r'\.f\.([abc])\.0\.', lambda match: f'.conv{"abc".index(match[1]) + 1}.'),
+    (r'\.f\.([abc])\.1\.', lambda match: f'.bn{"abc".index(match[1]) + 1}.'),
+    (r'\.f\.se\.', '.se.'),
+    (r'\.se\.fc1\.', '.se.squeeze.'),
+    (r'\.se\.fc2\.', '.se.excite.'),
+    (r'^features\.conv0\.', 'stem.0.'),  # DenseNet
+    (r'^features\.norm0\.', 'stem.1.'),
+    (r'^features\.denseblock(\d)\.denselayer(\d+)\.', _less_one('stages.{}.block.{}.')),
+    (r'(\.block\.\d+\.(?:norm|conv))\.(\d)\.', r'\1\2.'),  # in torchvision's files
+    (r'^features\.transition(\d)\.', _less_one('transitions.{}.')),
+    (r'^features\.norm5\.', 'transitions.3.0.'),
+    (r'^classifier\.', 'fc.'),
+)
+TIMM: Rules = (
+    (r'^stem\.conv\.', 'conv1.'),  # RegNet
+    (r'^stem\.bn\.', 'bn1.'),
+    (r'^s(\d)\.b(\d+)\.', lambda match: f'layer{match[1]}.{int(match[2]) - 1}.'),
+    (r'\.conv(\d)\.conv\.', (r'.conv\1.', r'.conv\1.conv.')),
+    (r'\.conv(\d)\.bn\.', r'.bn\1.'),
+    (r'\.downsample\.conv\.', '.downsample.0.'),
+    (r'\.downsample\.bn\.', '.downsample.1.'),
+    (r'^head\.fc\.', 'fc.'),
+    (r'^conv1\.([036])\.', lambda match: f'stem.{int(match[1]) // 3}.conv.'),  # ResNet-D
+    (r'^conv1\.([14])\.', lambda match: f'stem.{int(match[1]) // 3}.bn.'),
+    (r'^bn1\.', ('bn1.', 'stem.2.bn.')),
+    (r'^(layer1\.0\.downsample)\.1\.', (r'\1.1.', r'\1.0.')),
+    (r'^(layer1\.0\.downsample)\.2\.', (r'\1.2.', r'\1.1.')),
+    (r'\.se\.conv\.', '.eca.conv.'),
+    *TORCHVISION,
+)
+# Stages are numbered from 0, and each part of all blocks is in a list.
+RESIDUALKAN: Rules = (
+    (r'^conv_reduce\.(\d)\.', r'bridges.\1.block.reduce.'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.polynomial_weight$', r'bridges.\2.block.kan\1.weight'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.scaler$', r'bridges.\2.block.kan\1.scaler'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.base_linear\.weight$', r'bridges.\2.block.kan\1.base_weight'),
+    (r'^kan_bn\.(\d)\.', r'bridges.\1.block.norm1.'),
+    (r'^conv_expand\.(\d)\.', r'bridges.\1.block.expand.'),
+    (r'^kan_expand_bn\.(\d)\.', r'bridges.\1.block.norm2.'),
+    (r'^conv_shortcut\.(\d)\.', r'bridges.\1.block.shortcut.0.'),
+    (r'^shortcut_bn\.(\d)\.', r'bridges.\1.block.shortcut.1.'),
+    (r'^gate_convs\.(\d)\.', r'bridges.\1.fusion.gate.'),
+    (r'^se_blocks\.(\d)\.1\.', r'bridges.\1.fusion.squeeze.'),
+    (r'^se_blocks\.(\d)\.3\.', r'bridges.\1.fusion.excite.'),
+    (r'^stem\.([036])\.', lambda match: f'deep_stem.{int(match[1]) // 3}.conv.'),
+    (r'^stem\.([14])\.', lambda match: f'deep_stem.{int(match[1]) // 3}.bn.'),
+    (r'^bn_final\.', 'norm2.'),
+    (r'^(layer\d\.\d+)\.bn(\d)\.', (r'\1.bn\2.', r'\1.norm\2.')),
+    (r'^(?:resnet|resnext|wideresnet|regnet|densenet)\.', ''),
+    *TORCHVISION,
+    (r'^conv1\.', ('conv1.', 'stem.conv.')),  # the second for ResNeSt
+    (r'^bn1\.', ('bn1.', 'stem.bn.', 'stem.2.bn.', 'stem.7.', 'norm1.')),  # ResNeSt, ResNet-D in both mm, PyramidNet
+    (r'^(layer\d\.0\.downsample)\.0\.', (r'\1.0.', r'\1.1.')),  # ResNeSt
+    (r'^(layer\d\.0\.downsample)\.1\.', (r'\1.1.', r'\1.2.')),
+    (r'^deep_stem\.', 'stem.'),
+    (r'\.cbam\.channel_attention\.fc\.', '.cbam.mlp.'),
+    (r'\.cbam\.spatial_attention\.conv\.', '.cbam.spatial.'),
+    (r'\.gc_block\.context_modeling\.', '.context_block.conv_mask.'),
+    (r'\.gc_block\.transform\.', '.context_block.channel_add_conv.'),
+    (r'\.sa\.c(weight|bias)$', r'.shuffle_attention.channel_\1'),
+    (r'\.sa\.s(weight|bias)$', r'.shuffle_attention.spatial_\1'),
+    (r'\.sa\.gn\.', '.shuffle_attention.spatial_norm.'),
+    (r'\.ela\.gn\.', '.ela.norm.'),
+)
+PLAIN = dict(torchvision=TORCHVISION, timm=TIMM)
 
 
 @dataclass
@@ -58,10 +119,10 @@ class Report:
 
 
 def convert_residualkan(source: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], Report]:
-    """Rename and reshape a reference ``RKANet`` state_dict for ``model``.
+    """Rename and reshape the state_dict of a reference model, of any of its families, for ``model``.
 
     Args:
-        source: state_dict of the reference model, of the ResNet family.
+        source: state_dict of the reference model.
         model: a RKANet, or a classifier or detector around one, of the same architecture.
 
     Returns:
@@ -70,48 +131,93 @@ def convert_residualkan(source: dict[str, Tensor], model: nn.Module) -> tuple[di
     Raises:
         ValueError: the model has no RKANet, nothing fits, or a shape differs.
     """
-    prefix = next((f'{name}.' if name else '' for name, module in model.named_modules() if isinstance(module, RKANet)),
-                  None)
-    if prefix is None:
+    if not any(isinstance(module, RKANet) for module in model.modules()):
         raise ValueError(f'convert_residualkan: {type(model).__name__} has no RKANet')
-    target = model.state_dict()
-    converted, report = {}, Report()
+    shaped = {}
     for key, value in source.items():
-        key = key.removeprefix('module.')
-        name = _translate(key, prefix)
-        if name not in target:
-            report.unused.append(key)
-            continue
-        wanted = target[name].shape
         if '.convs.0.conv.' in key:
             value = value[0].movedim(0, -1)  # (1, taps, ...) -> (..., taps)
             side = math.isqrt(value.shape[-1])
             value = value.reshape(*value.shape[:-1], side, side)  # (..., taps) -> (..., kh, kw)
-        if value.shape != wanted:
-            raise ValueError(f'convert_residualkan: {key} {tuple(value.shape)} does not fit {name} {tuple(wanted)}; '
-                             'is the config of the same depth, reduction, expansion, basis and number of classes?')
-        converted[name], report.used[key] = value.clone(), name
+        shaped[key] = value
+    return _convert(shaped, model, RESIDUALKAN, 'convert_residualkan',
+                    'a reference RKANet (resnet.*, kan_conv1.*, ...)')
+
+
+def convert_plain(source: dict[str, Tensor], model: nn.Module, layout: str) -> tuple[dict[str, Tensor], Report]:
+    """Rename the state_dict of a torchvision or timm classifier for the backbone (and the head) of ``model``.
+
+    Args:
+        source: state_dict of the plain model.
+        model: a backbone of mm's or ours, a RKANet, or a classifier or detector around one, of the same architecture.
+        layout: ``'torchvision'`` or ``'timm'``.
+
+    Returns:
+        state_dict of ``model`` (of what the source has) and the report on all keys.
+
+    Raises:
+        ValueError: unknown layout, nothing fits, or a shape differs.
+    """
+    if layout not in PLAIN:
+        raise ValueError(f'convert_plain: no layout {layout!r}; there are {", ".join(PLAIN)}')
+    return _convert(source, model, PLAIN[layout], 'convert_plain', f'the model in the layout of {layout}')
+
+
+def _convert(source: dict[str, Tensor], model: nn.Module, rules: Rules, caller: str,
+             wanted: str) -> tuple[dict[str, Tensor], Report]:
+    places = _places(model)
+    target = model.state_dict()
+    converted, report = {}, Report()
+    for key, value in source.items():
+        key = key.removeprefix('module.')
+        names = [name for name in _translate(key, rules, places) if name in target and name not in converted]
+        name = next((name for name in names if target[name].shape == value.shape), None)
+        if name is not None:
+            converted[name], report.used[key] = value.clone(), name
+        elif names:
+            raise ValueError(f'{caller}: {key} {tuple(value.shape)} does not fit {names[0]} '
+                             f'{tuple(target[names[0]].shape)}; is the config of the same depth, reduction, expansion, '
+                             'basis and number of classes?')
+        else:
+            report.unused.append(key)
     report.missing = [name for name in target if name not in converted]
     if not converted:
-        raise ValueError('convert_residualkan: none of the source keys is one of a reference RKANet (resnet.*, '
-                         f'kan_conv1.*, ...); it has {", ".join(list(source)[:5])}, ...')
+        raise ValueError(f'{caller}: none of the source keys is one of {wanted}; '
+                         f'it has {", ".join(list(source)[:5])}, ...')
     return converted, report
 
 
-def _translate(key: str, prefix: str) -> str | None:
-    for pattern, target in RULES:
-        match = pattern.fullmatch(key)
-        if match:
-            parts = match.groupdict()
-            stage = f'{prefix}bridges.{STAGES[int(parts["i"])]}.' if 'i' in parts else ''
-            return target.format(backbone=f'{prefix}backbone.', head='head.', stage=stage, **parts)
-    return None
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where in a model are the stages of its RKANet ('bridges.0.', ...), the classifier ('fc.') and all else ('')."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, RKANet):
+            prefix = f'{prefix}.' if prefix else ''
+            places = {'': f'{prefix}backbone.', 'fc.': 'head.fc.'}
+            for key, bridge in module.bridges.items():
+                number = int(re.search(r'\d', bridge.name)[0]) - bridge.name.startswith('layer')  # from 0
+                places[f'bridges.{number}.'] = f'{prefix}bridges.{key}.'
+            return places
+    return {'': 'backbone.' if hasattr(model, 'backbone') else '', 'fc.': 'head.fc.'}
+
+
+def _translate(key: str, rules: Rules, places: dict[str, str]) -> list[str]:
+    """The names that a source key may have in a model."""
+    names = [key]
+    for pattern, replacement in rules:
+        choices = replacement if isinstance(replacement, tuple) else (replacement,)
+        names = [new for name in names
+                 for new in dict.fromkeys(re.sub(pattern, choice, name) for choice in choices)]
+    placed = []
+    for name in names:
+        start = max((start for start in places if name.startswith(start)), key=len)
+        placed.append(places[start] + name[len(start):])
+    return placed
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/convert_checkpoint.py."""
     parser = argparse.ArgumentParser(description='Convert a checkpoint to the layout of rkan_mm')
-    parser.add_argument('layout', choices=['residualkan'], help='whose checkpoint it is')
+    parser.add_argument('layout', choices=['residualkan', *PLAIN], help='whose checkpoint it is')
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', help='checkpoint to write')
     parser.add_argument('--config', required=True, help='config of the model that will load it')
@@ -122,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        converted, report = convert_residualkan(source, MMENGINE_MODELS.build(cfg.model))
+        model = MMENGINE_MODELS.build(cfg.model)
+        converted, report = convert_plain(source, model, args.layout) if args.layout in PLAIN else \
+            convert_residualkan(source, model)
     except ValueError as error:
         raise PreflightError(str(error)) from error
     Path(args.dst).parent.mkdir(parents=True, exist_ok=True)

@@ -1,47 +1,67 @@
 """Whole RKANets equal the reference: logits, train-mode logits, gradient norms, parameter counts."""
 
+import re
+
 import golden
 import pytest
 import torch
+from families import BACKBONES, resnest
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.apis.convert import convert_residualkan
 
-FUSIONS = dict(addition='Addition', gating='Gating', se='SE')
-POLYNOMIALS = ('chebyshev', 'legendre', 'jacobi', 'hermite')
+# kan_type of the reference: our basis. Cases of other kan_types are left out.
+BASES = dict(chebyshev='Chebyshev', legendre='Legendre', jacobi='Jacobi', hermite='Hermite')
+BACKBONE_OF_CASE = dict(  # backbones that are not their version's usual one
+    resnet50_all=dict(type='mmdet.ResNet', depth=50, out_indices=(3,), norm_eval=False),
+    resnest50_avd=resnest(50, avg_down_stride=True),
+)
+DIFFERENT = dict(  # what no argument of mm's backbones expresses
+    resnest50_avdfirst='the reference pools in front of the split attention, mm behind it',
+)
 
 
-def config(kwargs: dict, scope: str = 'mmpretrain', num_classes: int = 10) -> dict:
-    """A classifier config of ours from the reference's constructor arguments."""
-    depth = int(kwargs['version'].removeprefix('resnet'))
+def config(class_name: str, kwargs: dict, in_channels: int, num_classes: int = 10,
+           backbone: dict | nn.Module | None = None) -> dict:
+    """A classifier config of ours from the reference's class, constructor arguments and width of the classifier."""
     degrees = kwargs.get('spline_order', (3, 2))
     reductions = kwargs.get('reduce_factor', (2, 2, 2, 2))
     block = dict(type='RKANBlock', shortcut=kwargs.get('shortcut', False),
                  expansion=kwargs.get('inv_factor', 4) if kwargs.get('inv_bottleneck') else None,
-                 basis=dict(type=kwargs.get('kan_type', 'chebyshev').capitalize(), degree=degrees[0]),
+                 basis=dict(type=BASES[kwargs.get('kan_type', 'chebyshev')], degree=degrees[0]),
                  second_basis=dict(degree=degrees[1]))
     mechanisms = kwargs.get('mechanisms', (None, None, None, 'addition'))
-    stages = {f'layer{i + 1}': dict(reduction=reductions[i], fusion=dict(type=FUSIONS[mechanism]))
+    fusions = dict(addition=dict(type='Addition'), gating=dict(type='Gating'),
+                   se=dict(type='SE', bias=class_name in ('RKANeXt', 'RKAN_WideResNet')))
+    stage = 'stages.{0}:transitions.{0}' if class_name == 'RKAN_DenseNet' else 'layer{1}'
+    stages = {stage.format(i, i + 1): dict(reduction=reductions[i], fusion=fusions[mechanism])
               for i, mechanism in enumerate(mechanisms) if mechanism}
     backbone = dict(type='rkan_mm.RKANet', stages=stages, block=block,
-                    backbone=dict(type=f'{scope}.ResNet', depth=depth, out_indices=(3,), norm_eval=False))
+                    backbone=backbone or BACKBONES[class_name](kwargs['version']))
     return dict(type='mmpretrain.ImageClassifier', backbone=backbone,
                 neck=dict(type='mmpretrain.GlobalAveragePooling'),
-                head=dict(type='mmpretrain.LinearClsHead', num_classes=num_classes,
-                          in_channels=512 if depth < 50 else 2048))
+                head=dict(type='mmpretrain.LinearClsHead', num_classes=num_classes, in_channels=in_channels))
 
 
-def polynomial_resnets():
+def cases():
     for case, meta in golden.models()['cases'].items():
-        if meta['class_name'] == 'RKANet' and meta['kwargs'].get('kan_type', 'chebyshev') in POLYNOMIALS:
+        if case not in DIFFERENT and meta['kwargs'].get('kan_type', 'chebyshev') in BASES:
             yield case
 
 
-@pytest.mark.parametrize('case', list(polynomial_resnets()))
+def classifier_width(meta: dict) -> int:
+    """Input channels of the last linear layer in the reference's state_dict."""
+    return next(shape[1] for name, shape, _ in reversed(golden.models()['state_dicts'][meta['state_dict']])
+                if re.search(r'(^|\.)(fc|classifier)\.weight$', name) and len(shape) == 2)
+
+
+@pytest.mark.parametrize('case', list(cases()))
 def test_equals_the_reference(case):
     meta = golden.models()['cases'][case]
-    model = MMENGINE_MODELS.build(config(meta['kwargs'], 'mmdet' if case == 'resnet50_all' else 'mmpretrain'))
+    model = MMENGINE_MODELS.build(config(meta['class_name'], meta['kwargs'], classifier_width(meta),
+                                         backbone=BACKBONE_OF_CASE.get(case)))
     assert sum(p.numel() for p in model.parameters()) == meta['n_params_active']
     converted, report = convert_residualkan(golden.state_dict(case), model)
     assert report.missing == []
@@ -66,16 +86,58 @@ def test_equals_the_reference(case):
                      atol=1e-8)
 
 
-@pytest.mark.parametrize(('kwargs', 'num_classes', 'params'), [
-    (dict(version='resnet50'), 1000, 27_135_115),
-    (dict(version='resnet50', inv_bottleneck=True, inv_factor=2), 1000, 31_856_779),
-    (dict(version='resnet50', inv_bottleneck=True, inv_factor=4), 1000, 38_152_331),
-    (dict(version='resnet50', inv_bottleneck=True, inv_factor=6), 1000, 44_447_883),
-    (dict(version='resnet101'), 100, 44_283_143),
-    (dict(version='resnet101', mechanisms=(None, None, 'addition', 'addition')), 100, 44_678_973),
-    (dict(version='resnet18'), 1000, 11_789_195),
-    (dict(version='resnet34'), 1000, 21_897_355),
+PLAIN, E = (None, None, None, None), (None, None, 'addition', 'addition')
+
+
+@pytest.mark.parametrize(('class_name', 'version', 'kwargs', 'num_classes', 'params'), [
+    ('RKANet', 'resnet18', {}, 1000, 11_789_195),
+    ('RKANet', 'resnet34', {}, 1000, 21_897_355),
+    ('RKANet', 'resnet50', {}, 1000, 27_135_115),
+    ('RKANet', 'resnet50', dict(inv_bottleneck=True, inv_factor=2), 1000, 31_856_779),
+    ('RKANet', 'resnet50', dict(inv_bottleneck=True, inv_factor=4), 1000, 38_152_331),
+    ('RKANet', 'resnet50', dict(inv_bottleneck=True, inv_factor=6), 1000, 44_447_883),
+    ('RKANet', 'resnet101', {}, 100, 44_283_143),
+    ('RKANet', 'resnet101', dict(mechanisms=E), 100, 44_678_973),
+    ('RKANet', 'resnet101', dict(inv_bottleneck=True, inv_factor=2), 100, 49_004_807),
+    ('RKANet', 'resnet101', dict(inv_bottleneck=True, inv_factor=4), 100, 55_300_359),
+    ('RKANet', 'resnet101', dict(inv_bottleneck=True, inv_factor=6), 100, 61_595_911),
+    ('RKANet', 'resnet152', dict(mechanisms=PLAIN), 100, 58_348_708),
+    ('RKANet_D', 'resnetd101', dict(mechanisms=PLAIN), 100, 42_724_292),
+    ('RKANeXt', 'resnext101_32x8d', dict(mechanisms=PLAIN), 100, 86_947_236),
+    ('RKANeXt', 'resnext101_32x8d', {}, 100, 88_525_319),
+    ('RKAN_WideResNet', 'wide_resnet101_2', dict(mechanisms=PLAIN), 100, 125_042_596),
+    ('RKANeSt', 'resnest50', {}, 1000, 29_042_091),
+    ('RKAN_Res2Net', 'res2net50', {}, 1000, 27_277_203),
+    ('RKAN_ECANet', 'ecanet50', {}, 1000, 27_135_201),
+    ('RKAN_SENet', 'senet50', dict(mechanisms=PLAIN), 1000, 28_071_976),
+    ('RKAN_SENet', 'senet50', {}, 1000, 29_650_059),
+    ('RKAN_GCNet', 'gcnet50', {}, 1000, 37_118_091),
+    ('RKAN_CBAM', 'cbam50', {}, 1000, 29_651_627),
+    ('RKAN_SANet', 'sanet50', {}, 1000, 27_135_823),
+    ('RKAN_SimAM', 'simam50', {}, 1000, 27_135_115),
+    ('RKAN_ELA', 'ela50', dict(mechanisms=PLAIN), 1000, 26_433_064),
+    ('RKAN_ELA', 'ela50', {}, 1000, 28_011_147),
+    ('RKAN_PyramidNet', 'pyramidnet200', dict(mechanisms=PLAIN), 100, 44_308_264),
+    ('RKAN_PyramidNet', 'pyramidnet200', {}, 1000, 46_806_635),
+    ('RKAN_RegNet', 'regnet_y_400mf', {}, 1000, 4_412_723),
+    ('RKAN_RegNet', 'regnet_y_800mf', {}, 1000, 6_611_139),
+    ('RKAN_RegNet', 'regnet_y_1_6gf', {}, 1000, 11_410_273),
+    ('RKAN_RegNet', 'regnet_y_3_2gf', {}, 1000, 20_041_381),
+    ('RKAN_RegNet', 'regnet_y_8gf', {}, 1000, 40_691_075),
+    ('RKAN_RegNet', 'regnet_y_16gf', {}, 1000, 86_219_215),
+    ('RKAN_RegNet', 'regnet_y_32gf', dict(mechanisms=PLAIN), 100, 141_705_070),
+    ('RKAN_RegNet', 'regnet_y_32gf', {}, 100, 145_266_369),
+    ('RKAN_RegNet', 'regnet_x_3_2gf', {}, 1000, 15_610_139),
+    ('RKAN_RegNet', 'regnet_x_8gf', {}, 1000, 40_527_707),
+    ('RKAN_DenseNet', 'densenet121', {}, 1000, 8_374_731),
+    ('RKAN_DenseNet', 'densenet169', {}, 1000, 14_890_827),
+    ('RKAN_DenseNet', 'densenet201', {}, 1000, 21_280_331),
+    ('RKAN_DenseNet', 'densenet161', {}, 1000, 30_409_963),
 ], ids=str)
-def test_published_parameter_counts(kwargs, num_classes, params):
-    model = MMENGINE_MODELS.build(config(kwargs, num_classes=num_classes))
+def test_published_parameter_counts(class_name, version, kwargs, num_classes, params, monkeypatch):
+    monkeypatch.setattr(nn.Conv2d, 'reset_parameters', lambda self: None)  # random numbers take most of the time
+    backbone = MMENGINE_MODELS.build(BACKBONES[class_name](version))
+    backbone.eval()
+    channels = backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
+    model = MMENGINE_MODELS.build(config(class_name, dict(kwargs, version=version), channels, num_classes, backbone))
     assert sum(p.numel() for p in model.parameters()) == params

@@ -1,3 +1,16 @@
+from torch import nn
+
+from rkan_mm.registry import MODELS
+
+from .plugged import plugged_backbone
+from .pyramidnet import PyramidNet
 from .rkanet import RKANet
 
-__all__ = ['RKANet']
+__all__ = ['PyramidNet', 'RKANet', 'build_regnet_y', 'plugged_backbone']
+
+
+@MODELS.register_module('RegNetY')
+def build_regnet_y(**kwargs) -> nn.Module:
+    """`RegNetY`, whose module imports mmpretrain."""
+    from .regnet_y import RegNetY
+    return RegNetY(**kwargs)

@@ -1,3 +1,4 @@
+from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403
 from .fusion import Addition, Gating, SEFusion
 from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
@@ -7,6 +8,7 @@ from .shared_kan_conv import SharedKANConv2d
 from .sparsity import prune
 
 __all__ = [
-    'Addition', 'Gating', 'KANConv1d', 'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear',
-    'SEFusion', 'SharedKANConv2d', 'prune', *basis.__all__,  # noqa: F405
+    'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'Gating', 'GlobalContext', 'KANConv1d', 'KANConv2d', 'KANConv3d',
+    'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion', 'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune',
+    *basis.__all__,  # noqa: F405
 ]

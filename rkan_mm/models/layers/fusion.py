@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from rkan_mm.registry import FUSIONS
 
+from .attention import SE
+
 
 @FUSIONS.register_module()
 class Addition(nn.Module):
@@ -44,7 +46,7 @@ class Gating(nn.Module):
 
 
 @FUSIONS.register_module('SE')
-class SEFusion(nn.Module):
+class SEFusion(SE):
     """out + s * residual, where s is the squeeze-and-excitation (arXiv 1709.01507) of the residual.
 
     Args:
@@ -54,11 +56,7 @@ class SEFusion(nn.Module):
     """
 
     def __init__(self, channels: int, ratio: int = 16, bias: bool = False) -> None:
-        super().__init__()
-        middle = max(1, channels // ratio)
-        self.squeeze = nn.Conv2d(channels, middle, 1, bias=bias)
-        self.excite = nn.Conv2d(middle, channels, 1, bias=bias)
+        super().__init__(channels, ratio, bias=bias)
 
     def forward(self, out: Tensor, residual: Tensor) -> Tensor:
-        pooled = residual.mean((2, 3), keepdim=True)  # (B, C, H, W) -> (B, C, 1, 1)
-        return out + residual * self.excite(self.squeeze(pooled).relu()).sigmoid()
+        return out + super().forward(residual)

@@ -1,0 +1,117 @@
+"""Plugin layers in the residual blocks of any ResNet-like backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmcv.cnn import build_plugin_layer
+from torch import Tensor, nn
+
+from rkan_mm.registry import MODELS
+
+
+class Tap:
+    """A hook that sends what passes through a module through a layer.
+
+    An object and not a closure, so that a copy of the model calls the copy's layer.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def before(self, module: nn.Module, args: tuple[Tensor]) -> Tensor:
+        return self.layer(args[0])
+
+    def after(self, module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+        return self.layer(out)
+
+
+def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
+    """Build a plugin layer as a child of a residual block, and let it act at a position of the block.
+
+    Args:
+        block: it has ``conv1``, ``conv2``, ... and ``norm1``, ``norm2``, ... (or ``bn1``, ...).
+        cfg: of the layer, and a ``postfix`` of its name.
+        position: ``'after_conv{k}'``: behind the k-th convolution with its norm and, unless it is the last, activation.
+            None is the last, before the residual is added.
+
+    Raises:
+        ValueError: no such position, or the block has a child of that name.
+    """
+    convs = [name for name, _ in block.named_children() if name.startswith('conv') and name[4:].isdigit()]
+    conv = (position or f'after_{convs[-1] if convs else "conv1"}').removeprefix('after_')
+    if conv not in convs:
+        raise ValueError(f'no position {position!r} in {type(block).__name__}; there are '
+                         + ', '.join(f'after_{name}' for name in convs))
+    following = next(iter(convs[convs.index(conv) + 1:]), None)
+    channels = getattr(block, following).in_channels if following else getattr(block, conv).out_channels
+    args = dict(cfg)
+    name, layer = build_plugin_layer(args, args.pop('postfix', ''), in_channels=channels)
+    if hasattr(block, name):
+        raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
+    block.add_module(name, layer)
+    tap = Tap(layer)
+    if following:
+        getattr(block, following).register_forward_pre_hook(tap.before)
+    else:
+        norm = getattr(block, conv.replace('conv', 'norm'), None) or getattr(block, conv.replace('conv', 'bn'))
+        norm.register_forward_hook(tap.after)
+
+
+@MODELS.register_module('PluggedBackbone')
+def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
+                     replace: dict[str, dict] | None = None) -> nn.Module:
+    """Build a backbone and put plugin layers into its residual blocks, as ``plugins=`` of mmdet's ResNet does.
+
+    The backbone comes back as itself: the names of its stages and the keys of its checkpoints stay, those of the
+    plugins join them under mmdet's names (``layer1.0.eca.conv.weight``); ``frozen_stages``, ``norm_eval`` and
+    ``init_cfg`` reach them.
+
+    Args:
+        backbone: config of a backbone whose stages ``layer1``, ``layer2``, ... are sequences of residual blocks, of
+            mmdet or mmpretrain; BasicBlocks as well as Bottlenecks.
+        plugins: mmdet's own: dicts of ``cfg``, ``stages`` (a bool for each, all by default) and ``position``
+            (``'after_conv1'``, ``'after_conv2'``, ``'after_conv3'``; by default the last: behind the block's last norm,
+            before the residual is added).
+        replace: names of modules to be replaced, and configs of what takes their place; for the variants of a backbone
+            that its arguments do not offer.
+
+    Raises:
+        ValueError: no such stage, position or module.
+
+    Example:
+        >>> model = plugged_backbone(dict(type='mmpretrain.ResNet', depth=18), [dict(cfg=dict(type='rkan_mm.ECA'))])
+        >>> model.layer4[1].eca
+        ECA(
+          (conv): Conv1d(1, 1, kernel_size=(5,), stride=(1,), padding=(2,), bias=False)
+        )
+    """
+    model = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
+    who = f'PluggedBackbone: {type(model).__name__}'
+    for name, cfg in (replace or {}).items():
+        parent, _, child = name.rpartition('.')
+        try:
+            model.get_submodule(name)
+        except AttributeError as error:
+            raise ValueError(f'{who} has no module {name!r}: {error}') from error
+        setattr(model.get_submodule(parent), child, MODELS.build(cfg))
+    for plugin in plugins:
+        _plug_all(model, who, **plugin)
+    model.train()  # what the backbone freezes takes in the new layers
+    return model
+
+
+def _plug_all(model: nn.Module, who: str, cfg: dict, stages: Sequence[bool] | None = None,
+              position: str | None = None) -> None:
+    names = [name for name, _ in model.named_children() if name.startswith('layer') and name[5:].isdigit()]
+    if not names:
+        raise ValueError(f'{who} has no stages layer1, layer2, ...; it has '
+                         + ', '.join(name for name, _ in model.named_children()))
+    if stages is not None and len(stages) != len(names):
+        raise ValueError(f'{who} has {len(names)} stages, got stages={tuple(stages)} for {cfg}')
+    for name, wanted in zip(names, stages or [True] * len(names), strict=True):
+        for i, block in enumerate(getattr(model, name) if wanted else ()):
+            try:
+                plug(block, cfg, position)
+            except ValueError as error:
+                raise ValueError(f'{who}: {name}.{i}: {error}') from error
