@@ -141,3 +141,39 @@ def test_published_parameter_counts(class_name, version, kwargs, num_classes, pa
     channels = backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]
     model = MMENGINE_MODELS.build(config(class_name, dict(kwargs, version=version), channels, num_classes, backbone))
     assert sum(p.numel() for p in model.parameters()) == params
+
+
+FIRST, ALL, GATED = ('addition', None, None, None), ('addition',) * 4, (None, None, None, 'gating')
+
+
+@pytest.mark.parametrize(('class_name', 'version', 'kwargs', 'channels', 'size'), [
+    ('RKAN_DenseNet', 'densenet161', dict(mechanisms=FIRST), 2208, 64),
+    ('RKAN_DenseNet', 'densenet121', dict(mechanisms=ALL), 1024, 80),
+    ('RKAN_DenseNet', 'densenet121', dict(mechanisms=GATED), 1024, 64),
+    ('RKANet_D', 'resnetd50', {}, 2048, 80),
+    ('RKAN_RegNet', 'regnet_y_400mf', dict(mechanisms=GATED), 440, 64),
+    ('RKANeXt', 'resnext50_32x4d', dict(mechanisms=GATED, shortcut=True), 2048, 64),
+    ('RKAN_SENet', 'senet50', dict(inv_bottleneck=True), 2048, 64),
+    ('RKANet', 'resnet18', dict(mechanisms=(None, None, 'addition')), 512, 64),
+], ids=str)
+def test_runs_what_the_reference_cannot(class_name, version, kwargs, channels, size):
+    model = MMENGINE_MODELS.build(config(class_name, dict(kwargs, version=version), channels))
+    model.eval()
+    with torch.no_grad():
+        logits = model.head(model.extract_feat(golden.image((2, 3, size, size))))
+    assert logits.isfinite().all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(('change', 'error', 'message'), [
+    (dict(backbone=BACKBONES['RKAN_SANet']('sanet18')), ValueError, '64 groups need a multiple of 128 channels'),
+    (dict(backbone=BACKBONES['RKANet']('resnet20')), ValueError, "cannot build backbone .*: 'invalid depth 20"),
+    (dict(backbone=BACKBONES['RKAN_Res2Net']('res2net18')), ValueError, 'invalid depth 18'),
+    (dict(fusion=dict(type='film')), ValueError, "stage 'layer4': no fusion 'film'; there are "),
+    (dict(block=dict(type='RKANBlock', basis=dict(type='fourier'))), ValueError, "no basis 'fourier'; there are "),
+    (dict(block=dict(type='RKANBlock', n_convs=2)), TypeError, "stage 'layer4': model RKANBlock with .*'n_convs'"),
+    (dict(block=dict(type='RKANBlock', basis=dict(type='Chebyshev', degree=0))), ValueError, 'degree'),
+], ids=['sanet18', 'resnet20', 'res2net18', 'film', 'fourier', 'n_convs', 'degree 0'])
+def test_says_what_it_cannot(change, error, message):
+    with pytest.raises(error, match=message):
+        MMENGINE_MODELS.build(dict(dict(type='rkan_mm.RKANet', backbone=BACKBONES['RKANet']('resnet18')), **change))

@@ -38,6 +38,9 @@ class BridgedStage(BaseModule):
 
     def fuse(self, x: Tensor, out: Tensor) -> Tensor:
         residual = self.block(x)
+        height, width = out.shape[2:]
+        if all(0 <= ours - theirs <= 1 for ours, theirs in zip(residual.shape[2:], out.shape[2:], strict=True)):
+            residual = residual[..., :height, :width]  # a stage that pools odd maps rounds their size down, not up
         if residual.shape != out.shape:
             raise ValueError(
                 f'RKANet: stage {self.name!r} maps {tuple(x.shape)} to {tuple(out.shape)}, but its RKAN block to '
@@ -76,7 +79,7 @@ class RKANet(BaseModule):
 
     Raises:
         ValueError: no such stage, or one that is not a feature map (B, C, H, W); in forward: a stage whose output
-            size differs from its block's.
+            size differs from its block's by more than the rounding of odd sizes.
 
     Example:
         >>> model = RKANet(backbone=dict(type='mmdet.ResNet', depth=18), stages=('layer3', 'layer4'))
@@ -99,6 +102,8 @@ class RKANet(BaseModule):
             stages = {name: {} for name in stages}
         overrides = {name: dict(override) for name, override in stages.items() if override is not None}
         spans = {name: self._find(name) for name in overrides}
+        while isinstance(backbone, dict) and 'in_channels' not in backbone and 'backbone' in backbone:
+            backbone = backbone['backbone']  # of a PluggedBackbone
         in_channels = backbone.get('in_channels', 3) if isinstance(backbone, dict) else 3
         measured = self._measure(spans, torch.zeros(1, in_channels, *input_size))
 
@@ -148,10 +153,14 @@ class RKANet(BaseModule):
 
             return enter, leave
 
+        def count(module, args, out):
+            if isinstance(out, Tensor) and out.dim() > 2:  # not the classifier of a whole network
+                weighted.append(module)
+
         handles = []
         for module in self.backbone.modules():
             if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
-                handles.append(module.register_forward_hook(lambda module, args, out: weighted.append(module)))
+                handles.append(module.register_forward_hook(count))
         for name, (first, last) in spans.items():
             enter, leave = record(name)
             handles += [first.register_forward_pre_hook(enter), last.register_forward_hook(leave)]

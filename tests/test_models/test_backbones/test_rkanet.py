@@ -17,24 +17,53 @@ from rkan_mm.models import RKANet
 from rkan_mm.registry import MODELS
 
 NARROW = dict(base_channels=8, stem_channels=8)
-# name: (backbone config, its stages)
+WHOLE = ('layer1', 'layer2', 'layer3', 'layer4')
+
+
+def plugged(kind: str, depth: int = 50, scope: str = 'mmpretrain', stages: tuple = (True,) * 4, **args) -> dict:
+    return dict(type='rkan_mm.PluggedBackbone', backbone=dict(type=f'{scope}.ResNet', depth=depth, **NARROW),
+                plugins=[dict(cfg=dict(type=f'rkan_mm.{kind}', **args), stages=stages)])
+
+
+# name: (backbone config, its stages). First the sixteen families of RKAN.
 BACKBONES = {
-    'mmdet-resnet50': (dict(type='mmdet.ResNet', depth=50, **NARROW), ('layer3', 'layer4')),
+    'resnet': (dict(type='mmdet.ResNet', depth=50, **NARROW), ('layer3', 'layer4')),
+    'resnext': (dict(type='mmdet.ResNeXt', depth=50, groups=2, base_width=4, **NARROW), ('layer2', 'layer4')),
+    'wide-resnet': (dict(type='mmpretrain.ResNet', depth=50, base_channels=16, expansion=2, stem_channels=8),
+                    ('layer4',)),
+    'resnet-d': (dict(type='mmdet.ResNetV1d', depth=50, **NARROW), ('layer4',)),
+    'resnest': (dict(type='mmpretrain.ResNeSt', depth=50, **NARROW), ('layer3', 'layer4')),
+    'res2net': (dict(type='mmdet.Res2Net', depth=50, scales=2, base_width=26, **NARROW), ('layer4',)),
+    'ecanet': (plugged('ECA', 18, 'mmdet'), WHOLE),
+    'senet': (plugged('SE'), ('layer4',)),
+    'gcnet': (plugged('GlobalContext', 18, stages=(False, True, True, True)), ('layer4',)),
+    'cbam': (plugged('CBAM'), ('layer4',)),
+    'pyramidnet': (dict(type='rkan_mm.PyramidNet', depth=50, alpha=8, stage_blocks=(1, 2, 1, 1), stem_channels=8,
+                        out_indices=(0, 1, 2, 3)), WHOLE),
+    'regnet': (dict(type='rkan_mm.RegNetY', arch=dict(w0=8, wa=8.0, wm=2.0, group_w=4, depth=5, bot_mul=1.0),
+                    strides=(2, 2, 2), dilations=(1, 1, 1), out_indices=(0, 1, 2)), ('layer1', 'layer3')),
+    'densenet': (dict(type='mmpretrain.DenseNet', out_indices=(0, 1, 2, 3),
+                      arch=dict(growth_rate=4, depths=[1, 1, 1, 1], init_channels=8)),
+                 ('stages.0:transitions.0', 'stages.3:transitions.3')),
+    'sanet': (plugged('ShuffleAttention', groups=2), ('layer4',)),
+    'simam': (plugged('SimAM', 18), ('layer4',)),
+    'ela': (plugged('ELA'), ('layer4',)),
+    # the same in other libraries or forms
     'mmdet-resnet18': (dict(type='mmdet.ResNet', depth=18, **NARROW), ('layer4',)),
-    'mmdet-resnetv1d': (dict(type='mmdet.ResNetV1d', depth=50, **NARROW), ('layer4',)),
-    'mmdet-resnext': (dict(type='mmdet.ResNeXt', depth=50, groups=2, base_width=4, **NARROW), ('layer2', 'layer4')),
-    'mmdet-res2net': (dict(type='mmdet.Res2Net', depth=50, scales=2, base_width=26, **NARROW), ('layer4',)),
-    'mmpretrain-resnet34': (dict(type='mmpretrain.ResNet', depth=34, base_channels=8, stem_channels=8,
-                                 out_indices=(0, 1, 2, 3)), ('layer1', 'layer2', 'layer3', 'layer4')),
-    'mmpretrain-resnet50': (dict(type='mmpretrain.ResNet', depth=50, base_channels=8, stem_channels=8,
-                                 expansion=4), ('layer4',)),
+    'mmpretrain-resnet34': (dict(type='mmpretrain.ResNet', depth=34, out_indices=(0, 1, 2, 3), **NARROW), WHOLE),
     'mmpretrain-seresnet': (dict(type='mmpretrain.SEResNet', depth=50, base_channels=32, stem_channels=8),
                             ('layer4',)),
-    'mmpretrain-densenet': (dict(type='mmpretrain.DenseNet', out_indices=(0, 1, 2, 3),
-                                 arch=dict(growth_rate=4, depths=[1, 1, 1, 1], init_channels=8)),
-                            ('stages.0:transitions.0', 'stages.3:transitions.3')),
     'timm-resnet10t': (dict(type='mmpretrain.TIMMBackbone', model_name='resnet10t', features_only=True),
                        ('timm_model.layer3', 'timm_model.layer4')),
+    # beyond the sixteen
+    'convnext': (dict(type='mmpretrain.ConvNeXt', arch=dict(depths=[1, 1, 1, 1], channels=[8, 8, 16, 16])),
+                 ('stages.1', 'stages.3')),
+    'mobilenet-v3': (dict(type='mmpretrain.MobileNetV3', arch='small', norm_eval=False), ('layer8', 'layer11:layer12')),
+    'efficientnet': (dict(type='mmpretrain.EfficientNet', arch='es', drop_path_rate=0),
+                     ('layers.3', 'layers.5:layers.6')),
+    'vgg': (dict(type='mmpretrain.VGG', depth=11, norm_cfg=dict(type='BN')), ('features.10:features.12',)),
+    'torchvision-mobilenet-v2': (dict(type='torchvision.models.mobilenet_v2', num_classes=5, width_mult=0.25),
+                                 ('features.14:features.17', 'features.18')),
 }
 contract = pytest.mark.parametrize('name', BACKBONES)
 IMAGE = (2, 3, 64, 64)
@@ -138,8 +167,8 @@ def test_deepcopy_and_pickle_are_independent(name, image):
 def test_measuring_leaves_no_trace(name):
     torch.manual_seed(5)
     model = build(name)
-    modes = {module.training for module in model.backbone.modules()}
-    assert modes == {True}
+    plain = MMENGINE_MODELS.build(copy.deepcopy(BACKBONES[name][0]))
+    assert [m.training for m in model.backbone.modules()] == [m.training for m in plain.modules()]
     for key, value in model.backbone.state_dict().items():
         if key.endswith('num_batches_tracked'):
             assert value == 0
@@ -200,6 +229,27 @@ def test_stage_without_feature_maps():
         RKANet(cfg, ('layers.1',))
 
 
+HRNET = dict(type='mmdet.HRNet', extra={
+    f'stage{i}': dict(num_modules=1, num_branches=i, block='BOTTLENECK' if i == 1 else 'BASIC', num_blocks=(1,) * i,
+                      num_channels=(4,) * i) for i in (1, 2, 3, 4)})
+
+
+def test_hrnet_has_maps_inside_its_stages(image):
+    model = RKANet(HRNET, ('layer1', 'stage4.0.branches.3'))
+    assert [out.shape[1:] for out in model(image)] == [(4, size, size) for size in (16, 8, 4, 2)]
+    assert model.bridges['layer1'].block.expand.out_channels == 16
+
+
+@pytest.mark.parametrize(('cfg', 'stage', 'message'), [
+    (dict(type='mmpretrain.SwinTransformer', arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])),
+     'stages.3', r"input of stage 'stages.3' of SwinTransformer is of shape \(1, 49, 64\)"),
+    (HRNET, 'stage4', "input of stage 'stage4' of HRNet is list"),
+], ids=['swin', 'hrnet'])
+def test_stages_of_tokens_or_of_several_maps(cfg, stage, message):
+    with pytest.raises(ValueError, match=message + r'; an RKAN block needs feature maps \(B, C, H, W\)'):
+        RKANet(cfg, (stage,), input_size=(224, 224))
+
+
 def test_stage_that_does_not_run():
     backbone = nn.Sequential(nn.Conv2d(3, 8, 1))
     backbone.spare = nn.Conv2d(8, 8, 1)
@@ -208,11 +258,28 @@ def test_stage_that_does_not_run():
         RKANet(backbone, ('spare',))
 
 
-def test_odd_maps_name_the_stage_and_the_shapes():
-    model = build('mmpretrain-densenet')
-    with pytest.raises(ValueError, match=r"RKANet: stage 'stages.0:transitions.0' maps \(1, 8, 19, 19\) to "
-                                         r'\(1, 6, 9, 9\), but its RKAN block to \(1, 6, 10, 10\)'):
-        model(torch.rand(1, 3, 75, 75))
+def test_where_pooling_rounds_odd_maps_down_the_residual_is_cropped():
+    model = build('densenet', block=dict(type='RKANBlock', zero_init_residual=True)).eval()
+    plain = MMENGINE_MODELS.build(copy.deepcopy(BACKBONES['densenet'][0]))
+    plain.load_state_dict(model.backbone.state_dict())
+    plain.eval()
+    image = torch.rand(1, 3, 75, 80)  # the first stage maps 19 x 20 to 9 x 10
+    assert_close(model(image), plain(image))
+    bridge = model.bridges['stages_0-transitions_0']
+    x, residuals = torch.rand(1, 8, 19, 20), []
+    nn.init.ones_(bridge.block.norm2.weight)
+    bridge.block.register_forward_hook(lambda module, args, out: residuals.append(out))
+    out = bridge.fuse(x, torch.zeros(1, 6, 9, 10))
+    assert residuals[0].shape == (1, 6, 10, 10)
+    assert_close(out, residuals[0][:, :, :9])
+
+
+def test_sizes_beyond_rounding_name_the_stage_and_the_shapes():
+    with_small_maps = nn.Sequential(nn.Conv2d(3, 8, 5, 2))
+    model = RKANet(with_small_maps, ('0',))
+    with pytest.raises(ValueError, match=r"RKANet: stage '0' maps \(1, 3, 64, 64\) to \(1, 8, 30, 30\), but its RKAN "
+                                         r'block to \(1, 8, 32, 32\)'):
+        model(torch.rand(1, 3, 64, 64))
 
 
 def test_unknown_block_argument_names_the_stage():
@@ -254,3 +321,5 @@ def test_torchvision_layout_loads():
 def test_single_channel_images():
     model = RKANet(dict(type='mmpretrain.ResNet', depth=18, in_channels=1, base_channels=8, stem_channels=8))
     assert model(torch.rand(1, 1, 64, 64))[-1].shape == (1, 64, 2, 2)
+    plugged = dict(type='rkan_mm.PluggedBackbone', backbone=dict(type='mmpretrain.ResNet', depth=18, in_channels=1))
+    assert RKANet(plugged, ())(torch.rand(1, 1, 64, 64))[-1].shape == (1, 512, 2, 2)
