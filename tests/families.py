@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 
-def attention(depth: int, kind: str, **plugin) -> dict:
-    """A ResNet of mmpretrain with an attention layer in each residual block."""
+def attention(depth: int, kind: str, stages: tuple[bool, ...] = (True,) * 4, **args) -> dict:
+    """A ResNet of mmpretrain with an attention layer in each residual block of some stages."""
     return dict(type='rkan_mm.PluggedBackbone', backbone=dict(type='mmpretrain.ResNet', depth=depth),
-                plugins=[dict(cfg=dict(type=f'rkan_mm.{kind}'), **plugin)])
+                plugins=[dict(cfg=dict(type=f'rkan_mm.{kind}', **args), stages=stages)])
 
 
 def resnest(depth: int, avg_down_stride: bool = False) -> dict:

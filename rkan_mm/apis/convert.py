@@ -48,6 +48,7 @@ TORCHVISION: Rules = (
     (r'^classifier\.', 'fc.'),
 )
 TIMM: Rules = (
+    *TORCHVISION,
     (r'^stem\.conv\.', 'conv1.'),  # RegNet
     (r'^stem\.bn\.', 'bn1.'),
     (r'^s(\d)\.b(\d+)\.', lambda match: f'layer{match[1]}.{int(match[2]) - 1}.'),
@@ -62,7 +63,6 @@ TIMM: Rules = (
     (r'^(layer1\.0\.downsample)\.1\.', (r'\1.1.', r'\1.0.')),
     (r'^(layer1\.0\.downsample)\.2\.', (r'\1.2.', r'\1.1.')),
     (r'\.se\.conv\.', '.eca.conv.'),
-    *TORCHVISION,
 )
 # Stages are numbered from 0, and each part of all blocks is in a list.
 RESIDUALKAN: Rules = (

@@ -1,13 +1,18 @@
+import re
 import subprocess
 import sys
 
 import golden
 import pytest
+import timm
 import torch
+import torchvision
+from families import BACKBONES, attention
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.apis.convert import convert_residualkan
+from rkan_mm.apis.convert import convert_plain, convert_residualkan, main
 from rkan_mm.models import RKANet
 
 CONFIG = """
@@ -37,6 +42,18 @@ def test_command_line(source, tmp_path, root):
     assert_close(converted['head.fc.weight'], source['resnet.fc.weight'])
     assert_close(converted['backbone.bridges.layer4.block.kan1.weight'][2, 1, 0],
                  source['kan_conv1.3.convs.0.conv.polynomial_weight'][0, 3, 2])
+
+
+def test_command_line_for_plain_weights(tmp_path, capsys):
+    plain = torchvision.models.resnet18(num_classes=10).state_dict()
+    torch.save(plain, tmp_path / 'src.pth')
+    (tmp_path / 'config.py').write_text(CONFIG)
+    main(['torchvision', str(tmp_path / 'src.pth'), str(tmp_path / 'dst.pth'), '--config', str(tmp_path / 'config.py')])
+    said = capsys.readouterr().out
+    assert '122 entries converted\n0 in the source, without a place in the model\n' in said
+    assert 'backbone.bridges.layer4.block.reduce.weight' in said
+    converted = torch.load(tmp_path / 'dst.pth', weights_only=True)['state_dict']
+    assert_close(converted['backbone.backbone.layer4.1.conv2.weight'], plain['layer4.1.conv2.weight'])
 
 
 def test_every_key_is_accounted_for(source):
@@ -69,3 +86,77 @@ def test_a_foreign_checkpoint():
 def test_a_model_without_rkan(source):
     with pytest.raises(ValueError, match='ResNet has no RKANet'):
         convert_residualkan(source, MMENGINE_MODELS.build(dict(type='mmdet.ResNet', depth=18)))
+
+
+PLAIN_DENSENET = dict(type='mmpretrain.DenseNet', arch='121')
+# library, model: our backbone of the same architecture
+PLAIN = {
+    ('torchvision', 'resnet18'): BACKBONES['RKANet']('resnet18'),
+    ('torchvision', 'resnet50'): dict(type='mmdet.ResNet', depth=50, out_indices=(3,)),
+    ('torchvision', 'resnext50_32x4d'): BACKBONES['RKANeXt']('resnext50_32x4d'),
+    ('torchvision', 'wide_resnet50_2'): BACKBONES['RKAN_WideResNet']('wide_resnet50_2'),
+    ('torchvision', 'regnet_y_400mf'): BACKBONES['RKAN_RegNet']('regnet_y_400mf'),
+    ('torchvision', 'regnet_x_3_2gf'): BACKBONES['RKAN_RegNet']('regnet_x_3_2gf'),
+    ('torchvision', 'densenet121'): PLAIN_DENSENET,
+    ('timm', 'resnet50d'): BACKBONES['RKANet_D']('resnetd50'),
+    ('timm', 'seresnet50'): attention(50, 'SE', bias=True),
+    ('timm', 'ecaresnet50d'): dict(attention(50, 'ECA'), backbone=BACKBONES['RKANet_D']('resnetd50')),
+    ('timm', 'resnest50d'): dict(type='mmpretrain.ResNeSt', depth=50),
+    ('timm', 'res2net50_26w_4s'): BACKBONES['RKAN_Res2Net']('res2net50'),
+    ('timm', 'regnety_004'): BACKBONES['RKAN_RegNet']('regnet_y_400mf'),
+    ('timm', 'densenet121'): PLAIN_DENSENET,
+}
+
+
+@pytest.mark.parametrize(('library', 'name'), PLAIN, ids=map('-'.join, PLAIN))
+def test_plain_weights_give_the_same_logits(library, name):
+    create = torchvision.models.get_model if library == 'torchvision' else timm.create_model
+    theirs = create(name, num_classes=7)
+    for key, value in theirs.state_dict().items():  # no constants that could be swapped unseen
+        if key.endswith(('running_mean', 'bias')):
+            value.normal_(std=0.1)
+        elif key.endswith('running_var') or (value.dim() == 1 and key.endswith('weight')):
+            value.uniform_(0.5, 1.5)
+    width = next(shape[1] for shape in (p.shape for p in reversed(list(theirs.parameters()))) if len(shape) == 2)
+    ours = MMENGINE_MODELS.build(dict(
+        type='mmpretrain.ImageClassifier', backbone=dict(type='rkan_mm.RKANet', backbone=PLAIN[library, name],
+                                                      stages=()),
+        neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=7, in_channels=width)))
+    converted, report = convert_plain(theirs.state_dict(), ours, library)
+    assert (report.unused, report.missing) == ([], [])
+    ours.load_state_dict(converted, strict=True)
+    image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for model in (ours, theirs):
+        model.double().eval()
+    assert_close(ours.head(ours.extract_feat(image)), theirs(image), rtol=1e-8, atol=1e-8)
+
+
+def test_plain_weights_for_a_backbone_alone():
+    theirs = torchvision.models.regnet_y_400mf(num_classes=7)
+    ours = MMENGINE_MODELS.build(PLAIN['torchvision', 'regnet_y_400mf'])
+    converted, report = convert_plain(theirs.state_dict(), ours, 'torchvision')
+    assert report.unused == ['fc.weight', 'fc.bias']
+    assert report.missing == []
+    ours.load_state_dict(converted, strict=True)
+
+
+def test_torchvisions_old_densenet_files():
+    theirs = torchvision.models.densenet121()
+    files = {re.sub(r'(denselayer\d+\.(?:norm|conv))(\d)', r'\1.\2', key): value
+             for key, value in theirs.state_dict().items()}
+    assert 'features.denseblock1.denselayer1.norm.1.weight' in files
+    report = convert_plain(files, MMENGINE_MODELS.build(dict(PLAIN_DENSENET)), 'torchvision')[1]
+    assert report.unused == ['classifier.weight', 'classifier.bias']
+    assert report.missing == []
+
+
+def test_plain_weights_leave_the_blocks_of_a_rkanet_missing():
+    model = RKANet(dict(PLAIN_DENSENET), ('stages.3:transitions.3',))
+    report = convert_plain(torchvision.models.densenet121().state_dict(), model, 'torchvision')[1]
+    assert {key.split('.')[0] for key in report.missing} == {'bridges'}
+
+
+def test_an_unknown_layout():
+    with pytest.raises(ValueError, match="convert_plain: no layout 'keras'; there are torchvision, timm"):
+        convert_plain({}, nn.Identity(), 'keras')
