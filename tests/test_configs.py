@@ -26,8 +26,14 @@ def load(name: str) -> Config:
     return cfg
 
 
+@pytest.fixture
+def quick_build(monkeypatch):
+    """Leave the weights of convolutions as memory has them: random numbers take most of the time."""
+    monkeypatch.setattr(torch.nn.Conv2d, 'reset_parameters', lambda self: None)
+
+
 @each
-def test_builds_with_the_parameters_of_the_metafile(path):
+def test_builds_with_the_parameters_of_the_metafile(path, quick_build):
     cfg = load(path.stem)
     model = MODELS.build(cfg.model)
     entry = ENTRIES[path.stem]
@@ -53,8 +59,14 @@ def test_readme_has_the_numbers_of_the_metafile(path):
     tables = [table.splitlines() for table in (ROOT / 'README.md').read_text().split('\n\n') if table.startswith('|')]
     found = [line for table in tables for row in table if f'configs/{path.name})' in row for line in (table[0], row)]
     assert found, f'no table row of README.md links {path.name}'
+    metadata = entry['Metadata']
     text = ' '.join(found)  # with the heads of the tables, which say whose the numbers are
-    assert f'{entry["Metadata"]["Parameters"]:,}' in text
+    assert f'{metadata["Parameters"]:,}' in text
+    if 'GMACs' in metadata:
+        assert f'{metadata["GMACs"]:.3f}' in text
+    if 'Published Parameters (M)' in metadata:
+        assert f'{metadata["Parameters"]:,} ({metadata["Published Parameters (M)"]:.2f} M)' in text
+        assert round(metadata['Parameters'] / 1e6, 2) == metadata['Published Parameters (M)']
     for result in entry['Results']:
         assert result['Source'] in text
         for value in result['Metrics'].values():
@@ -204,3 +216,85 @@ def test_a_classification_step(name):
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
 
+
+
+CIFAR = [path.stem for path in CONFIGS if path.stem.endswith('cifar100')]
+FAMILIES = ('resnet', 'resnext', 'wide-resnet', 'resnetv1d', 'resnest', 'res2net', 'ecanet', 'senet', 'gcnet', 'cbam',
+            'pyramidnet', 'regnet', 'densenet', 'sanet', 'simam', 'ela')
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_every_family_has_a_pair_of_configs(family):
+    plain, = [name for name in CIFAR if re.match(family + r'[y-]?[l-]?\d', name)]
+    rkan = load(f'rkan-{plain}').model.backbone
+    assert rkan.type == 'rkan_mm.RKANet'
+    assert rkan.backbone == load(plain).model.backbone
+
+
+@pytest.mark.parametrize('name', CIFAR)
+def test_cifar_recipe(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == 128
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    assert cfg.train_cfg.max_epochs == 200
+    expected = [0.05 * (e + 1) / 10 for e in range(10)]
+    expected += [1e-5 + (0.05 - 1e-5) * (1 + math.cos(math.pi * (e - 10) / 190)) / 2 for e in range(10, 200)]
+    np.testing.assert_allclose(epoch_rates(cfg, 200), expected, rtol=1e-12)
+    assert cfg.model.train_cfg == dict(augments=[dict(type='CutMix', alpha=1.0), dict(type='Mixup', alpha=0.2)],
+                                       probs=[0.5, 0.3])
+    assert cfg.model.head.loss == dict(type='CrossEntropyLoss', loss_weight=1.0, use_soft=True)
+    np.testing.assert_allclose(cfg.data_preprocessor.mean, 255 * np.array([0.5071, 0.4867, 0.4408]), rtol=1e-9)
+    np.testing.assert_allclose(cfg.data_preprocessor.std, 255 * np.array([0.2675, 0.2565, 0.2761]), rtol=1e-9)
+    again = Config.fromstring(cfg.pretty_text, '.py')  # as the runner writes it into work_dirs
+    assert again.model == cfg.model
+
+
+@pytest.mark.parametrize('mode', ['train', 'test'])
+def test_cifar_pipeline_is_the_references(mode):
+    from PIL import Image
+    from torchvision import transforms
+    steps = [TRANSFORMS.build(step) for step in load(CIFAR[0])[f'{mode}_pipeline']]
+    resize = transforms.Resize((128, 128), transforms.InterpolationMode.BICUBIC)
+    theirs = transforms.Compose([resize, transforms.RandomHorizontalFlip(), transforms.RandAugment(2, 9)]
+                                if mode == 'train' else [resize])
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        image = rng.integers(0, 255, (32, 32, 3), np.uint8)
+        results = dict(img=image, gt_label=3)
+        torch.manual_seed(seed)
+        for step in steps:
+            results = step(results)
+        torch.manual_seed(seed)
+        expected = np.array(theirs(Image.fromarray(image)))
+        np.testing.assert_array_equal(results['inputs'].numpy(), expected.transpose(2, 0, 1))
+    assert results['data_samples'].gt_label.tolist() == [3]
+
+
+def test_a_cifar_step():
+    cfg = load('rkan-ela-l50_1xb128-200e_cifar100')
+    cfg.model.backbone.backbone.backbone.update(base_channels=8, stem_channels=8)
+    cfg.model.head.in_channels = 256
+    model = MODELS.build(cfg.model)
+    steps = [TRANSFORMS.build(step) for step in cfg.train_pipeline]
+    samples = []
+    for label in range(4):
+        results = dict(img=np.random.default_rng(label).integers(0, 255, (32, 32, 3), np.uint8), gt_label=label)
+        for step in steps:
+            results = step(results)
+        samples.append(results)
+    data = model.data_preprocessor(pseudo_collate(samples), training=True)
+    assert data['inputs'].shape == (4, 3, 128, 128)
+    model(**data, mode='loss')['loss'].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', [
+    name if 'regnet' in name else pytest.param(name, marks=pytest.mark.slow) for name in CIFAR])
+def test_macs_are_those_of_the_metafile(name, quick_build):
+    from mmengine.analysis import FlopAnalyzer
+
+    from rkan_mm.apis.benchmark import build
+    model = build(load(name).model.to_dict(), 'mmpretrain').eval()
+    flops = FlopAnalyzer(model, torch.zeros(1, 3, 128, 128))
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert flops.total() / 1e9 == pytest.approx(ENTRIES[name]['Metadata']['GMACs'], abs=2e-3)
