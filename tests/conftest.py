@@ -25,3 +25,12 @@ def _isolated():
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scope)
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def quick_build(monkeypatch):
+    """Leave the weights of convolutions as memory has them, for tests that load or never look at them.
+
+    Drawing random numbers takes most of the time of building a large model.
+    """
+    monkeypatch.setattr(torch.nn.Conv2d, 'reset_parameters', lambda self: None)

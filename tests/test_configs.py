@@ -26,12 +26,6 @@ def load(name: str) -> Config:
     return cfg
 
 
-@pytest.fixture
-def quick_build(monkeypatch):
-    """Leave the weights of convolutions as memory has them: random numbers take most of the time."""
-    monkeypatch.setattr(torch.nn.Conv2d, 'reset_parameters', lambda self: None)
-
-
 @each
 def test_builds_with_the_parameters_of_the_metafile(path, quick_build):
     cfg = load(path.stem)

@@ -59,7 +59,7 @@ def classifier_width(meta: dict) -> int:
 
 
 @pytest.mark.parametrize('case', list(cases()))
-def test_equals_the_reference(case):
+def test_equals_the_reference(case, quick_build):
     meta = golden.models()['cases'][case]
     model = MMENGINE_MODELS.build(config(meta['class_name'], meta['kwargs'], classifier_width(meta),
                                          backbone=BACKBONE_OF_CASE.get(case)))
@@ -135,8 +135,7 @@ PLAIN, E = (None, None, None, None), (None, None, 'addition', 'addition')
     ('RKAN_DenseNet', 'densenet201', {}, 1000, 21_280_331),
     ('RKAN_DenseNet', 'densenet161', {}, 1000, 30_409_963),
 ], ids=str)
-def test_published_parameter_counts(class_name, version, kwargs, num_classes, params, monkeypatch):
-    monkeypatch.setattr(nn.Conv2d, 'reset_parameters', lambda self: None)  # random numbers take most of the time
+def test_published_parameter_counts(class_name, version, kwargs, num_classes, params, quick_build):
     backbone = MMENGINE_MODELS.build(BACKBONES[class_name](version))
     backbone.eval()
     channels = backbone(torch.zeros(1, 3, 64, 64))[-1].shape[1]

@@ -36,25 +36,30 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
             None is the last, before the residual is added.
 
     Raises:
-        ValueError: no such position, or the block has a child of that name.
+        ValueError: no such convolutions or position, or the block has a child of that name.
     """
     convs = [name for name, _ in block.named_children() if name.startswith('conv') and name[4:].isdigit()]
-    conv = (position or f'after_{convs[-1] if convs else "conv1"}').removeprefix('after_')
-    if conv not in convs:
+    following = {f'after_conv{int(name[4:]) - 1}': getattr(block, name) for name in convs if name != 'conv1'}
+    if not convs:
+        raise ValueError(f'{type(block).__name__} has no conv1, conv2, ...')
+    last = f'after_{convs[-1]}'
+    position = position or last
+    if position not in (*following, last):
         raise ValueError(f'no position {position!r} in {type(block).__name__}; there are '
-                         + ', '.join(f'after_{name}' for name in convs))
-    following = next(iter(convs[convs.index(conv) + 1:]), None)
-    channels = getattr(block, following).in_channels if following else getattr(block, conv).out_channels
+                         + ', '.join([*following, last]))
+    conv = following.get(position)
     args = dict(cfg)
-    name, layer = build_plugin_layer(args, args.pop('postfix', ''), in_channels=channels)
+    name, layer = build_plugin_layer(args, args.pop('postfix', ''),
+                                     in_channels=conv.in_channels if conv else getattr(block, convs[-1]).out_channels)
     if hasattr(block, name):
         raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
     block.add_module(name, layer)
     tap = Tap(layer)
-    if following:
-        getattr(block, following).register_forward_pre_hook(tap.before)
+    if conv:
+        conv.register_forward_pre_hook(tap.before)
     else:
-        norm = getattr(block, conv.replace('conv', 'norm'), None) or getattr(block, conv.replace('conv', 'bn'))
+        number = convs[-1].removeprefix('conv')
+        norm = getattr(block, f'norm{number}', None) or getattr(block, f'bn{number}')
         norm.register_forward_hook(tap.after)
 
 
@@ -97,7 +102,7 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
         setattr(model.get_submodule(parent), child, MODELS.build(cfg))
     for plugin in plugins:
         _plug_all(model, who, **plugin)
-    model.train()  # what the backbone freezes takes in the new layers
+    model.train(model.training)  # what the backbone freezes takes in the new layers
     return model
 
 

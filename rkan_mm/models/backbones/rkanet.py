@@ -127,7 +127,7 @@ class RKANet(BaseModule):
 
     def _find(self, name: str) -> tuple[nn.Module, nn.Module]:
         """First and last module of a stage."""
-        modules = dict(self.backbone.named_modules())
+        modules = dict(self.backbone.named_modules(remove_duplicate=False))
         first, _, last = name.partition(':')
         for part in (first, last or first):
             if part in modules and part:

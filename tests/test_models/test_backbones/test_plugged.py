@@ -121,6 +121,10 @@ def test_replaces_a_module(image):
     (resnet(), dict(plugins=[plugin(position='after_conv4')]),
      "PluggedBackbone: ResNet: layer1.0: no position 'after_conv4' in Bottleneck; there are after_conv1, after_conv2, "
      'after_conv3'),
+    (dict(type='mmpretrain.Res2Net', depth=50), dict(plugins=[plugin(position='after_conv1')]),
+     "layer1.0: no position 'after_conv1' in Bottle2neck; there are after_conv2, after_conv3"),
+    (dict(type='mmpretrain.MobileNetV2'), dict(plugins=[plugin()]),
+     'PluggedBackbone: MobileNetV2: layer1.0: InvertedResidual has no conv1, conv2, ...'),
     (resnet(), dict(plugins=[plugin(stages=(True, True))]),
      'PluggedBackbone: ResNet has 4 stages, got stages=(True, True)'),
     (resnet(), dict(plugins=[plugin(), plugin()]),
@@ -130,7 +134,7 @@ def test_replaces_a_module(image):
      "PluggedBackbone: ResNet has no module 'layer5'"),
     (dict(type='mmpretrain.VGG', depth=11), dict(plugins=[plugin()]),
      'PluggedBackbone: VGG has no stages layer1, layer2, ...; it has features'),
-], ids=['position', 'stages', 'twice', 'channels', 'replace', 'no stages'])
+], ids=['position', 'other position', 'no convs', 'stages', 'twice', 'channels', 'replace', 'no stages'])
 def test_errors(backbone, args, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         plugged_backbone(backbone, **args)

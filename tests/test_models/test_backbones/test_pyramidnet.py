@@ -21,8 +21,7 @@ def tiny(**args):
     (18, (76, 88, 100, 112)), (34, (73, 85, 103, 112)), (50, (408, 608, 904, 1056)), (101, (356, 484, 1236, 1336)),
     (152, (320, 492, 1272, 1336)), (200, (300, 648, 1172, 1216)),
 ])
-def test_widths_of_the_reference(depth, channels, monkeypatch):
-    monkeypatch.setattr(nn.Conv2d, 'reset_parameters', lambda self: None)
+def test_widths_of_the_reference(depth, channels, quick_build):
     model = PyramidNet(depth)
     assert tuple(getattr(model, name)[-1].out_channels for name in model.res_layers) == channels
 

@@ -14,8 +14,7 @@ TINY = dict(w0=8, wa=8.0, wm=2.0, group_w=4, depth=5, bot_mul=1.0)
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_widths_and_depths_are_torchvisions(arch, monkeypatch):
-    monkeypatch.setattr(nn.Conv2d, 'reset_parameters', lambda self: None)
+def test_widths_and_depths_are_torchvisions(arch, quick_build):
     model = RegNetY(arch)
     cfg = ARCHS[arch]
     theirs = regnet.BlockParams.from_init_params(cfg['depth'], cfg['w0'], cfg['wa'], cfg['wm'], cfg['group_w'])
