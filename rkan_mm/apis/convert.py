@@ -19,12 +19,18 @@ from rkan_mm.models import RKANet
 
 from .preflight import PreflightError, load_weights
 
-Rules = tuple[tuple[str, str | tuple[str, ...] | Callable[[re.Match], str]], ...]
+Replacement = str | Callable[[re.Match], str]
+Rules = tuple[tuple[str, Replacement | tuple[Replacement, ...]], ...]
 
 
-def _less_one(template: str) -> Callable[[re.Match], str]:
-    """Replacement that fills in the groups of a match, which count from 1, counted from 0."""
+def _less_one(template: str) -> Replacement:
+    """Fill in the groups of a match, which count from 1, counted from 0."""
     return lambda match: template.format(*(int(group) - 1 for group in match.groups()))
+
+
+def _third(template: str) -> Replacement:
+    """Fill in the group of a match, which counts convolution, norm and activation one by one, counted by threes."""
+    return lambda match: template.format(int(match[1]) // 3)
 
 
 # Names there -> in mm's backbones (and `fc` for the classifier), all rules in turn. Where a rule has several
@@ -57,9 +63,9 @@ TIMM: Rules = (
     (r'\.downsample\.conv\.', '.downsample.0.'),
     (r'\.downsample\.bn\.', '.downsample.1.'),
     (r'^head\.fc\.', 'fc.'),
-    (r'^conv1\.([036])\.', lambda match: f'stem.{int(match[1]) // 3}.conv.'),  # ResNet-D
-    (r'^conv1\.([14])\.', lambda match: f'stem.{int(match[1]) // 3}.bn.'),
-    (r'^bn1\.', ('bn1.', 'stem.2.bn.')),
+    (r'^conv1\.([036])\.', (_third('stem.{}.conv.'), r'stem.\1.')),  # ResNet-D, in mmpretrain and mmdet
+    (r'^conv1\.([14])\.', (_third('stem.{}.bn.'), r'stem.\1.')),
+    (r'^bn1\.', ('bn1.', 'stem.2.bn.', 'stem.7.')),
     (r'^(layer1\.0\.downsample)\.1\.', (r'\1.1.', r'\1.0.')),
     (r'^(layer1\.0\.downsample)\.2\.', (r'\1.2.', r'\1.1.')),
     (r'\.se\.conv\.', '.eca.conv.'),
@@ -78,8 +84,8 @@ RESIDUALKAN: Rules = (
     (r'^gate_convs\.(\d)\.', r'bridges.\1.fusion.gate.'),
     (r'^se_blocks\.(\d)\.1\.', r'bridges.\1.fusion.squeeze.'),
     (r'^se_blocks\.(\d)\.3\.', r'bridges.\1.fusion.excite.'),
-    (r'^stem\.([036])\.', lambda match: f'deep_stem.{int(match[1]) // 3}.conv.'),
-    (r'^stem\.([14])\.', lambda match: f'deep_stem.{int(match[1]) // 3}.bn.'),
+    (r'^stem\.([036])\.', (_third('deep_stem.{}.conv.'), r'deep_stem.\1.')),  # ResNet-D, in mmpretrain and mmdet
+    (r'^stem\.([14])\.', (_third('deep_stem.{}.bn.'), r'deep_stem.\1.')),
     (r'^bn_final\.', 'norm2.'),
     (r'^(layer\d\.\d+)\.bn(\d)\.', (r'\1.bn\2.', r'\1.norm\2.')),
     (r'^(?:resnet|resnext|wideresnet|regnet|densenet)\.', ''),

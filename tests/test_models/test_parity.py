@@ -12,10 +12,16 @@ from torch.testing import assert_close
 
 from rkan_mm.apis.convert import convert_residualkan
 
-# kan_type of the reference: our basis. Cases of other kan_types are left out.
-BASES = dict(chebyshev='Chebyshev', legendre='Legendre', jacobi='Jacobi', hermite='Hermite')
+# kan_type of the reference: our basis, given its degree and grid. Cases of other kan_types are left out.
+BASES = dict(
+    chebyshev=lambda degree, grid: dict(type='Chebyshev', degree=degree),
+    legendre=lambda degree, grid: dict(type='Legendre', degree=degree),
+    jacobi=lambda degree, grid: dict(type='Jacobi', degree=degree),
+    hermite=lambda degree, grid: dict(type='Hermite', degree=degree),
+)
 BACKBONE_OF_CASE = dict(  # backbones that are not their version's usual one
     resnet50_all=dict(type='mmdet.ResNet', depth=50, out_indices=(3,), norm_eval=False),
+    resnetd50_all=dict(type='mmdet.ResNetV1d', depth=50, out_indices=(3,), norm_eval=False),
     resnest50_avd=resnest(50, avg_down_stride=True),
 )
 DIFFERENT = dict(  # what no argument of mm's backbones expresses
@@ -26,12 +32,12 @@ DIFFERENT = dict(  # what no argument of mm's backbones expresses
 def config(class_name: str, kwargs: dict, in_channels: int, num_classes: int = 10,
            backbone: dict | nn.Module | None = None) -> dict:
     """A classifier config of ours from the reference's class, constructor arguments and width of the classifier."""
-    degrees = kwargs.get('spline_order', (3, 2))
+    bases = [BASES[kwargs.get('kan_type', 'chebyshev')](degree, grid) for degree, grid in zip(
+        kwargs.get('spline_order', (3, 2)), kwargs.get('grid_size', (3, 2)), strict=True)]
     reductions = kwargs.get('reduce_factor', (2, 2, 2, 2))
     block = dict(type='RKANBlock', shortcut=kwargs.get('shortcut', False),
                  expansion=kwargs.get('inv_factor', 4) if kwargs.get('inv_bottleneck') else None,
-                 basis=dict(type=BASES[kwargs.get('kan_type', 'chebyshev')], degree=degrees[0]),
-                 second_basis=dict(degree=degrees[1]))
+                 basis=bases[0], second_basis=bases[1])
     mechanisms = kwargs.get('mechanisms', (None, None, None, 'addition'))
     fusions = dict(addition=dict(type='Addition'), gating=dict(type='Gating'),
                    se=dict(type='SE', bias=class_name in ('RKANeXt', 'RKAN_WideResNet')))
