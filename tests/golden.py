@@ -43,7 +43,20 @@ def kan_conv_arrays(case: str) -> dict[str, torch.Tensor]:
 def state_dict(case: str) -> dict[str, torch.Tensor]:
     """The reference's state_dict of a case: each entry is drawn from a seed that its name gives."""
     entries = models()['state_dicts'][models()['cases'][case]['state_dict']]
-    return {name: _fill(name, tuple(shape)) for name, shape, _ in entries}
+    shapes = {name: tuple(shape) for name, shape, _ in entries}
+    return {name: _grid(name, shapes) if name.endswith('.grid') else _fill(name, shape)
+            for name, shape in shapes.items()}
+
+
+def _grid(name: str, shapes: dict[str, tuple[int, ...]]) -> torch.Tensor:
+    """As the reference's constructors build it on [-1, 1]: centres of Gaussians (G,), or knots (taps, G + 2k + 1)."""
+    if len(shapes[name]) == 1:
+        return torch.linspace(-1, 1, *shapes[name])
+    taps, knots = shapes[name]
+    functions = shapes[name.replace('grid', 'spline_weight')][-1]
+    order = knots - 1 - functions
+    size = functions - order
+    return (torch.arange(-order, size + order + 1) * (2 / size) - 1).expand(taps, -1)
 
 
 def _fill(name: str, shape: tuple[int, ...]) -> torch.Tensor:

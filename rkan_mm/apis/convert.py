@@ -76,6 +76,13 @@ RESIDUALKAN: Rules = (
     (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.polynomial_weight$', r'bridges.\2.block.kan\1.weight'),
     (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.scaler$', r'bridges.\2.block.kan\1.scaler'),
     (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.base_linear\.weight$', r'bridges.\2.block.kan\1.base_weight'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.base_linear\.bias$', r'bridges.\2.block.kan\1.bias'),  # RBFs
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.spline_linear\.weight$', r'bridges.\2.block.kan\1.weight'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.rbf\.(grid|inv_width)$', r'bridges.\2.block.kan\1.basis.\3'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.spline_weight$', r'bridges.\2.block.kan\1.weight'),  # B-splines
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.spline_scaler$', r'bridges.\2.block.kan\1.scaler'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.base_weight$', r'bridges.\2.block.kan\1.base_weight'),
+    (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.grid$', r'bridges.\2.block.kan\1.basis.grid'),
     (r'^kan_bn\.(\d)\.', r'bridges.\1.block.norm1.'),
     (r'^conv_expand\.(\d)\.', r'bridges.\1.block.expand.'),
     (r'^kan_expand_bn\.(\d)\.', r'bridges.\1.block.norm2.'),
@@ -141,13 +148,24 @@ def convert_residualkan(source: dict[str, Tensor], model: nn.Module) -> tuple[di
         raise ValueError(f'convert_residualkan: {type(model).__name__} has no RKANet')
     shaped = {}
     for key, value in source.items():
-        if '.convs.0.conv.' in key:
-            value = value[0].movedim(0, -1)  # (1, taps, ...) -> (..., taps)
-            side = math.isqrt(value.shape[-1])
-            value = value.reshape(*value.shape[:-1], side, side)  # (..., taps) -> (..., kh, kw)
-        shaped[key] = value
+        shaped[key] = _kan_parameter(key, value, source) if '.convs.0.conv.' in key else value
+        if key.endswith('.rbf.grid'):  # the reference computes the width of its Gaussians from their centres
+            shaped[key.replace('grid', 'inv_width')] = ((len(value) - 1) / (value[-1] - value[0])).reshape(1, 1)
     return _convert(shaped, model, RESIDUALKAN, 'convert_residualkan',
                     'a reference RKANet (resnet.*, kan_conv1.*, ...)')
+
+
+def _kan_parameter(key: str, value: Tensor, source: dict[str, Tensor]) -> Tensor:
+    """A parameter of a reference KAN convolution, of one kernel, in our layout."""
+    if key.endswith('grid'):
+        return value.reshape(-1, value.shape[-1])[:1]  # one for each tap, all alike
+    if key.endswith('base_linear.bias'):
+        return value.reshape(())
+    if key.endswith('spline_linear.weight'):
+        value = value.unflatten(1, (-1, len(source[key.replace('spline_linear.weight', 'rbf.grid')])))
+    value = value[0].movedim(0, -1)  # (1, taps, ...) -> (..., taps)
+    side = math.isqrt(value.shape[-1])
+    return value.reshape(*value.shape[:-1], side, side)  # (..., taps) -> (..., kh, kw)
 
 
 def convert_plain(source: dict[str, Tensor], model: nn.Module, layout: str) -> tuple[dict[str, Tensor], Report]:
