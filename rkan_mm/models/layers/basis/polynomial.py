@@ -41,6 +41,7 @@ class Polynomial(Basis):
         # P_j(t) = sum_n monomials[j][n] t^n; plain numbers, so that no device or dtype of the model touches them
         rows = self.evaluate(np.polynomial.Polynomial([1.0]), np.polynomial.Polynomial([0.0, 1.0]))
         self._monomials = tuple(tuple(row.coef.tolist()) for row in rows)
+        self._change = {}  # the change to monomials, for each dtype and device
 
     @abstractmethod
     def evaluate(self, one, x) -> list:
@@ -55,10 +56,12 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        return torch.stack([
-            sum(row[n] * weight[j] for j, row in enumerate(self._monomials) if n < len(row) and row[n])
-            for n in range(self.num_functions)
-        ])
+        key = weight.dtype, weight.device
+        if key not in self._change:
+            rows = [[row[n] if n < len(row) else 0.0 for row in self._monomials] for n in range(self.num_functions)]
+            self._change[key] = torch.tensor(rows, dtype=weight.dtype, device=weight.device)
+        change = self._change[key]  # (n, j)
+        return (change.reshape(*change.shape, *[1] * (weight.dim() - 1)) * weight).sum(1)
 
     def extra_repr(self) -> str:
         return f'degree={self.degree}'
