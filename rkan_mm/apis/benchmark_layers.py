@@ -211,9 +211,10 @@ def show(results: dict, console: Console) -> None:
             table.add_row(row['case'] if form == 'ours' else '', form, *[
                 cell for mode in ('forward', 'training', 'saved')
                 for cell in (f'{values[mode]:.2f}', f'<= {goals[mode]:g}' if mode in goals else '')])
-    console.print(table)
+    if results['layers']:
+        console.print(table)
     if results['models']:
-        table = Table(title=f'Whole models: throughput over the plain backbone ({where})')
+        table = Table(title=f'Whole models: throughput over the plain backbone ({where} for layers, a fifth here)')
         for column in ('case', 'measured', 'ratio', 'goal'):
             table.add_column(column, justify='left' if column in ('case', 'measured') else 'right')
         for row in results['models']:
