@@ -20,6 +20,7 @@ from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
 from . import benchmark
 
 RKANET = 'configs/rkanet50_1xb128-100e_in1k.py'
+PEAKS = 3  # measurements of peak memory, which is coarse on a CPU
 
 
 class Unfolded(nn.Module):
@@ -191,9 +192,9 @@ def models(rounds: int, device: str) -> Iterable[dict]:
                                       memory=False)
             row[mode] = found['throughput_ratio']
         yield row
-    found = benchmark.measure(RKANET, (1, 3, 800, 1344), True, 0, device)['models']
+    peaks = [benchmark.measure(RKANET, (1, 3, 800, 1344), True, 0, device)['models'] for _ in range(PEAKS)]
     yield dict(case='peak training memory, RKANet-50 over ResNet-50, 1x3x800x1344', goals=dict(memory=1.05),
-               memory=found['rkan']['peak_bytes'] / found['plain']['peak_bytes'])
+               memory=statistics.median(found['rkan']['peak_bytes'] / found['plain']['peak_bytes'] for found in peaks))
 
 
 def show(results: dict, console: Console) -> None:

@@ -48,7 +48,8 @@ def shared_polynomial_conv2d(x: Tensor,
     if plain and not is_transformed():
         kernels = _kernels(x, weight, base_weight, window)
         if kernels is not None:
-            return _SharedPolynomialConv.apply(x, weight, base_weight, normalize is torch.tanh, window, kernels)
+            run = _SharedPolynomialConv.apply if torch.is_grad_enabled() else _evaluate
+            return run(x, weight, base_weight, normalize is torch.tanh, window, kernels)
     return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
 
 
@@ -81,6 +82,14 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
+def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window,
+              kernels: ModuleType) -> Tensor:
+    dtype = _autocast_dtype(x.device.type) or x.dtype
+    y = kernels.forward(x, *_folded(weight, base_weight, squash), squash, window, dtype)
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+
 class _SharedPolynomialConv(torch.autograd.Function):
     """Of the values of the forward pass, the input alone is kept."""
 
@@ -89,10 +98,7 @@ class _SharedPolynomialConv(torch.autograd.Function):
                 kernels: ModuleType) -> Tensor:
         ctx.save_for_backward(x, weight, base_weight)
         ctx.squash, ctx.window, ctx.kernels = squash, window, kernels
-        dtype = _autocast_dtype(x.device.type) or x.dtype
-        y = kernels.forward(x.detach(), *_folded(weight, base_weight, squash), squash, window, dtype)
-        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+        return _evaluate(x.detach(), weight, base_weight, squash, window, kernels)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:

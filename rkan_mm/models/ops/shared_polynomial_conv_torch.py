@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,9 +26,14 @@ class Window(NamedTuple):
 
     def output_size(self, x: Tensor, weight: Tensor) -> tuple[int, int]:
         """Of an input (B, C, H, W) and kernels (..., kh, kw); less than one where the kernel does not fit."""
-        height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1
-                         for n, k, s, p, d in zip(x.shape[2:], weight.shape[-2:], *self, strict=True))
-        return height, width
+        return _output_size(x.shape[2:], weight.shape[-2:], self)
+
+
+@functools.lru_cache(maxsize=256)
+def _output_size(size: torch.Size, kernel: torch.Size, window: Window) -> tuple[int, int]:
+    height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1
+                     for n, k, s, p, d in zip(size, kernel, *window, strict=True))
+    return height, width
 
 
 def identity(x: Tensor) -> Tensor:
