@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
+from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
 from . import benchmark
 
@@ -35,7 +36,8 @@ class Unfolded(nn.Module):
         window = conv.kernel_size, conv.dilation, conv.padding, conv.stride
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), *window)  # (B * C, taps, L)
         out = torch.einsum('npfl,fp->nl', conv.basis(patches.tanh(), 1), (conv.weight * conv.scaler).flatten(1))
-        return out + torch.einsum('npl,p->nl', patches, conv.base_weight.flatten())
+        out = out + torch.einsum('npl,p->nl', patches, conv.base_weight.flatten())
+        return out.reshape(*x.shape[:2], *Window(conv.stride, conv.padding, conv.dilation).output_size(x, conv.weight))
 
 
 class Autograd(nn.Module):
@@ -224,6 +226,24 @@ def show(results: dict, console: Console) -> None:
         console.print(table)
 
 
+def markdown(results: dict) -> str:
+    """The same as tables for a README."""
+    lines = ['| multiples of the ordinary layer | forward (naive) | forward + backward (naive) | saved / input: ours, '
+             'low memory (naive) |', '|---|---|---|---|']
+    for row in results['layers']:
+        ours, naive = row['forms']['ours'], row['forms']['naive']
+        cells = [f'{ours[mode]:.2f} ({naive[mode]:.1f})' for mode in ('forward', 'training')]
+        low = row['forms'].get('ours, low memory', ours)
+        saved = '' if low is ours else f'{ours["saved"]:.1f}, '
+        lines.append(f'| {row["case"]} | {" | ".join(cells)} | {saved}{low["saved"]:.2f} ({naive["saved"]:.1f}) |')
+    lines += ['', '| over ResNet-50 | ratio |', '|---|---|']
+    for row in results['models']:
+        case = row['case'].replace(' over ResNet-50', '')
+        lines += [f'| {case}{"" if mode == "memory" else ", throughput, " + mode} | {row[mode]:.3f} |'
+                  for mode in row['goals']]
+    return '\n'.join(lines)
+
+
 def plot(rows: dict[str, list], path: Path) -> None:
     """Time against degree, channels and pixels, with the straight line through the first and the last point."""
     from matplotlib.figure import Figure
@@ -263,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results['scaling'] = scaling(max(3, args.rounds // 4), args.device) if 'scaling' in rows else {}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'layers.json').write_text(json.dumps(results, indent=1))
+    (args.out / 'layers.md').write_text(markdown(results) + '\n')
     show(results, Console(width=150))
     if results['scaling']:
         plot(results['scaling'], args.out / 'scaling.png')
