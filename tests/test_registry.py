@@ -15,3 +15,11 @@ def test_type_resolves_without_custom_imports():
             "print(type(model).__module__)")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == 'rkan_mm.models.rkan_block'
+
+
+def test_custom_imports_register_everything():
+    code = ("import rkan_mm; from mmengine.registry import HOOKS, MODELS; "
+            "print(rkan_mm.__version__, MODELS.get('RKANet'), MODELS.get('KANConv2d'), HOOKS.get('KANGridUpdateHook'))")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith('0.')
+    assert 'None' not in done.stdout

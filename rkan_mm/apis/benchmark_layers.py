@@ -53,9 +53,9 @@ class Autograd(nn.Module):
         layer, coefficients = self.layer, self.layer.coefficients()
         kernel = layer.kernel(coefficients)
         if isinstance(layer, KANLinear):
-            return F.linear(layer._planes(x, -1, False).flatten(-2), kernel.flatten(1), layer.bias)
+            return F.linear(layer._planes(x, None, -1, False).flatten(-2), kernel.flatten(1), layer.bias)
         bias = layer.bias + layer.constant(coefficients, layer.basis.at_zero(coefficients))
-        return F.conv2d(layer._planes(x, 1, True).flatten(1, 2), kernel.flatten(1, 2), bias, layer.stride,
+        return F.conv2d(layer._planes(x, None, 1, True).flatten(1, 2), kernel.flatten(1, 2), bias, layer.stride,
                         layer.padding, layer.dilation, layer.groups)
 
 

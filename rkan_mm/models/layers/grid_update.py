@@ -8,7 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import identity
+
 from .basis import GridBasis
+
+ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
+"""Normalisations of each element, by name."""
 
 MAX_SAMPLES = 4096
 """Of each channel; more change little and cost time."""
@@ -81,16 +86,16 @@ class GridUpdate:
 
     def _samples(self, x: Tensor) -> Tensor:
         """What the functions see of ``x``, (N, channels) in float64; padded zeros once."""
-        norm, self.norm = self.norm, copy.deepcopy(self.norm)  # whose statistics stay as they are
-        try:
-            u = self.normalized(x)
-        finally:
-            self.norm = norm
+        u = self.seen(x)
         u = u.movedim(self.channel_dim, -1).flatten(0, -2)
         u = u.double()
         if any(getattr(self, '_reversed_padding_repeated_twice', ())):
             u = torch.cat([u, torch.zeros_like(u[:1])])
         return u
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the functions see of x. The statistics of a norm layer stay as they are."""
+        return ELEMENTWISE[self.normalization](x) if self.norm is None else copy.deepcopy(self.norm)(x)
 
     def _change_grid(self, change: Callable[[], None], samples: Tensor | None) -> None:
         old = copy.deepcopy(self.basis).double()

@@ -30,28 +30,31 @@ class KANConv(KANLayer):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
+        normed = self.normed(x)
+        return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
 
-    def planes(self, x: Tensor, centre: bool) -> Tensor:
+    def planes(self, x: Tensor, normed: Tensor | None, centre: bool) -> Tensor:
         """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, self.channel_dim, centre)
+            planes = recompute(self._planes, x, normed, self.channel_dim, centre)
         else:
             planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         coefficients = self.coefficients()
         padding = self.padding
         if self.padding_mode != 'zeros':
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+            x, normed = (t if t is None else F.pad(t, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+                         for t in (x, normed))
+            padding = 0
         bias = self.constant(coefficients, self.basis.at_zero(coefficients))
         if self.bias is not None:
             bias = bias + self.bias
         convolve = getattr(F, f'conv{self.spatial}d')
-        return convolve(self.planes(x, True), self.kernel(coefficients).flatten(1, 2), bias, self.stride, padding,
-                        self.dilation, self.groups)
+        return convolve(self.planes(x, normed, True), self.kernel(coefficients).flatten(1, 2), bias, self.stride,
+                        padding, self.dilation, self.groups)
 
 
 @MODELS.register_module()
@@ -108,11 +111,12 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        normed = self.normed(x)
         if self.memory == 'low':
-            return recompute(self._transposed, x, padding)
-        return self._transposed(x, padding)
+            return recompute(self._transposed, x, normed, padding)
+        return self._transposed(x, normed, padding)
 
-    def _transposed(self, x: Tensor, output_padding: list[int]) -> Tensor:
+    def _transposed(self, x: Tensor, normed: Tensor | None, output_padding: list[int]) -> Tensor:
         kernel = self.kernel(self.coefficients()).transpose(1, 2)  # (in, out, P, ...) -> (in, P, out, ...)
-        return F.conv_transpose2d(self.planes(x, False), kernel.flatten(0, 1), self.bias, self.stride, self.padding,
-                                  output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(self.planes(x, normed, False), kernel.flatten(0, 1), self.bias, self.stride,
+                                  self.padding, output_padding, self.groups, self.dilation)

@@ -9,19 +9,18 @@ from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rkan_mm.models.ops import can_expand, identity
+from rkan_mm.models.ops import can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
-from .grid_update import GridUpdate
+from .grid_update import ELEMENTWISE, GridUpdate
 from .sparsity import Sparsity
 
-ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 HALF = (torch.float16, torch.bfloat16)
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
 
-def recompute(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
+def recompute(function: Callable[..., Tensor], *args) -> Tensor:
     """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
     if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return function(*args)
@@ -73,6 +72,8 @@ class KANLayer(GridUpdate, Sparsity):
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
         self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
+        if getattr(self.base_act, 'inplace', False):  # the functions see the same input
+            self.base_act.inplace = False
         shape = self.weight.shape
         self.basis_weight = nn.Parameter(
             self.weight.new_empty(*shape[:2], self.basis.num_functions, *shape[2:]))
@@ -130,9 +131,9 @@ class KANLayer(GridUpdate, Sparsity):
             parts.insert(0, base.unsqueeze(2))
         return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
-    def normalized(self, x: Tensor) -> Tensor:
-        """What the functions see of x."""
-        return ELEMENTWISE[self.normalization](x) if self.norm is None else self.norm(x)
+    def normed(self, x: Tensor) -> Tensor | None:
+        """What a norm layer before the functions makes of x. Not to be recomputed: its statistics would count twice."""
+        return None if self.norm is None else self.norm(x)
 
     def recipe(self, x: Tensor) -> tuple | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
@@ -140,15 +141,15 @@ class KANLayer(GridUpdate, Sparsity):
         if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
             return None
         functions = self.basis.functions()
-        return (functions, base, self.normalization == 'tanh') if can_expand(x, functions) else None
+        return (self._planes, functions, base, self.normalization == 'tanh') if can_expand(x, functions) else None
 
-    def _planes(self, x: Tensor, dim: int, centre: bool) -> Tensor:
+    def _planes(self, x: Tensor, normed: Tensor | None, dim: int, centre: bool) -> Tensor:
         """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).
 
         With ``centre`` the functions' values at 0 are subtracted, so that the planes are 0 where x is, and padded taps
         need nothing more.
         """
-        u = self.normalized(x)
+        u = ELEMENTWISE[self.normalization](x) if normed is None else normed
         values = self.basis(u.float() if u.dtype in HALF else u, dim)
         position = dim % x.dim() + 1
         if centre:

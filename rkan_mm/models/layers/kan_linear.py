@@ -28,22 +28,23 @@ class KANLinear(KANLayer, nn.Linear):
     channel_dim = -1
 
     def forward(self, x: Tensor) -> Tensor:
-        return recompute(self._forward, x) if self.memory == 'low' else self._forward(x)
+        normed = self.normed(x)
+        return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         coefficients = self.coefficients()
         bias = self.bias
         if self.basis.constant_first:
             constant = coefficients[:, :, 0].sum(1)
             bias = constant if bias is None else bias + constant
         kernel = self.kernel(coefficients).transpose(1, 2)  # (out, in, P) -> (out, P, in)
-        return F.linear(self.planes(x), kernel.flatten(1), bias)
+        return F.linear(self.planes(x, normed), kernel.flatten(1), bias)
 
-    def planes(self, x: Tensor) -> Tensor:
+    def planes(self, x: Tensor, normed: Tensor | None) -> Tensor:
         """Values that the kernel multiplies, (..., in) -> (..., P * in); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, self.channel_dim, False).transpose(-1, -2)
+            planes = recompute(self._planes, x, normed, self.channel_dim, False).transpose(-1, -2)
         else:
             planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
         return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)

@@ -15,7 +15,8 @@ from rkan_mm.models.ops import shared_polynomial_conv2d
 from rkan_mm.registry import BASES, MODELS, build
 
 from .basis import GridBasis, Polynomial, Window
-from .kan_layer import ELEMENTWISE, HALF, recompute
+from .grid_update import ELEMENTWISE
+from .kan_layer import HALF, recompute
 
 PATCHWISE = {
     'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,

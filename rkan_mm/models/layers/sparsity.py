@@ -45,7 +45,8 @@ class Sparsity:
         if self.norm is None:  # all samples are alike
             x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)
             x = x[::max(1, len(x) // MAX_SAMPLES)]
-        values = self._planes(x, dim, False).movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
+        values = self._planes(x, self.seen(x), dim, False)
+        values = values.movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
         kernel = self.kernel(coefficients)
         if self.without_constant:  # which has no plane
             values = torch.cat([torch.ones_like(values[:, :1]), values], 1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .compiled import is_transformed, load_kernels, pointer
 
@@ -34,11 +34,13 @@ def can_expand(x: Tensor, functions: Functions | None) -> bool:
     return not is_transformed() and load_kernels('expand.cpp', _is_right) is not None
 
 
-def expand(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool, own: bool = False) -> Tensor:
+def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: str, squash: bool, centre: bool,
+           own: bool = False) -> Tensor:
     """Values of all functions of u(x), u = tanh or nothing, behind that of a base function of x itself.
 
     Args:
         x: (B, C, N) with a grid for each channel or for all; with ``own`` (B, N), where each element may have its own.
+        plain: the same in PyTorch, called as ``plain(x, None, 1, centre)``, for second derivatives.
         functions: which.
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         squash: whether u is tanh.
@@ -48,12 +50,13 @@ def expand(x: Tensor, functions: Functions, base: str, squash: bool, centre: boo
     Returns:
         (B, C, P, N), or (B, P, N) with ``own``.
     """
-    return _Expand.apply(x, functions, base, squash, centre, own)
+    return _Expand.apply(x, plain, functions, base, squash, centre, own)
 
 
 class _Expand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, functions, base, squash, centre, own):
+    def forward(ctx, x, plain, functions, base, squash, centre, own):
+        ctx.plain, ctx.centre, ctx.own = plain, centre, own
         x = x.contiguous()
         planes = functions.count + (base != 'none')
         out = x.new_empty(*x.shape[:-1], planes, x.shape[-1])
@@ -65,14 +68,17 @@ class _Expand(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
+            values = ctx.plain(x, None, 1, ctx.centre)
+            values = values.transpose(1, 2) if ctx.own else values
+            return *torch.autograd.grad(values, x, grad, create_graph=True), *[None] * 6
         grad, result = grad.contiguous(), torch.empty_like(x)
         points, inverse, numbers, threads, _ = ctx.call
         library = load_kernels('expand.cpp', _is_right)
         library.expand_backward(pointer(x), points, inverse, pointer(grad), pointer(result), numbers, threads)
-        return result, None, None, None, None, None
+        return result, *[None] * 6
 
 
 def _arguments(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool, own: bool) -> tuple:

@@ -279,6 +279,40 @@ def test_norm_before_the_basis(basis, norm):
     assert_close(layer(x), layer(100 * x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize('memory', ['fast', 'low'])
+@pytest.mark.parametrize('kind', ['conv2d', 'transposed', 'linear'])
+def test_statistics_of_the_norm_count_once(kind, memory):
+    make, shape = LAYERS[kind]
+    layer = make(normalization=dict(type='BN1d' if kind == 'linear' else 'BN'), memory=memory).train()
+    layer(torch.randn(shape)).sum().backward()
+    assert layer.norm.num_batches_tracked == 1
+    layer.importance(torch.randn(shape))
+    assert layer.norm.num_batches_tracked == 1
+
+
+def test_the_input_stays_as_it_is():
+    layer = KANConv2d(2, 2, 1, base_act_cfg=dict(type='SiLU', inplace=True), basis=dict(type='Fourier'))
+    x = torch.randn(1, 2, 3, 3)
+    before = x.clone()
+    layer(x)
+    assert_close(x, before, rtol=0, atol=0)
+
+
+@layers
+@pytest.mark.parametrize('basis', ['BSpline', 'Chebyshev', 'GaussianRBF'])
+def test_second_derivatives(kind, basis):
+    """In single precision, where compiled kernels are at work, as in double precision."""
+    make, shape = LAYERS[kind]
+    layer, x = make(basis=dict(type=basis)), torch.randn(shape)
+    results = []
+    for model in (layer, copy.deepcopy(layer).double()):
+        own = x.to(model.basis_weight).requires_grad_()
+        (first,) = torch.autograd.grad(model(own).square().sum(), own, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), own)
+        results.append(second.double())
+    assert_close(*results, rtol=1e-3, atol=1e-3 * results[1].abs().max().item())
+
+
 def test_layer_norm_before_the_basis():
     layer = KANLinear(8, 4, basis=dict(type='GaussianRBF'), normalization=dict(type='LN'), with_base=False)
     x = torch.randn(5, 8)

@@ -35,7 +35,7 @@ def test_importance_is_the_rms_of_each_function(kind, basis):
     x = torch.randn(LAYERS[kind][1], dtype=torch.float64)
     importance = layer.importance(x)
     assert importance.shape == layer.weight.shape
-    u = layer.normalized(x).movedim(layer.channel_dim, -1).flatten(0, -2)  # (N, C)
+    u = layer.seen(x).movedim(layer.channel_dim, -1).flatten(0, -2)  # (N, C)
     raw = x.movedim(layer.channel_dim, -1).flatten(0, -2)
     values = layer.basis(u, -1)  # (N, C, F)
     transposed = getattr(layer, 'transposed', False)
