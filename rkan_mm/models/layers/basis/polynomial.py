@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions
+from rkan_mm.models.ops import Functions, is_transformed
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -56,12 +56,19 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        key = weight.dtype, weight.device
-        if key not in self._change:
-            rows = [[row[n] if n < len(row) else 0.0 for row in self._monomials] for n in range(self.num_functions)]
-            self._change[key] = torch.tensor(rows, dtype=weight.dtype, device=weight.device)
-        change = self._change[key]  # (n, j)
+        change = self._matrix(weight)  # (n, j)
         return (change.reshape(*change.shape, *[1] * (weight.dim() - 1)) * weight).sum(1)
+
+    def _matrix(self, like: Tensor) -> Tensor:
+        key = like.dtype, like.device
+        plain = not is_transformed()  # what a compiler or tracer sees does not last
+        if plain and key in self._change:
+            return self._change[key]
+        rows = [[row[n] if n < len(row) else 0.0 for row in self._monomials] for n in range(self.num_functions)]
+        matrix = torch.tensor(rows, dtype=like.dtype, device=like.device)
+        if plain:
+            self._change[key] = matrix
+        return matrix
 
     def extra_repr(self) -> str:
         return f'degree={self.degree}'
