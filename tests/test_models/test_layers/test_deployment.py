@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.utils import digit_version
 from torch import nn
 from torch.testing import assert_close
 
@@ -82,10 +83,12 @@ def test_inductor(kind):
 def test_exports(kind):
     model, shape = EveryBasis(kind).eval(), LAYERS[kind][1]
     sizes = {0: torch.export.Dim('batch', max=64)}
-    if kind != 'linear':
+    # torch 2.12 does not see that (C, P) may be viewed as one dimension whatever the width is
+    dynamic_width = kind != 'linear' and digit_version(torch.__version__) >= digit_version('2.13')
+    if dynamic_width:
         sizes[len(shape) - 1] = torch.export.Dim('width', min=4, max=512)
     exported = torch.export.export(model, (torch.randn(shape),), dynamic_shapes=(sizes,)).module()
-    for x in (torch.randn(shape), torch.randn(5, *shape[1:-1], shape[-1] + (2 if kind != 'linear' else 0))):
+    for x in (torch.randn(shape), torch.randn(5, *shape[1:-1], shape[-1] + (2 if dynamic_width else 0))):
         assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
 
 
