@@ -208,9 +208,9 @@ def show(results: dict, console: Console) -> None:
         for form, values in row['forms'].items():
             if form == 'rival':
                 continue
-            goals = row['goals'] if form == 'ours' else {}
-            if form == 'ours, low memory' or (form == 'ours' and 'ours, low memory' in row['forms']):
-                goals = {k: v for k, v in row['goals'].items() if (k == 'saved') == (form != 'ours')}
+            saves = 'ours, low memory' if 'ours, low memory' in row['forms'] else 'ours'
+            goals = {mode: goal for mode, goal in row['goals'].items()
+                     if form == (saves if mode == 'saved' else 'ours')}
             table.add_row(row['case'] if form == 'ours' else '', form, *[
                 cell for mode in ('forward', 'training', 'saved')
                 for cell in (f'{values[mode]:.2f}', f'<= {goals[mode]:g}' if mode in goals else '')])

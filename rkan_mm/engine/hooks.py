@@ -95,11 +95,12 @@ class KANGridUpdateHook(Hook):
             layer.basis.refresh()
         if changed.item():
             self._forget(runner, layer)
+            for average in self._averages(runner):
+                self.layers(average)[name].follow_grid(layer)
             runner.logger.info(f'Grid of {name} updated')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
-        copies = [hook.ema_model.module for hook in runner.hooks if isinstance(hook, EMAHook)]
-        for model in (unwrap(runner.model), *copies):
+        for model in (unwrap(runner.model), *self._averages(runner)):
             for layer in self.layers(model).values():
                 layer.refine_grid(grid_size)
                 self._forget(runner, layer)
@@ -108,6 +109,10 @@ class KANGridUpdateHook(Hook):
             gc.collect()
             runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
         runner.logger.info(f'Grids refined to {grid_size}')
+
+    @staticmethod
+    def _averages(runner: Runner) -> list[nn.Module]:
+        return [unwrap(hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
 
     @staticmethod
     def _forget(runner: Runner, layer: KANLayer) -> None:

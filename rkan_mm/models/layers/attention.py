@@ -168,6 +168,7 @@ class ELA(nn.Module):
     """
 
     _abbr_ = 'ela'
+
     def __init__(self, in_channels: int, size: str = 'L') -> None:
         super().__init__()
         if size not in ELA_SIZES:

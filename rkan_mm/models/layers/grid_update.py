@@ -79,6 +79,14 @@ class GridUpdate:
             raise ValueError(f'{type(self).__name__}: grid_size must be at least {basis.least}, got {grid_size}')
         self._change_grid(lambda: basis.refine(grid_size), None)
 
+    @torch.no_grad()
+    def follow_grid(self, other: GridUpdate) -> None:
+        """Take the grid of another such layer and fit these coefficients to it, as a moving average of it must."""
+        def take() -> None:
+            self.basis.grid_size = other.basis.grid_size
+            self.basis.set_interior(other.basis.interior())
+        self._change_grid(take, None)
+
     def _grid_basis(self, method: str) -> GridBasis:
         if not isinstance(self.basis, GridBasis):
             raise TypeError(f'{type(self).__name__}.{method}: basis {type(self.basis).__name__} has no grid')

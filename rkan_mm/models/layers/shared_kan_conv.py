@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from rkan_mm.models.ops import shared_polynomial_conv2d
+from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
 from .basis import GridBasis, Polynomial, Window
@@ -145,8 +146,7 @@ class SharedKANConv2d(BaseModule):
 
     def _over_patches(self, x: Tensor, weight: Tensor) -> Tensor:
         """The definition: unfold, normalise each patch, apply its functions."""
-        size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in
-                zip(x.shape[2:], self.kernel_size, self.dilation, self.padding, self.stride, strict=True)]
+        size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = PATCHWISE[self.normalization](patches, self)  # (B * C, taps, L)
         out = torch.einsum('npfl,fp->nl', self.basis(u.float() if u.dtype in HALF else u, 1), weight.flatten(1))

@@ -87,8 +87,8 @@ def _arguments(x: Tensor, functions: Functions, base: str, squash: bool, centre:
     grids = 1 if inverse is None else len(inverse)
     if own and grids > 1:
         points, grids = points.T, 0  # elements last
-    points = points.contiguous()
-    inverse = None if inverse is None else inverse.contiguous()
+    points = points.float().contiguous()
+    inverse = None if inverse is None else inverse.float().contiguous()
     rows = x.numel() // max(1, x.shape[-1])
     numbers = (ctypes.c_int64 * 8)(KINDS[functions.kind], rows, x.shape[-1], functions.count, BASES[base], grids,
                                    squash, centre)

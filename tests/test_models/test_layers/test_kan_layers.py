@@ -265,6 +265,24 @@ def test_device_and_dtype():
     assert KANLinear(2, 3, dtype=torch.float64)(torch.rand(1, 2, dtype=torch.float64)).dtype == torch.float64
 
 
+@every_basis
+@layers
+def test_without_values(kind, basis):
+    """On the meta device, as large models are built."""
+    layer = LAYERS[kind][0](basis=dict(type=basis), device='meta')
+    assert all(value.is_meta for value in (*layer.parameters(), *layer.buffers()))
+    assert basis in repr(layer)
+    assert layer(torch.empty(LAYERS[kind][1], device='meta')).is_meta
+
+
+@every_basis
+def test_built_in_double_precision_and_run_in_single(basis):
+    torch.set_default_dtype(torch.float64)  # the `_isolated` fixture resets it
+    exact = KANConv2d(2, 3, 3, padding=1, basis=dict(type=basis))
+    x = torch.randn(1, 2, 5, 5)
+    assert_close(copy.deepcopy(exact).float()(x.float()).double(), exact(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize('basis', ['BSpline', 'Chebyshev'])
 @pytest.mark.parametrize('norm', [dict(type='IN', affine=True), dict(type='GN', num_groups=1), dict(type='BN')])
 def test_norm_before_the_basis(basis, norm):

@@ -1,18 +1,20 @@
 from .base import Basis
-from .grid import RSWAF, BSpline, GaussianRBF, GridBasis, ReLUKAN, Wavelet, Window
+from .bspline import BSpline
+from .grid import GridBasis
 from .other import Fourier, Rational
 from .polynomial import (
-                         Bernstein,
-                         Chebyshev,
-                         Gegenbauer,
-                         Gram,
-                         Hermite,
-                         Jacobi,
-                         Laguerre,
-                         Legendre,
-                         OrthogonalPolynomial,
-                         Polynomial,
+    Bernstein,
+    Chebyshev,
+    Gegenbauer,
+    Gram,
+    Hermite,
+    Jacobi,
+    Laguerre,
+    Legendre,
+    OrthogonalPolynomial,
+    Polynomial,
 )
+from .window import RSWAF, GaussianRBF, ReLUKAN, Wavelet, Window
 
 __all__ = [
     'RSWAF', 'BSpline', 'Basis', 'Bernstein', 'Chebyshev', 'Fourier', 'GaussianRBF', 'Gegenbauer', 'Gram', 'GridBasis',

@@ -1,0 +1,139 @@
+"""B-splines on a grid."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from rkan_mm.models.ops import Functions
+from rkan_mm.registry import BASES
+
+from .grid import GridBasis
+
+
+@BASES.register_module()
+class BSpline(GridBasis):
+    r"""B-splines of order `k` on `G` intervals, the functions of KAN (arXiv 2404.19756): `G + k` functions.
+
+    The grid goes on for `k` intervals beyond both ends, so the functions sum to 1 between them and fade to 0 outside.
+
+    Args:
+        grid_size: `G`, at least 1.
+        order: `k`, at least 1; 3 are cubic splines.
+        grid_range: the interval of the grid before it is adapted.
+        per_channel: whether every input channel gets a grid of its own.
+        noise_scale: coefficients begin as the fit of uniform noise of this size over `G`, as in efficient-kan; None
+            draws them normally, of a size that keeps the variance.
+
+    Raises:
+        ValueError: as in `GridBasis`; ``order`` is below 1.
+    """
+
+    second: ClassVar[dict] = dict(order=2, grid_size=2)
+
+    def __init__(self,
+                 grid_size: int = 5,
+                 order: int = 3,
+                 grid_range: tuple[float, float] = (-1.0, 1.0),
+                 per_channel: bool = True,
+                 noise_scale: float | None = 0.1) -> None:
+        super().__init__(grid_size, grid_range, per_channel)
+        if not isinstance(order, int) or order < 1:
+            raise ValueError(f'BSpline: order must be an integer of at least 1, got {order!r}')
+        self.order, self.noise_scale = order, noise_scale
+        self.uniform = True  # equal intervals, for which there is a closed form
+        low, high = grid_range
+        points = torch.arange(-order, grid_size + order + 1, dtype=torch.float64) * ((high - low) / grid_size) + low
+        self.register_buffer('grid', points.to(torch.get_default_dtype())[None])
+
+    @property
+    def num_functions(self) -> int:
+        return self.grid_size + self.order
+
+    def interior(self) -> Tensor:
+        return self.grid[:, self.order:-self.order]
+
+    def set_interior(self, points: Tensor) -> None:
+        points = points.to(self.grid)
+        step = (points[:, -1:] - points[:, :1]) / (points.shape[1] - 1)
+        beyond = step * torch.arange(1, self.order + 1, dtype=points.dtype, device=points.device)
+        self.grid.data = torch.cat([points[:, :1] - beyond.flip(1), points, points[:, -1:] + beyond], 1)
+        self.refresh()
+
+    def refresh(self) -> None:
+        if self.grid.is_meta:  # without values; as it was
+            return
+        widths = self.grid.diff(dim=1)
+        self.uniform = bool((widths.amax(1) - widths.amin(1) <= 1e-4 * widths.mean(1)).all())
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.refresh()
+
+    def forward(self, x: Tensor, dim: int = -1) -> Tensor:
+        # in float64 the knots count as they are stored, to the last digit
+        if self.uniform and self.order <= 5 and x.dtype != torch.float64:
+            return self._cardinal(x, dim)
+        return self._cox_de_boor(x, dim)
+
+    def functions(self) -> Functions | None:
+        if not self.uniform or self.order > 3:
+            return None
+        middles, inverse = self._middles()
+        return Functions(f'spline{self.order}', self.num_functions, middles, inverse.squeeze(1))
+
+    def _middles(self) -> tuple[Tensor, Tensor]:
+        """Of uniform splines the middles, (rows, F), and the inverse width of an interval, (rows, 1)."""
+        n, k = self.num_functions, self.order
+        step = (self.grid[:, -1:] - self.grid[:, :1]) / (n + k)
+        return self.grid[:, :n] + step * ((k + 1) / 2), 1 / step
+
+    def _cardinal(self, x: Tensor, dim: int) -> Tensor:
+        """All functions are one, moved: a sum of few truncated powers of the distance from its middle."""
+        k = self.order
+        middles, inverse = self._middles()
+        _, x, (middles, inverse) = self._align(x, dim, middles, inverse)
+        distance = (x - middles).abs() * inverse
+        total = 0
+        for j in range(k // 2 + 1):
+            factor = (-1)**j * math.comb(k + 1, j) / math.factorial(k)
+            total = total + factor * ((k + 1) / 2 - j - distance).relu()**k
+        return total
+
+    def _cox_de_boor(self, x: Tensor, dim: int) -> Tensor:
+        axis, x, (t,) = self._align(x, dim, self.grid.to(x))
+
+        def knots(start: int, stop: int) -> Tensor:
+            return t.narrow(axis, start, t.size(axis) + stop - start)
+
+        values = ((x >= knots(0, -1)) & (x < knots(1, 0))).to(x)
+        for p in range(1, self.order + 1):
+            width = knots(p, 0) - knots(0, -p)
+            slope = torch.where(width > 0, 1 / width, 0)
+            n = values.size(axis) - 1
+            rising = (x - knots(0, -p - 1)) * slope.narrow(axis, 0, n) * values.narrow(axis, 0, n)
+            falling = (knots(p + 1, 0) - x) * slope.narrow(axis, 1, n) * values.narrow(axis, 1, n)
+            values = rising + falling
+        return values
+
+    def init_weight(self, weight: Tensor, fan_in: int) -> None:
+        if self.noise_scale is None:
+            return super().init_weight(weight, fan_in)
+        if weight.is_meta:
+            return None
+        # the coefficients of least norm whose splines take random values at the points of the grid
+        low, *_, high = self.interior()[0].tolist()
+        basis = BSpline(self.grid_size, self.order, (low, high)).double()
+        points = torch.linspace(low, high, self.grid_size + 1, dtype=torch.float64)
+        with torch.no_grad():
+            target = weight.movedim(2, -1)  # (out, in, F, ...) -> (out, in, ..., F)
+            noise = torch.rand(*target.shape[:-1], self.grid_size + 1, dtype=torch.float64, device=weight.device) - 0.5
+            solve = torch.linalg.pinv(basis(points)).T.to(weight.device)
+            target.copy_(noise * (self.noise_scale / self.grid_size) @ solve)
+        return None
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, order={self.order}'
