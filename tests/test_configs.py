@@ -50,9 +50,11 @@ def test_metafile_and_configs_name_the_same():
 @each
 def test_readme_has_the_numbers_of_the_metafile(path):
     entry = ENTRIES[path.stem]
-    tables = [table.splitlines() for table in (ROOT / 'README.md').read_text().split('\n\n') if table.startswith('|')]
-    found = [line for table in tables for row in table if f'configs/{path.name})' in row for line in (table[0], row)]
-    assert found, f'no table row of README.md links {path.name}'
+    tables = [table.splitlines() for page in ('README.md', 'configs/README.md')
+              for table in (ROOT / page).read_text().split('\n\n') if table.startswith('|')]
+    found = [line for table in tables for row in table if re.search(rf'[(/]{re.escape(path.name)}\)', row)
+             for line in (table[0], row)]
+    assert found, f'no table row of README.md or configs/README.md links {path.name}'
     metadata = entry['Metadata']
     text = ' '.join(found)  # with the heads of the tables, which say whose the numbers are
     assert f'{metadata["Parameters"]:,}' in text
