@@ -1,4 +1,4 @@
-from .shapes import CLASSES, make_shapes
-from .subset import subset_coco
+from .balanced_subset import balanced_subset
+from .cached import CachedDataset, keep_batch
 
-__all__ = ['CLASSES', 'make_shapes', 'subset_coco']
+__all__ = ['CachedDataset', 'balanced_subset', 'keep_batch']
