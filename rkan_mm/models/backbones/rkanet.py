@@ -112,7 +112,7 @@ class RKANet(BaseModule):
             caller = f'RKANet: stage {name!r}'
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
                                  channels=measured[name]['out_channels'])
-            stage_block = build(MODELS, {**block, **override}, caller, **measured[name])
+            stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name])
             bridge = BridgedStage(name, stage_block, stage_fusion)
             bridge.attach(*spans[name])
             self.bridges[name.replace('.', '_').replace(':', '-')] = bridge
