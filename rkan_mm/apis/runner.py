@@ -90,6 +90,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
                         help='go on from a checkpoint, or from the latest in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--test', action='store_true', help='test the last weights when training is over')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr to the batch size of this run')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -107,9 +108,14 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='RunSummaryHook')]
     check(cfg, training=True)
+    if args.test:
+        check(cfg, training=False)
     runner = _build(cfg)
     runner.train()
+    if args.test:
+        runner.test()
     return runner
 
 
