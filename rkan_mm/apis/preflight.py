@@ -13,12 +13,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import Tensor, nn
 
-from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine import RunError, allow_mmengine_globals
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST'}  # mmpretrain's data sets that fetch themselves
 
 
-class PreflightError(Exception):
+class PreflightError(RunError):
     """Something that a run needs is not there."""
 
 

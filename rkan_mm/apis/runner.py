@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine import RunError, allow_mmengine_globals
 
+from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
+from .resume import newest_whole
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -82,8 +85,11 @@ def _build(cfg: Config) -> Runner:
 def train(argv: Sequence[str] | None = None) -> Runner:
     """Train a config; ``argv`` is the command line of tools/train.py.
 
+    The run can be stopped at any moment: see `make_resumable`.
+
     Raises:
         PreflightError: a file or device that the run needs is missing; nothing has been built or written then.
+        RunError: the loss is no number, or a checkpoint cannot be written; the one before is kept.
     """
     parser = _parser('Train a model of mmdet or mmpretrain')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
@@ -104,9 +110,14 @@ def train(argv: Sequence[str] | None = None) -> Runner:
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    make_resumable(cfg)
+    if args.resume and args.resume != 'auto':
+        cfg.resume, cfg.load_from = True, args.resume
+    elif args.resume or (cfg.get('resume') and not cfg.get('load_from')):
+        newest = newest_whole(cfg)
+        cfg.resume, cfg.load_from = newest is not None, newest or cfg.get('load_from')
+        MMLogger.get_current_instance().info(f'Resuming from {newest}' if newest else
+                                             f'No whole checkpoint in {cfg.work_dir}: starting from the beginning')
     check(cfg, training=True)
     runner = _build(cfg)
     runner.train()
@@ -148,6 +159,6 @@ def main(function, argv: Sequence[str] | None = None) -> None:
     """Run a command line; what its user can mend is one message and exit code 2, not a traceback."""
     try:
         function(argv)
-    except PreflightError as error:
+    except RunError as error:
         print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,10 @@
+from .atomic_backend import AtomicBackend
+from .checkpoint_hook import ResumableCheckpointHook
 from .hooks import KANGridUpdateHook, KANRegularizationHook
+from .loops import ResumableEpochLoop, ResumableIterLoop
+from .loss_check_hook import LossCheckHook
+from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
 
-__all__ = ['KANGridUpdateHook', 'KANRegularizationHook', 'allow_mmengine_globals']
+__all__ = ['AtomicBackend', 'KANGridUpdateHook', 'KANRegularizationHook', 'LossCheckHook', 'ResumableCheckpointHook',
+           'ResumableEpochLoop', 'ResumableIterLoop', 'RunError', 'allow_mmengine_globals']
