@@ -14,11 +14,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rkan_mm.engine import RunError, allow_mmengine_globals
+from rkan_mm.engine import RunError
 
 from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
 from .resume import newest_whole
+from .safe_loading import safe_loading
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -75,7 +76,6 @@ def _move(node, old: str, new: str):
 
 
 def _build(cfg: Config) -> Runner:
-    allow_mmengine_globals()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
         check_fit(runner.model, cfg.load_from)
@@ -119,8 +119,9 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         MMLogger.get_current_instance().info(f'Resuming from {newest}' if newest else
                                              f'No whole checkpoint in {cfg.work_dir}: starting from the beginning')
     check(cfg, training=True)
-    runner = _build(cfg)
-    runner.train()
+    with safe_loading():
+        runner = _build(cfg)
+        runner.train()
     return runner
 
 
@@ -152,7 +153,8 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
-    return _build(cfg).test()
+    with safe_loading():
+        return _build(cfg).test()
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterator
 
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from rkan_mm.registry import LOOPS
 
 from . import resume_state
+from .run_error import RunError
 
 
 def _rest(dataloader: DataLoader, batches: Iterator[list[int]]) -> Iterator:
@@ -22,9 +23,25 @@ def _rest(dataloader: DataLoader, batches: Iterator[list[int]]) -> Iterator:
     return iter(rest)
 
 
+class _FilledLoop:
+    """Raises `RunError` if there is nothing to train on."""
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        try:
+            super().__init__(runner, dataloader, *args, **kwargs)
+            empty = not len(self.dataloader.dataset)
+        except ValueError as error:
+            empty = 'need at least one array' in str(error)  # of mmengine's BaseDataset when it has no sample
+            if not empty:
+                raise
+        if empty:
+            raise RunError('The training set is empty: it has no sample, or its filter_cfg left none. Check ann_file, '
+                           'data_prefix and metainfo.classes.')
+
+
 @LOOPS.register_module()
 @MMENGINE_LOOPS.register_module()
-class ResumableEpochLoop(EpochBasedTrainLoop):
+class ResumableEpochLoop(_FilledLoop, EpochBasedTrainLoop):
     """Epochs; a checkpoint saved within one resumes at its next batch, and a validation that was due is made up for."""
 
     def run(self) -> nn.Module:
@@ -71,7 +88,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 @MMENGINE_LOOPS.register_module()
-class ResumableIterLoop(IterBasedTrainLoop):
+class ResumableIterLoop(_FilledLoop, IterBasedTrainLoop):
     """Iterations; a resumed run passes over the batches that were used without loading them."""
 
     def run(self) -> nn.Module:

@@ -3,3 +3,7 @@
 
 class RunError(Exception):
     """The message says what happened and what to do; the command line shows it without a traceback."""
+
+
+class PreflightError(RunError):
+    """Something that a run needs is not there, or not as it must be."""

@@ -189,3 +189,20 @@ def test_classes_of_the_user_stay(tmp_path):
     assert cfg.train_cfg.type == 'MyLoop'
     assert cfg.default_hooks.checkpoint.type == 'MyCheckpointHook'
     assert [hook['type'] for hook in cfg.custom_hooks] == ['MyHook', 'rkan_mm.LossCheckHook']
+
+
+def test_a_bad_loss_keeps_the_checkpoint_before(tmp_path):
+    runner = build(tmp_path / 'a')
+    step = runner.model.train_step
+
+    def train_step(*args, **kwargs):
+        if runner.iter == 8:  # the last of an epoch, before a checkpoint
+            runner.model.linear.weight.data[0, 0] = float('nan')
+        return step(*args, **kwargs)
+
+    runner.model.train_step = train_step
+    with pytest.raises(RunError, match=r'Iteration 9: loss = nan. .* Nothing was saved since .*epoch_2.pth'):
+        runner.train()
+    assert sorted(path.name for path in tmp_path.glob('a/*.pth')) == ['epoch_1.pth', 'epoch_2.pth']
+    assert all(torch.isfinite(value).all() for value in torch.load(
+        tmp_path / 'a/epoch_2.pth', weights_only=True)['state_dict'].values())
