@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
 from rkan_mm.registry import HOOKS
 
@@ -47,8 +45,8 @@ class LossCheckHook(Hook):
         total = (outputs or {}).get('loss')
         if total is None or torch.isfinite(torch.as_tensor(total)).all():
             return
-        bad = {name: float(value) for name, value in outputs.items()
-               if 'loss' in name and isinstance(value, (Tensor, float)) and not math.isfinite(value)}
+        values = {name: torch.as_tensor(value).detach() for name, value in outputs.items() if 'loss' in name}
+        bad = {name: value.item() for name, value in values.items() if not torch.isfinite(value)}
         losses = ', '.join(f'{name} = {value}' for name, value in bad.items())
         last = runner.message_hub.runtime_info.get('last_ckpt')
         raise RunError(
