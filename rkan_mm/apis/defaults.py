@@ -17,20 +17,21 @@ def make_resumable(cfg: Config) -> None:
     mmengine's CheckpointHook, EpochBasedTrainLoop and IterBasedTrainLoop give way to ours, which take the same
     arguments and do the same in a run that is not interrupted; LossCheckHook joins the custom hooks.
     """
-    hooks = cfg.setdefault('default_hooks', {})
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hooks = cfg.get('default_hooks') or {}
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
     if checkpoint and _is(checkpoint.get('type'), CheckpointHook):
-        checkpoint['type'] = 'rkan_mm.ResumableCheckpointHook'
-    loop = cfg.get('train_cfg') or {}
+        cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'rkan_mm.ResumableCheckpointHook'}}
+    loop = dict(cfg.get('train_cfg') or {})
     by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
     if by_epoch or _is(loop.get('type'), EpochBasedTrainLoop):
         loop['type'] = 'rkan_mm.ResumableEpochLoop'
     elif by_epoch is False or _is(loop.get('type'), IterBasedTrainLoop):
         loop['type'] = 'rkan_mm.ResumableIterLoop'
+    cfg.train_cfg = loop
     custom = list(cfg.get('custom_hooks') or [])
     if not any(str(hook.get('type')).endswith('LossCheckHook') for hook in custom if isinstance(hook, dict)):
         cfg.custom_hooks = [*custom, dict(type='rkan_mm.LossCheckHook')]
-    imports = cfg.setdefault('custom_imports', dict(imports=[], allow_failed_imports=False))
-    if 'rkan_mm' not in imports['imports']:
-        imports['imports'] = [*([imports['imports']] if isinstance(imports['imports'], str) else imports['imports']),
-                              'rkan_mm']
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    modules = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+    if 'rkan_mm' not in modules:  # for who runs the dumped config with mm's own tools
+        cfg.custom_imports = {**imports, 'imports': [*modules, 'rkan_mm']}

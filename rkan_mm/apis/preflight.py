@@ -54,7 +54,8 @@ def check(cfg: Config, training: bool) -> None:
                 safe_loading.read(init_cfg['checkpoint'])
         _check_work_dir(cfg.work_dir)
         if cfg.optim_wrapper.get('type', '').startswith('Amp') and get_device() == 'cpu':
-            raise PreflightError('AMP (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave it out.')
+            raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave '
+                                 'it out, or take --amp-dtype bfloat16.')
 
 
 def check_checkpoint(name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 from torch.testing import assert_close
@@ -22,7 +23,8 @@ from rkan_mm.engine import AtomicBackend, ResumableCheckpointHook, RunError
 from rkan_mm.engine.resume_state import random_state, set_random_state
 
 
-class Noisy(Dataset):
+@DATASETS.register_module()
+class ResumeNoisy(Dataset):
     """Samples that depend on every generator of random numbers."""
 
     def __len__(self):
@@ -32,7 +34,8 @@ class Noisy(Dataset):
         return dict(x=torch.tensor([index + random.random(), np.random.rand(), torch.rand(()).item()]))
 
 
-class Toy(BaseModel):
+@MODELS.register_module()
+class ResumeToy(BaseModel):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(3, 1)
@@ -45,8 +48,8 @@ class Toy(BaseModel):
 def build(work_dir, loop=None, stop_at=None, resume=False, **settings):
     """A runner of the toy; it fails in front of iteration ``stop_at``."""
     cfg = Config(dict(dict(
-        model=dict(type=Toy), work_dir=str(work_dir), train_cfg=loop or dict(by_epoch=True, max_epochs=4),
-        train_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(type=Noisy),
+        model=dict(type='ResumeToy'), work_dir=str(work_dir), train_cfg=loop or dict(by_epoch=True, max_epochs=4),
+        train_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(type='ResumeNoisy'),
                               sampler=dict(type='DefaultSampler', shuffle=True)),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9)), default_scope='mmengine',
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)), log_level='WARNING',
@@ -78,7 +81,7 @@ def test_a_resumed_run_ends_at_the_same_bits(tmp_path, monkeypatch, loop, by_epo
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
     settings = dict(randomness=dict(seed=seed), default_hooks=dict(
         checkpoint=dict(type='CheckpointHook', interval=1 if by_epoch else 2, by_epoch=by_epoch)))
-    settings['train_dataloader'] = dict(batch_size=2, num_workers=0, dataset=dict(type=Noisy),
+    settings['train_dataloader'] = dict(batch_size=2, num_workers=0, dataset=dict(type='ResumeNoisy'),
                                         sampler=dict(type=sampler, shuffle=True))
 
     def run(name, stop_at=None, **changes):
@@ -105,7 +108,7 @@ def test_another_number_of_batches_starts_the_epoch_again(tmp_path):
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / 'a', stop_at=5, default_hooks=hooks).train()
-    loader = dict(batch_size=3, num_workers=0, dataset=dict(type=Noisy), sampler=dict(type='DefaultSampler'))
+    loader = dict(batch_size=3, num_workers=0, dataset=dict(type='ResumeNoisy'), sampler=dict(type='DefaultSampler'))
     resumed = build(tmp_path / 'a', resume=True, default_hooks=hooks, train_dataloader=loader)
     resumed.train()
     assert resumed.iter == 4 + 3 * 2  # of the 4 before one was in the second epoch, which starts again
