@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -55,6 +56,32 @@ def run(argv: list[str], kill_after: float | None = None, kill_at_write: int | N
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     return process.exitcode, time.monotonic() - start
+
+
+def _train_rank(argv: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    from rkan_mm.apis import runner
+    runner.train(argv)
+
+
+def run_ranks(argv: list[str], ranks: int = 2) -> list[int]:
+    """Exit codes of the ranks of a distributed training run on the CPU, started as torchrun does."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        environment = dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR='127.0.0.1',
+                           MASTER_PORT=str(port))
+        processes.append(CONTEXT.Process(target=_train_rank, args=([*argv, '--launcher', 'pytorch'], environment)))
+        processes[-1].start()
+    for process in processes:
+        process.join(300)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
 
 
 def differing(a: Path, b: Path) -> list[str]:

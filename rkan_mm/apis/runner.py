@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -91,7 +92,7 @@ def _build(cfg: Config) -> Runner:
     _use_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
-        check_fit(runner.model, cfg.load_from)
+        check_fit(runner.model.module if is_model_wrapper(runner.model) else runner.model, cfg.load_from)
     return runner
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.model import convert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.testing import assert_close
 
@@ -84,3 +85,20 @@ def test_sync_bn_reaches_the_blocks():
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert any('bridges' in name and isinstance(module, nn.SyncBatchNorm) for name, module in model.named_modules())
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch():
+    block = RKANBlock(8, 8, norm_cfg=dict(type='GN', num_groups=4))
+    x = torch.randn(4, 8, 6, 6)
+    weights = []
+    for parts in (1, 2):
+        model = copy.deepcopy(block)
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=parts)
+        wrapper.initialize_count_status(model, 0, parts)
+        for part in x.chunk(parts):
+            with wrapper.optim_context(model):
+                loss = model(part).square().mean()
+            wrapper.update_params(loss)
+        weights.append(dict(model.named_parameters()))
+    assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(weights[0]['reduce.weight'], block.reduce.weight)
