@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
@@ -114,6 +115,19 @@ def test_auto_scale_lr_without_a_base(classifier, tmp_path):
 def test_no_validate(root, shapes, tmp_path):
     trained = runner.train(command(root, shapes, tmp_path, 'train_cfg.max_epochs=1', flags=['--no-validate']))
     assert trained.val_loop is None
+
+
+def test_options_for_speed(classifier, tmp_path):
+    trained = runner.train([str(classifier), '--work-dir', str(tmp_path / 'work'), '--no-validate', '--amp-dtype',
+                            'bfloat16', '--channels-last', '--sync-bn', '--cfg-options',
+                            f'data_root={tmp_path / "pictures"}'])
+    assert type(trained.optim_wrapper).__name__ == (
+        'AmpOptimWrapper' if torch.cuda.is_available() else 'AutocastOptimWrapper')
+    assert trained.model.backbone.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with trained.optim_wrapper.optim_context(trained.model):
+        assert trained.model.backbone(torch.rand(1, 3, 64, 64, device=get_device()))[-1].dtype == torch.bfloat16
+    assert trained.message_hub.get_scalar('train/loss').current() < 5
+    assert trained.cfg.sync_bn == 'torch'
 
 
 def test_data_root_moves_every_path_below_it(root):

@@ -75,6 +75,7 @@ class RKANet(BaseModule):
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
         input_size: height and width of the image with which the stages are measured once.
+        with_cp: ``with_cp`` of the blocks; that of the inner backbone stands in its own config.
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
 
     Raises:
@@ -93,6 +94,7 @@ class RKANet(BaseModule):
                  block: dict = dict(type='RKANBlock'),  # noqa: B006
                  fusion: dict = dict(type='Addition'),  # noqa: B006
                  input_size: tuple[int, int] = (64, 64),
+                 with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
@@ -112,7 +114,8 @@ class RKANet(BaseModule):
             caller = f'RKANet: stage {name!r}'
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
                                  channels=measured[name]['out_channels'])
-            stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name])
+            stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name],
+                                **(dict(with_cp=True) if with_cp else {}))
             bridge = BridgedStage(name, stage_block, stage_fusion)
             bridge.attach(*spans[name])
             self.bridges[name.replace('.', '_').replace(':', '-')] = bridge
