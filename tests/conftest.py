@@ -29,7 +29,7 @@ def _isolated():
 
 @pytest.fixture
 def quick_build(monkeypatch):
-    """Leave the weights of convolutions and linear layers as memory has them, for tests that load or never look at them.
+    """Leave the weights of large layers as memory has them, for tests that load or never look at them.
 
     Drawing random numbers takes most of the time of building a large model.
     """

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from rkan_mm.engine import allow_mmengine_globals
 
 from .preflight import PreflightError, check, check_checkpoint, check_fit
+from .weights import WeightReportHook, check_pretrained
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -76,6 +77,7 @@ def _build(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
         check_fit(runner.model, cfg.load_from)
+    runner.register_hook(WeightReportHook())
     return runner
 
 
@@ -109,6 +111,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check(cfg, training=True)
     runner = _build(cfg)
+    check_pretrained(runner.model)
     runner.train()
     return runner
 
