@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from pycocotools.mask import area
 from torch import nn
@@ -135,9 +135,9 @@ def shrink(cfg: Config, shapes) -> Config:
 def plain_detector(shapes, tmp_path_factory):
     """Config and checkpoint of a plain Mask R-CNN, small and random."""
     cfg = shrink(Config.fromfile(ROOT / 'configs/mask-rcnn_r50_fpn_mmdet-1x_coco.py'), shapes)
-    init_default_scope('mmdet')
     torch.manual_seed(1)
-    model = MMENGINE_MODELS.build(cfg.model)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MMENGINE_MODELS.build(cfg.model)
     for name, parameter in model.named_parameters():
         if 'fc_cls' in name or 'rpn_cls' in name:
             nn.init.normal_(parameter, std=0.5)
