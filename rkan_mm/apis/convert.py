@@ -33,8 +33,8 @@ def _third(template: str) -> Replacement:
     return lambda match: template.format(int(match[1]) // 3)
 
 
-# torchvision's Faster and Mask R-CNN with FPN, of which the reference's detectors are made. Its names lacked some of the
-# zeros before version 0.13.
+# torchvision's Faster and Mask R-CNN with FPN, of which the reference's detectors are made. Some zeros are new in
+# version 0.13.
 DETECTORS: Rules = (
     (r'^backbone\.body\.', ''),
     (r'^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(?=weight|bias)', r'neck.lateral_convs.\1.conv.'),
