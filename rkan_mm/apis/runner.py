@@ -129,6 +129,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -139,8 +140,15 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.default_hooks.setdefault('visualization', {}).update(
             dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
             dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if args.classwise:
+        coco = [evaluator for evaluator in evaluators if evaluator['type'].endswith('CocoMetric')]
+        if not coco:
+            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
+                                 + ', '.join(evaluator['type'] for evaluator in evaluators) + '.')
+        for evaluator in coco:
+            evaluator['classwise'] = True
     if args.out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
