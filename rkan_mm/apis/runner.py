@@ -23,6 +23,7 @@ from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
 from .resume import newest_whole
 from .safe_loading import safe_loading
+from .weights import WeightReportHook, check_pretrained
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -93,6 +94,7 @@ def _build(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
         check_fit(runner.model.module if is_model_wrapper(runner.model) else runner.model, cfg.load_from)
+    runner.register_hook(WeightReportHook())
     return runner
 
 
@@ -157,6 +159,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         check(cfg, training=False)
     with safe_loading():
         runner = _build(cfg)
+        check_pretrained(runner.model)
         runner.train()
         if args.test:
             runner.test()
@@ -176,6 +179,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -186,8 +190,15 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.default_hooks.setdefault('visualization', {}).update(
             dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
             dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if args.classwise:
+        coco = [evaluator for evaluator in evaluators if evaluator['type'].endswith('CocoMetric')]
+        if not coco:
+            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
+                                 + ', '.join(evaluator['type'] for evaluator in evaluators) + '.')
+        for evaluator in coco:
+            evaluator['classwise'] = True
     if args.out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)

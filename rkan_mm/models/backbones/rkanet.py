@@ -194,14 +194,17 @@ class RKANet(BaseModule):
                                   last=last_seen[name] == len(weighted))
         return measured
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Take the keys of a plain backbone's checkpoint for those of the inner backbone."""
+    def take_plain(self, state_dict: dict, prefix: str = '') -> None:
+        """Rename, in place, the keys of a plain backbone's checkpoint for those of the inner backbone."""
         own, inner = self.state_dict(), self.backbone.state_dict()
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix):]
             target = f'{prefix}backbone.{name}'
             if name in inner and name not in own and target not in state_dict:
                 state_dict[target] = state_dict.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
