@@ -1,6 +1,6 @@
 """Registries of rkan_mm.
 
-`MODELS` and `HOOKS` are children of mmengine's registries with scope ``rkan_mm``, so mm configs find
+`MODELS`, `HOOKS` and `DATASETS` are children of mmengine's registries with scope ``rkan_mm``, so mm configs find
 ``type='rkan_mm.RKANet'``.
 `BASES` and `FUSIONS` hold the parts that only rkan_mm's own layers build.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='rkan_mm', locations=['rkan_mm.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='rkan_mm', locations=['rkan_mm.engine'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='rkan_mm', locations=['rkan_mm.datasets'])
 BASES = Registry('basis', scope='rkan_mm', locations=['rkan_mm.models'])
 FUSIONS = Registry('fusion', scope='rkan_mm', locations=['rkan_mm.models'])
 
