@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rkan_mm.engine import allow_mmengine_globals
 
-DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST'}  # mmpretrain's data sets that fetch themselves
+DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
 
 
 class PreflightError(Exception):

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from rkan_mm.engine import allow_mmengine_globals
 
 from .preflight import PreflightError, check, check_checkpoint, check_fit
+from .preflight_classification import CheckLabelsHook, check_classification, check_whole
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -108,7 +109,10 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check(cfg, training=True)
+    check_classification(cfg, training=True)
     runner = _build(cfg)
+    if cfg.get('default_scope') == 'mmpretrain':
+        runner.register_hook(CheckLabelsHook())
     runner.train()
     return runner
 
@@ -141,7 +145,11 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
-    return _build(cfg).test()
+    check_classification(cfg, training=False)
+    runner = _build(cfg)
+    if cfg.get('default_scope') == 'mmpretrain':
+        check_whole(runner.model, args.checkpoint)
+    return runner.test()
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:
