@@ -21,6 +21,7 @@ from rkan_mm.engine import RunError
 
 from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
+from .preflight_classification import CheckLabelsHook, check_classification, check_whole
 from .resume import newest_whole
 from .safe_loading import safe_loading
 from .weights import WeightReportHook, check_pretrained
@@ -143,7 +144,9 @@ def train(argv: Sequence[str] | None = None) -> Runner:
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='RunSummaryHook')]
+    hooks = cfg.get('custom_hooks') or []
+    if not any(str(hook.get('type')).endswith('RunSummaryHook') for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
     if args.channels_last:
         cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
@@ -157,8 +160,11 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     check(cfg, training=True)
     if args.test:
         check(cfg, training=False)
+    check_classification(cfg, training=True)
     with safe_loading():
         runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            runner.register_hook(CheckLabelsHook())
         check_pretrained(runner.model)
         runner.train()
         if args.test:
@@ -202,8 +208,12 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
+    check_classification(cfg, training=False)
     with safe_loading():
-        return _build(cfg).test()
+        runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            check_whole(runner.model, args.checkpoint)
+        return runner.test()
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,5 @@
 from .balanced_subset import balanced_subset
 from .cached import CachedDataset, keep_batch
+from .classification import caltech256, svhn, tiny_imagenet
 
-__all__ = ['CachedDataset', 'balanced_subset', 'keep_batch']
+__all__ = ['CachedDataset', 'balanced_subset', 'caltech256', 'keep_batch', 'svhn', 'tiny_imagenet']
