@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 from .preflight import PreflightError
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
-          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve')
+          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others')
 
 
 class Table:
@@ -29,7 +29,8 @@ class Table:
     ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
     and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
     ``parameters``, to be shown before a run has counted them.
-    With ``test: true`` the last weights are tested, and validation is on other data.
+    With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which only
+    the last value is wanted.
 
     Args:
         path: the yaml file.
@@ -50,7 +51,7 @@ class Table:
             raise PreflightError(f'Table {str(path)!r} has no {", ".join(missing)}.')
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
-        self.test = content.get('test', False)
+        self.test, self.others = content.get('test', False), content.get('others', [])
         self.rows = {row['name']: row for row in content['rows']}
         for name, row in self.rows.items():
             if not Path(row['config']).is_file():
@@ -79,8 +80,10 @@ class Table:
     def add(self, name: str, seed: int, work_dir: Path) -> None:
         """Put a finished run into the record."""
         summary = json.loads((work_dir / 'summary.json').read_text())
-        if self.metric not in summary['metrics']:
-            raise PreflightError(f'{work_dir}: no metric {self.metric!r}; there are {", ".join(summary["metrics"])}.')
+        for name_of_metric in (self.metric, *self.others):
+            if name_of_metric not in summary['metrics']:
+                raise PreflightError(f'{work_dir}: no metric {name_of_metric!r}; there are '
+                                     f'{", ".join(summary["metrics"])}.')
         metric = summary['metrics'][self.metric]
         line = dict(
             row=name, seed=seed, config=self.rows[name]['config'], epochs=summary['epochs'],
@@ -89,7 +92,8 @@ class Table:
             seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}',
             peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
             device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
-            curve=' '.join(f'{value:.4f}' for value in metric['curve']))
+            curve=' '.join(f'{value:.4f}' for value in metric['curve']),
+            others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others))
         done = {(each['row'], int(each['seed'])): each for each in self.results()}
         done[name, seed] = line
         order = list(self.rows)
@@ -105,6 +109,8 @@ class Table:
         """Mean and spread (standard deviation over seeds) of every row, as a table."""
         keys = {'last': 'validation, last epoch (ours)', 'test': 'test, last epoch (ours)'} if self.test else {
             'last': 'last epoch (ours)', 'best': 'best epoch (ours)'}
+        if self.others:
+            keys = {'last': f'{self.metric} (ours)', **{str(i): f'{name} (ours)' for i, name in enumerate(self.others)}}
         with_published = any('published' in row for row in self.rows.values())
         heads = [self.title, 'parameters', *(['published (paper)'] if with_published else []), *keys.values(), 'seeds']
         text = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
@@ -145,8 +151,8 @@ class Table:
 
 
 def spread(lines: Sequence[dict], key: str) -> str:
-    """``mean ± standard deviation``, or the value of a single run."""
-    values = [float(line[key]) for line in lines]
+    """``mean ± standard deviation``, or the value of a single run; a digit as ``key`` means one of the others."""
+    values = [float(line['others'].split()[int(key)] if key.isdigit() else line[key]) for line in lines]
     mean = f'{statistics.mean(values):.2f}'
     return f'{mean} ± {statistics.stdev(values):.2f}' if len(values) > 1 else mean
 

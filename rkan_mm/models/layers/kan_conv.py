@@ -23,7 +23,7 @@ class KANConv(KANLayer):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        if self.base_act is not None and self.base_act(torch.zeros(1)).item() != 0:
+        if self.base_act is not None and self.base_act(torch.zeros(1, device='cpu')).item() != 0:
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(self.base_act).__name__} is not')
 
