@@ -29,8 +29,8 @@ class Table:
     ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
     and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
     ``parameters``, to be shown before a run has counted them.
-    With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which only
-    the last value is wanted.
+    With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
+    only the last value is wanted.
 
     Args:
         path: the yaml file.
