@@ -2,4 +2,4 @@
 _base_ = 'mmpretrain::resnet/resnet50_8xb16_cifar100.py'
 custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='auto'))
-custom_hooks = [dict(type='rkan_mm.BestAndLastHook')]
+custom_hooks = [dict(type='rkan_mm.RunSummaryHook')]

@@ -33,11 +33,12 @@ def _isolated():
 
 @pytest.fixture
 def quick_build(monkeypatch):
-    """Leave the weights of convolutions as memory has them, for tests that load or never look at them.
+    """Leave the weights of large layers as memory has them, for tests that load or never look at them.
 
     Drawing random numbers takes most of the time of building a large model.
     """
-    monkeypatch.setattr(torch.nn.Conv2d, 'reset_parameters', lambda self: None)
+    for layer in (torch.nn.Conv2d, torch.nn.Linear):
+        monkeypatch.setattr(layer, 'reset_parameters', lambda self: None)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def test_recipe_of_optimizer_and_data(data):
     np.testing.assert_allclose(cfg.data_preprocessor.mean, 255 * np.array(mean), rtol=1e-9)
     np.testing.assert_allclose(cfg.data_preprocessor.std, 255 * np.array(std), rtol=1e-9)
     assert cfg.default_hooks.checkpoint.save_best == 'auto'
-    assert cfg.custom_hooks == [dict(type='rkan_mm.BestAndLastHook')]
+    assert cfg.custom_hooks == [dict(type='rkan_mm.RunSummaryHook')]
     splits = dict(train='train', val='val' if data in ('in1k', 'tiny-imagenet') else 'test')
     for which, split in splits.items():
         loader = cfg[f'{which}_dataloader']

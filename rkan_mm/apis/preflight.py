@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,15 +13,16 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.fileio import list_from_file
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
-from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine.run_error import PreflightError
+
+from . import safe_loading
+from .annotations import check_annotations
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
-
-
-class PreflightError(Exception):
-    """Something that a run needs is not there."""
 
 
 def check(cfg: Config, training: bool) -> None:
@@ -29,28 +32,37 @@ def check(cfg: Config, training: bool) -> None:
         cfg: config of a mmengine runner.
         training: whether the run trains (and validates) or tests.
     """
+    _check_device()
     splits = ('train', 'val') if training else ('test',)
     for split in splits:
         if cfg.get(f'{split}_dataloader') is None:
             continue
         for dataset in _dicts_with(cfg[f'{split}_dataloader'], 'type', 'pipeline'):
             _check_dataset(dataset, cfg.get('data_hint'))
+            if training:
+                _check_annotations(dataset, **cfg.get('preflight', {}))
         for evaluator in _dicts_with(cfg.get(f'{split}_evaluator'), 'ann_file'):
             _check_path(evaluator['ann_file'], f'{evaluator["type"]}: annotation file', cfg.get('data_hint'))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
+        if Path(cfg.load_from).expanduser().is_file():
+            safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
     if training:
         for init_cfg in _dicts_with(cfg.get('model'), 'checkpoint'):
             check_checkpoint(init_cfg['checkpoint'])
+            if '://' not in init_cfg['checkpoint']:
+                safe_loading.read(init_cfg['checkpoint'])
+        _check_work_dir(cfg.work_dir)
         if cfg.optim_wrapper.get('type', '').startswith('Amp') and get_device() == 'cpu':
-            raise PreflightError('AMP (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave it out.')
+            raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave '
+                                 'it out, or take --amp-dtype bfloat16.')
 
 
 def check_checkpoint(name: str) -> None:
     """Raise `PreflightError` unless the checkpoint is on disk, in torch's cache, or answers at its address."""
     if '://' not in name:
         path = Path(name).expanduser()
-        if not path.is_file():
+        if not path.exists():
             there = sorted(p.name for p in path.parent.glob('*.pth'))
             raise PreflightError(f'Checkpoint {name!r} does not exist; ' + (
                 f'{path.parent} has {", ".join(there)}.' if there else f'there is no .pth file in {path.parent}.'))
@@ -85,12 +97,7 @@ def load_weights(path: str) -> dict[str, Tensor]:
         PreflightError: there is no such file, it is torn, holds other than plain data, or no state_dict.
     """
     check_checkpoint(path)
-    allow_mmengine_globals()
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if 'Unsupported' in line), str(error).splitlines()[0])
-        raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {reason}') from error
+    content = safe_loading.read(path)
     for name in ('state_dict', 'model_state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
@@ -104,7 +111,7 @@ def check_fit(model: nn.Module, path: str) -> None:
 
     mmengine only logs what does not fit, and would go on with random weights.
     """
-    if '://' in path:
+    if '://' in path or Path(path).expanduser().is_dir():  # a folder is of a sharded strategy
         return
     names = set(model.state_dict())
     plain = {name.replace('backbone.backbone.', 'backbone.', 1) for name in names}  # a RKANet takes these as well
@@ -137,6 +144,40 @@ def _check_dataset(dataset: dict, hint: str | None) -> None:
     for what, part in parts:
         if root if what == 'data root' else part:
             _check_path(f'{root}{part}' if '://' in root else str(Path(root) / part), f'{kind}: {what}', hint)
+
+
+def _check_annotations(dataset: dict, annotations: bool = True, allow_unknown: bool = False) -> None:
+    """Look into the annotations of a COCO data set on the local disk; the first process does so for all.
+
+    Args:
+        annotations, allow_unknown: the config's ``preflight``; False leaves this check out, which reads the file once.
+    """
+    first = all(os.environ.get(name, '0') == '0' for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+    root, kind = Path(dataset.get('data_root') or ''), dataset['type'].rpartition('.')[2]
+    if kind != 'CocoDataset' or not annotations or not first or not (root / dataset['ann_file']).is_file():
+        return
+    images = root / dataset.get('data_prefix', {}).get('img', '')
+    classes = (dataset.get('metainfo') or {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
+    classes = list_from_file(classes) if isinstance(classes, str) else classes
+    check_annotations(str(root / dataset['ann_file']), str(images), classes, allow_unknown)
+
+
+def _check_device() -> None:
+    asked = os.environ.get('CUDA_VISIBLE_DEVICES', '').strip()
+    if asked not in ('', '-1') and not torch.cuda.is_available():
+        raise PreflightError(f'CUDA_VISIBLE_DEVICES={asked} asks for a GPU, and torch {torch.__version__} finds none: '
+                             'check nvidia-smi and that torch is built with CUDA, or unset it to run on the CPU.')
+
+
+def _check_work_dir(work_dir: str) -> None:
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir) as file:
+            file.write(b'0')
+            file.flush()
+    except OSError as error:
+        raise PreflightError(f'The work dir {work_dir!r} cannot be written to ({error.strerror}): choose another by '
+                             '--work-dir.') from error
 
 
 def _check_path(path: str, what: str, hint: str | None) -> None:

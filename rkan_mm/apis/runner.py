@@ -10,13 +10,21 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.dist import is_distributed
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine import RunError
 
+from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
 from .preflight_classification import CheckLabelsHook, check_classification, check_whole
+from .resume import newest_whole
+from .safe_loading import safe_loading
+from .weights import WeightReportHook, check_pretrained
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -72,32 +80,63 @@ def _move(node, old: str, new: str):
     return node
 
 
+def _use_cpu_processes(cfg: Config) -> None:
+    """Several processes of torchrun without a GPU: mmengine would ask for one device for each."""
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu' or is_distributed():
+        return
+    torch.distributed.init_process_group('gloo')
+    if not cfg.get('model_wrapper_cfg') and 'runner_type' not in cfg:
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+                                     find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
 def _build(cfg: Config) -> Runner:
-    allow_mmengine_globals()
+    _use_cpu_processes(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
-        check_fit(runner.model, cfg.load_from)
+        check_fit(runner.model.module if is_model_wrapper(runner.model) else runner.model, cfg.load_from)
+    runner.register_hook(WeightReportHook())
     return runner
+
+
+def _use_amp(cfg: Config, dtype: str | None) -> None:
+    if dtype == 'bfloat16' and get_device() == 'cpu':  # mmengine's wrapper refuses to be built there
+        rest = {name: value for name, value in cfg.optim_wrapper.items() if name not in ('loss_scale', 'dtype')}
+        cfg.optim_wrapper = {**rest, 'type': 'rkan_mm.AutocastOptimWrapper'}
+        return
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if dtype:
+        cfg.optim_wrapper.dtype = dtype
 
 
 def train(argv: Sequence[str] | None = None) -> Runner:
     """Train a config; ``argv`` is the command line of tools/train.py.
 
+    The run can be stopped at any moment: see `make_resumable`.
+
     Raises:
         PreflightError: a file or device that the run needs is missing; nothing has been built or written then.
+        RunError: the loss is no number, or a checkpoint cannot be written; the one before is kept.
     """
     parser = _parser('Train a model of mmdet or mmpretrain')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint, or from the latest in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'],
+                        help='its half precision, float16 where not given; bfloat16 also runs on a CPU')
+    parser.add_argument('--sync-bn', action='store_true', help='batch norms over all GPUs, in RKAN blocks too')
+    parser.add_argument('--channels-last', action='store_true', help='images and features as (B, H, W, C) in memory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--test', action='store_true', help='test the last weights when training is over')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr to the batch size of this run')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp or args.amp_dtype:
+        _use_amp(cfg, args.amp_dtype)
+    if args.sync_bn:
+        cfg.sync_bn = 'torch'
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.auto_scale_lr:
@@ -105,15 +144,31 @@ def train(argv: Sequence[str] | None = None) -> Runner:
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    hooks = cfg.get('custom_hooks') or []
+    if not any(str(hook.get('type')).endswith('RunSummaryHook') for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
+    make_resumable(cfg)
+    if args.channels_last:
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
+    if args.resume and args.resume != 'auto':
+        cfg.resume, cfg.load_from = True, args.resume
+    elif args.resume or (cfg.get('resume') and not cfg.get('load_from')):
+        newest = newest_whole(cfg)
+        cfg.resume, cfg.load_from = newest is not None, newest or cfg.get('load_from')
+        MMLogger.get_current_instance().info(f'Resuming from {newest}' if newest else
+                                             f'No whole checkpoint in {cfg.work_dir}: starting from the beginning')
     check(cfg, training=True)
+    if args.test:
+        check(cfg, training=False)
     check_classification(cfg, training=True)
-    runner = _build(cfg)
-    if cfg.get('default_scope') == 'mmpretrain':
-        runner.register_hook(CheckLabelsHook())
-    runner.train()
+    with safe_loading():
+        runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            runner.register_hook(CheckLabelsHook())
+        check_pretrained(runner.model)
+        runner.train()
+        if args.test:
+            runner.test()
     return runner
 
 
@@ -130,6 +185,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -140,22 +196,30 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.default_hooks.setdefault('visualization', {}).update(
             dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
             dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if args.classwise:
+        coco = [evaluator for evaluator in evaluators if evaluator['type'].endswith('CocoMetric')]
+        if not coco:
+            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
+                                 + ', '.join(evaluator['type'] for evaluator in evaluators) + '.')
+        for evaluator in coco:
+            evaluator['classwise'] = True
     if args.out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
     check_classification(cfg, training=False)
-    runner = _build(cfg)
-    if cfg.get('default_scope') == 'mmpretrain':
-        check_whole(runner.model, args.checkpoint)
-    return runner.test()
+    with safe_loading():
+        runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            check_whole(runner.model, args.checkpoint)
+        return runner.test()
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:
     """Run a command line; what its user can mend is one message and exit code 2, not a traceback."""
     try:
         function(argv)
-    except PreflightError as error:
+    except RunError as error:
         print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
         sys.exit(2)

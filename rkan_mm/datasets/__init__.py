@@ -1,5 +1,5 @@
+from .balanced_subset import balanced_subset
+from .cached import CachedDataset, keep_batch
 from .classification import caltech256, svhn, tiny_imagenet
-from .shapes import CLASSES, make_shapes
-from .subset import subset_coco
 
-__all__ = ['CLASSES', 'caltech256', 'make_shapes', 'subset_coco', 'svhn', 'tiny_imagenet']
+__all__ = ['CachedDataset', 'balanced_subset', 'caltech256', 'keep_batch', 'svhn', 'tiny_imagenet']

@@ -1,5 +1,14 @@
-from .best_and_last import BestAndLastHook
+from .atomic_backend import AtomicBackend
+from .autocast_optim_wrapper import AutocastOptimWrapper
+from .channels_last_hook import ChannelsLastHook
+from .checkpoint_hook import ResumableCheckpointHook
 from .hooks import KANGridUpdateHook, KANRegularizationHook
+from .loops import ResumableEpochLoop, ResumableIterLoop
+from .loss_check_hook import LossCheckHook
+from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
+from .summary import RunSummaryHook
 
-__all__ = ['BestAndLastHook', 'KANGridUpdateHook', 'KANRegularizationHook', 'allow_mmengine_globals']
+__all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook', 'KANRegularizationHook',
+           'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableIterLoop', 'RunError',
+           'RunSummaryHook', 'allow_mmengine_globals']

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rkan_mm.registry import MODELS
 
 from .layers import SharedKANConv2d
+from .layers.recompute import with_checkpoint
 
 
 @MODELS.register_module()
@@ -32,6 +33,7 @@ class RKANBlock(BaseModule):
             with a reduction of 1 this is the block of the paper's first version.
         zero_init_residual: start the last norm at zero, so that the model begins as its plain backbone. The reference
             does not.
+        with_cp: whether to compute the block again in the backward pass instead of keeping its activations.
         init_cfg: see mmengine.
 
     Raises:
@@ -57,12 +59,14 @@ class RKANBlock(BaseModule):
                  act_cfg: dict | None = dict(type='SiLU', inplace=True),  # noqa: B006
                  norm_between: bool = True,
                  zero_init_residual: bool = False,
+                 with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         channels = in_channels // reduction if expansion is None else in_channels * expansion
         if channels < 1:
             raise ValueError(f'RKANBlock: reduction {reduction} leaves none of {in_channels} input channels')
         self.zero_init_residual = zero_init_residual
+        self.with_cp = with_cp
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
@@ -96,6 +100,9 @@ class RKANBlock(BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
+        return with_checkpoint(self, self._forward, x) if self.with_cp else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         residual = self.act(self.reduce(x))
         residual = self.norm1(self.kan1(residual))
         residual = self.act(self.expand(residual))

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from rkan_mm.apis import runner
 from rkan_mm.apis.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
 from rkan_mm.apis.preflight import PreflightError
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 TINY = ['model.backbone.backbone.base_channels=4', 'model.backbone.backbone.stem_channels=4',
@@ -116,6 +117,19 @@ def test_no_validate(root, shapes, tmp_path):
     assert trained.val_loop is None
 
 
+def test_options_for_speed(classifier, tmp_path):
+    trained = runner.train([str(classifier), '--work-dir', str(tmp_path / 'work'), '--no-validate', '--amp-dtype',
+                            'bfloat16', '--channels-last', '--sync-bn', '--cfg-options',
+                            f'data_root={tmp_path / "pictures"}'])
+    assert type(trained.optim_wrapper).__name__ == (
+        'AmpOptimWrapper' if torch.cuda.is_available() else 'AutocastOptimWrapper')
+    assert trained.model.backbone.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with trained.optim_wrapper.optim_context(trained.model):
+        assert trained.model.backbone(torch.rand(1, 3, 64, 64, device=get_device()))[-1].dtype == torch.bfloat16
+    assert trained.message_hub.get_scalar('train/loss').current() < 5
+    assert trained.cfg.sync_bn == 'torch'
+
+
 def test_data_root_moves_every_path_below_it(root):
     cfg = runner.load_config(str(root / SHAPES), dict(data_root='/elsewhere/set'))
     assert cfg.train_dataloader.dataset.data_root == '/elsewhere/set'
@@ -157,3 +171,17 @@ def test_configs_of_other_packages_are_left_alone(root):
     cfg = Config(copy.deepcopy(runner.load_config(str(root / SHAPES)).to_dict()))
     assert 'collate_fn' not in cfg.train_dataloader
     assert torch.cuda.is_available() or cfg.env_cfg.dist_cfg.backend == 'gloo'
+
+
+def test_ap_of_each_class(root, shapes, tmp_path):
+    trained = runner.train(command(root, shapes, tmp_path, 'train_cfg.max_epochs=1', flags=['--no-validate']))
+    checkpoint = f'{trained.work_dir}/epoch_1.pth'
+    argv = command(root, shapes, tmp_path, flags=['--classwise'])
+    metrics = runner.test([argv[0], checkpoint, *argv[1:]])
+    assert {f'coco/{name}_precision' for name in ('disc', 'rectangle', 'triangle', 'star', 'ring')} <= set(metrics)
+
+
+def test_classwise_without_coco(classifier, tmp_path):
+    (tmp_path / 'any.pth').touch()
+    with pytest.raises(PreflightError, match='--classwise: there is no CocoMetric .* it has Accuracy'):
+        runner.test([str(classifier), str(tmp_path / 'any.pth'), '--classwise'])

@@ -88,6 +88,7 @@ class RKANet(BaseModule):
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
         input_size: height and width of the image with which the stages are measured once.
+        with_cp: ``with_cp`` of the blocks; that of the inner backbone stands in its own config.
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
 
     Raises:
@@ -106,6 +107,7 @@ class RKANet(BaseModule):
                  block: dict = dict(type='RKANBlock'),  # noqa: B006
                  fusion: dict = dict(type='Addition'),  # noqa: B006
                  input_size: tuple[int, int] = (64, 64),
+                 with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
@@ -125,7 +127,8 @@ class RKANet(BaseModule):
             caller = f'RKANet: stage {name!r}'
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
                                  channels=measured[name]['out_channels'])
-            stage_block = build(MODELS, {**block, **override}, caller, **measured[name])
+            stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name],
+                                **(dict(with_cp=True) if with_cp else {}))
             bridge = BridgedStage(name, stage_block, stage_fusion)
             bridge.attach(*spans[name])
             self.bridges[name.replace('.', '_').replace(':', '-')] = bridge
@@ -204,14 +207,17 @@ class RKANet(BaseModule):
                                   last=last_seen[name] == len(weighted))
         return measured
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Take the keys of a plain backbone's checkpoint for those of the inner backbone."""
+    def take_plain(self, state_dict: dict, prefix: str = '') -> None:
+        """Rename, in place, the keys of a plain backbone's checkpoint for those of the inner backbone."""
         own, inner = self.state_dict(), self.backbone.state_dict()
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix):]
             target = f'{prefix}backbone.{name}'
             if name in inner and name not in own and target not in state_dict:
                 state_dict[target] = state_dict.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:

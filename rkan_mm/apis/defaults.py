@@ -1,0 +1,37 @@
+"""What training through this package adds to a config that asks for mmengine's own hooks and loops."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+
+
+def _is(kind: str | type | None, cls: type) -> bool:
+    return kind is cls or (isinstance(kind, str) and kind.rpartition('.')[2] == cls.__name__)
+
+
+def make_resumable(cfg: Config) -> None:
+    """Change ``cfg`` so that it survives kills, torn files and bad losses; classes of the user's own stay.
+
+    mmengine's CheckpointHook, EpochBasedTrainLoop and IterBasedTrainLoop give way to ours, which take the same
+    arguments and do the same in a run that is not interrupted; LossCheckHook joins the custom hooks.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
+    if checkpoint and _is(checkpoint.get('type'), CheckpointHook):
+        cfg.default_hooks = {**hooks, 'checkpoint': {**checkpoint, 'type': 'rkan_mm.ResumableCheckpointHook'}}
+    loop = dict(cfg.get('train_cfg') or {})
+    by_epoch = loop.pop('by_epoch', True) if 'type' not in loop else None
+    if by_epoch or _is(loop.get('type'), EpochBasedTrainLoop):
+        loop['type'] = 'rkan_mm.ResumableEpochLoop'
+    elif by_epoch is False or _is(loop.get('type'), IterBasedTrainLoop):
+        loop['type'] = 'rkan_mm.ResumableIterLoop'
+    cfg.train_cfg = loop
+    custom = list(cfg.get('custom_hooks') or [])
+    if not any(str(hook.get('type')).endswith('LossCheckHook') for hook in custom if isinstance(hook, dict)):
+        cfg.custom_hooks = [*custom, dict(type='rkan_mm.LossCheckHook')]
+    imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
+    modules = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+    if 'rkan_mm' not in modules:  # for who runs the dumped config with mm's own tools
+        cfg.custom_imports = {**imports, 'imports': [*modules, 'rkan_mm']}

@@ -1,0 +1,57 @@
+"""Which checkpoint a run resumes from: the newest one that is whole."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from rkan_mm.engine import allow_mmengine_globals
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file that torch has saved is all there, by the checksums within it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError):
+        return False
+
+
+def _age(path: Path) -> tuple[str, int] | None:
+    """Time and iteration at which a checkpoint was saved; None if it cannot be read or none can resume from it."""
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        return checkpoint['meta']['time'], checkpoint['meta']['iter']
+    except Exception:  # torn in some way; which one does not matter
+        return None
+
+
+def newest_whole(cfg: Config) -> str | None:
+    """Path of the checkpoint to resume from; the log says which torn ones were passed over.
+
+    Candidates are what ``last_checkpoint`` in the work dir names and what fits the names of the checkpoint hook. A
+    folder, as sharded strategies write it, is taken as ``last_checkpoint`` names it.
+    """
+    logger = MMLogger.get_current_instance()
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    work_dir = Path(cfg.work_dir)
+    out_dir = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
+    names = [hook['filename_tmpl'].format('*')] if hook.get('filename_tmpl') else ['epoch_*.pth', 'iter_*.pth']
+    found = {path for name in names for path in out_dir.glob(name)}
+    last = work_dir / 'last_checkpoint'
+    named = Path(last.read_text().strip()) if last.is_file() else None
+    if named is not None and named.is_dir() and named != Path():
+        return str(named)
+    if named is not None and named.is_file():
+        found = {named, *(path for path in found if not path.samefile(named))}
+    allow_mmengine_globals()
+    ages = {path: _age(path) for path in found}
+    for path in sorted(found, key=lambda path: ages[path] or ('~', 0), reverse=True):  # those without an age first
+        if ages[path] is not None and is_whole(path):
+            return str(path)
+        logger.warning(f'{path} is torn or no checkpoint of a training run; it is passed over')
+    return None

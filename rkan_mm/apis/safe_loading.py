@@ -1,0 +1,66 @@
+"""Checkpoints are data: whatever code a file holds, it does not run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine.run_error import PreflightError
+
+FORCE, FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'  # torch's own switches
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    line = next((line for line in lines if 'unsupported' in line.lower()), lines[0])
+    return line.strip().removeprefix('WeightsUnpickler error: ')
+
+
+def read(path: str, resume: bool = False) -> Any:
+    """What is in a checkpoint file, read without running any code that may be in it.
+
+    Args:
+        path: file on the local disk.
+        resume: whether mmengine will resume from it, which would run a config that it finds within.
+
+    Raises:
+        PreflightError: the file is torn or holds other than plain data.
+    """
+    allow_mmengine_globals()
+    try:
+        content = torch.load(os.path.expanduser(path), map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {_reason(error)}') from error
+    if resume and isinstance(content, dict) and 'config' in content.get('meta', {}):
+        raise PreflightError(f'Checkpoint {path!r} brings a config (meta.config), which would be run as code. Take its '
+                             'weights alone, by load_from.')
+    return content
+
+
+@contextlib.contextmanager
+def safe_loading() -> Iterator[None]:
+    """Meanwhile every ``torch.load`` takes plain data only, also where its caller asks for more.
+
+    mmengine 0.10.7 leaves it to the torch version, and onedl's falls back to running what a file holds; both obey the
+    switch that torch itself has for this.
+
+    Raises:
+        PreflightError: a file that was loaded holds other than plain data.
+    """
+    allow_mmengine_globals()
+    before = {name: os.environ.pop(name, None) for name in (FORCE, FORBID)}
+    os.environ[FORCE] = '1'
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise PreflightError(f'A checkpoint was refused, for it holds more than plain weights: {_reason(error)}') \
+            from error
+    finally:
+        os.environ.pop(FORCE)
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -1,0 +1,41 @@
+"""Files that are either whole or not there, whenever the process or the machine stops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+
+SUFFIX = '.tmp'  # of what is being written
+
+
+@register_backend('rkan_mm.atomic')
+class AtomicBackend(LocalBackend):
+    """The local disk; a file is written beside its place, flushed to the disk and then renamed.
+
+    Raises:
+        OSError: as the local backend, e.g. on a full disk. What stood in the file's place is still there then.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(f'{path}{SUFFIX}')
+        try:
+            with part.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        self.put(obj.encode(encoding), filepath)

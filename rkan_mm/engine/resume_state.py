@@ -1,0 +1,79 @@
+"""What a run needs, beside mmengine's checkpoints, to go on exactly as if it had not stopped.
+
+The generators of random numbers of every rank, the seed of the sampler, the place in the epoch and whether the
+validation that follows has been done. It travels in the message hub, which every checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from torch.utils.data import DataLoader, Sampler
+
+KEY = 'rkan_mm_resume_state'
+
+
+def random_state() -> dict[str, Any]:
+    """The generators of Python, numpy, torch and the current GPU, as plain data and tensors."""
+    name, keys, *rest = np.random.get_state()
+    state = dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest),
+                 torch=torch.get_rng_state())
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'].cpu())
+
+
+def sampler_of(dataloader: DataLoader) -> Sampler:
+    return getattr(dataloader.batch_sampler, 'sampler', dataloader.sampler)
+
+
+def store(runner, batches_done: int, validated: bool) -> None:
+    """Put the state into the message hub, for the checkpoint that is about to be saved; called by all ranks.
+
+    Args:
+        batches_done: of the current epoch; 0 between epochs.
+        validated: whether the validation that may follow has been done.
+    """
+    dataloader = runner.train_dataloader
+    runner.message_hub.update_info(KEY, dict(
+        random=all_gather_object(random_state()), seed=getattr(sampler_of(dataloader), 'seed', None),
+        batches=len(dataloader), batches_done=batches_done, validated=validated))
+
+
+def take(runner) -> dict[str, Any] | None:
+    """The state of the checkpoint from which ``runner`` has resumed; its sampler's seed is set.
+
+    Where the number of processes or batches has changed, so have the random numbers or the place in the epoch: what no
+    longer holds is left out, and logged.
+    """
+    state = runner.message_hub.runtime_info.pop(KEY, None)
+    if state is None or runner.iter == 0:
+        return None
+    sampler, mine = sampler_of(runner.train_dataloader), None
+    if state['seed'] is not None and hasattr(sampler, 'seed'):
+        sampler.seed = state['seed']
+    if len(state['random']) == get_world_size():
+        mine = state['random'][get_rank()]
+    else:
+        runner.logger.warning(f'The checkpoint is of {len(state["random"])} processes, this run has '
+                              f'{get_world_size()}: it goes on with other random numbers')
+    done = state['batches_done']
+    if done and state['batches'] != len(runner.train_dataloader):
+        runner.logger.warning(f'The checkpoint was saved within an epoch of {state["batches"]} batches, this run has '
+                              f'{len(runner.train_dataloader)}: the epoch starts again')
+        done = 0
+    return dict(random=mine, batches_done=done, validated=state['validated'])
