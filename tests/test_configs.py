@@ -21,9 +21,10 @@ each = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 @each
 def test_builds_with_the_parameters_of_the_metafile(path, quick_build):
     cfg = load(path.stem)
-    with on_meta() if cfg.default_scope == 'mmpretrain' else nullcontext():
-        model = MODELS.build(cfg.model)
     entry = ENTRIES[path.stem]
+    large = cfg.default_scope == 'mmpretrain' and entry['Metadata']['Parameters'] > 5e6
+    with on_meta() if large else nullcontext():
+        model = MODELS.build(cfg.model)
     assert entry['Config'] == str(path.relative_to(ROOT))
     assert sum(p.numel() for p in model.parameters()) == entry['Metadata']['Parameters']
 
