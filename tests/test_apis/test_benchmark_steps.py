@@ -68,3 +68,10 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert 'tiny' in capsys.readouterr().out
     with pytest.raises(PreflightError, match="Config 'gone.py' does not exist"):
         benchmark_steps.main(['gone.py'])
+
+
+def test_the_readme_has_the_record():
+    readme = (ROOT / 'configs/README.md').read_text()
+    for row in json.loads((ROOT / 'configs/logs/benchmark_steps.json').read_text()):
+        size, peak = ' x '.join(map(str, row['size'])), row['peak_bytes'] / 2**20
+        assert f'| {row["config"]} | {size} | {row["train_s"]} | {row["test_s"]} | {peak:.0f} |' in readme
