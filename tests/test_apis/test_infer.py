@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 
 from rkan_mm.apis import infer
 from rkan_mm.apis.preflight import PreflightError
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 TINY = {'model.backbone.backbone.base_channels': 4, 'model.backbone.backbone.stem_channels': 4,
         'model.neck.in_channels': [4, 8, 16, 32], 'model.test_cfg.rcnn.score_thr': 0.0,

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from rkan_mm.apis import runner
 from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.apis.weights import check_pretrained, fit, summary
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.models import RKANet
 
 NARROW = dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8)

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rkan_mm.apis.preflight import PreflightError
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 NAMES = ('disc', 'rectangle', 'triangle', 'star', 'ring')
 MAX_DETS = [100, 300, 1000]
