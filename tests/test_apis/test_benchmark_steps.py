@@ -22,7 +22,7 @@ def narrow(cfg: Config) -> None:
         if cfg.model.type == 'DINO':
             cfg.model.num_queries = 30
             cfg.model.encoder.num_layers = cfg.model.decoder.num_layers = 2
-        rcnn = cfg.model.train_cfg.get('rcnn', [])
+        rcnn = (cfg.model.get('train_cfg') or {}).get('rcnn', [])
         for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
             stage.sampler.num = 32
 
