@@ -10,10 +10,9 @@ import mmcv
 import mmengine
 from mmengine.config import Config, DictAction
 
-from rkan_mm.engine import allow_mmengine_globals
-
 from .preflight import PreflightError, check_checkpoint
 from .runner import load_config
+from .safe_loading import read, safe_loading
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
@@ -47,6 +46,7 @@ def list_images(inputs: Sequence[str]) -> list[str]:
     return [str(image) for image in images]
 
 
+@safe_loading()
 def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, score_thr: float = 0.3,
           batch_size: int = 1, device: str | None = None) -> list[dict]:
     """Predict, and write ``out_dir/vis/<image>`` and ``out_dir/preds/<image>.json``.
@@ -65,7 +65,8 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         (RLE); of mmpretrain ``pred_scores``, ``pred_label``, ``pred_score`` and, where the checkpoint names its
         classes, ``pred_class``.
     """
-    allow_mmengine_globals()
+    if '://' not in checkpoint:
+        read(checkpoint)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     if cfg.get('default_scope') == 'mmpretrain':
         from mmpretrain import ImageClassificationInferencer

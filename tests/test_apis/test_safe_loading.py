@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from rkan_mm.apis import convert, runner
+from rkan_mm.apis import convert, infer, runner
 from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.apis.safe_loading import FORBID, FORCE, safe_loading
 from rkan_mm.datasets.shapes import make_shapes
@@ -74,6 +74,12 @@ def test_test(bad, root, tmp_path):
     data = make_shapes(tmp_path / 'shapes', 1, 1, size=64)
     with pytest.raises(PreflightError, match=REFUSED):
         runner.test([str(root / SHAPES), bad, '--cfg-options', f'data_root={data}'])
+
+
+def test_infer(bad, root, tmp_path):
+    image = make_shapes(tmp_path / 'shapes', 1, 1, size=64) / 'val/000000.png'
+    with pytest.raises(PreflightError, match=REFUSED):
+        infer.main([str(root / SHAPES), bad, str(image)])
 
 
 def test_convert(bad, root, tmp_path):
