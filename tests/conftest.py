@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,12 +23,13 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _isolated():
-    """Seed torch; undo what a test does to the default scope and the default dtype."""
+    """Seed torch; undo what a test does to the default scope, mmengine's current visualizer and the default dtype."""
     torch.manual_seed(0)
     scope = DefaultScope._instance_dict.copy()
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(scope)
+    Visualizer._instance_dict.clear()
     torch.set_default_dtype(torch.float32)
 
 

@@ -39,7 +39,7 @@ def test_a_step_and_a_prediction(path):
 
 @pytest.mark.parametrize(('name', 'size'), [
     ('mask-rcnn_rkanet50_fpn_1x_coco', (640, 1066)), ('mask-rcnn_rkanet50_fpn_mmdet-1x_coco', (800, 1333)),
-    ('dino-4scale_rkanet50_mmdet-8xb2-12e_coco', (800, 1333)), ('rkanet50_1xb128-100e_in1k', (224, 224)),
+    ('dino-4scale_rkanet50_mmdet-8xb2-12e_coco', (800, 1333)), ('rkan-resnet50_1xb128-100e_in1k', (224, 224)),
     ('rkan-senet101_1xb128-200e_cifar100', (128, 128)), ('mask-rcnn_rkanet18_fpn_shapes', (128, 128))])
 def test_sizes_are_those_of_the_recipes(name, size):
     assert benchmark_steps.image_size(Config.fromfile(ROOT / f'configs/{name}.py')) == size
