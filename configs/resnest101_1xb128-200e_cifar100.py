@@ -1,15 +1,3 @@
-"""ResNeSt-101 in RKAN's CIFAR-100 recipe. As RKAN's, it has the stem and the shortcuts of a plain ResNet."""
-_base_ = './_base_/rkan_cifar100.py'
-stem = dict(
-    type='ConvModule', in_channels=3, out_channels=64, kernel_size=7, stride=2, padding=3, norm_cfg=dict(type='BN'))
-every_second = dict(type='torch.nn.MaxPool2d', kernel_size=1, stride=2)
-model = dict(
-    backbone=dict(
-        type='rkan_mm.PluggedBackbone',
-        backbone=dict(type='ResNeSt', depth=101, avg_down_stride=False),
-        replace={
-            'stem': stem,
-            'layer2.0.downsample.0': every_second,
-            'layer3.0.downsample.0': every_second,
-            'layer4.0.downsample.0': every_second
-        }))
+"""ResNeSt-101 in RKAN's CIFAR-100 recipe."""
+_base_ = ['./_base_/models/resnest101.py', './_base_/rkan_cifar100.py']
+model = dict(head=dict(num_classes=100))

@@ -1,7 +1,3 @@
 """SimAM-50 in RKAN's CIFAR-100 recipe."""
-_base_ = './_base_/rkan_cifar100.py'
-model = dict(
-    backbone=dict(
-        type='rkan_mm.PluggedBackbone',
-        backbone=dict(type='ResNet', depth=50),
-        plugins=[dict(cfg=dict(type='rkan_mm.SimAM'))]))
+_base_ = ['./_base_/models/simam50.py', './_base_/rkan_cifar100.py']
+model = dict(head=dict(num_classes=100))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -29,8 +33,19 @@ def _isolated():
 
 @pytest.fixture
 def quick_build(monkeypatch):
-    """Leave the weights of convolutions as memory has them, for tests that load or never look at them.
+    """Leave the weights of large layers as memory has them, for tests that load or never look at them.
 
     Drawing random numbers takes most of the time of building a large model.
     """
-    monkeypatch.setattr(torch.nn.Conv2d, 'reset_parameters', lambda self: None)
+    for layer in (torch.nn.Conv2d, torch.nn.Linear):
+        monkeypatch.setattr(layer, 'reset_parameters', lambda self: None)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build models without memory or time for their weights: on torch's meta device.
+
+    The rates of stochastic depth, which mm takes from ``torch.linspace``, remain numbers.
+    """
+    with patch('torch.linspace', partial(torch.linspace, device='cpu')), torch.device('meta'):
+        yield

@@ -1,36 +1,30 @@
 """Every config builds, says its recipe, and stands in metafile.yml and README.md."""
 
-import math
 import re
+from contextlib import nullcontext
+from pathlib import Path
 
+import mmdet
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from config_files import CONFIGS, ENTRIES, epoch_rates, load
+from conftest import ROOT, on_meta
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, TRANSFORMS, init_default_scope
+from mmengine.registry import MODELS, TRANSFORMS
 
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 each = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-ENTRIES = {entry['Name']: entry for entry in yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())['Models']}
-
-
-def load(name: str) -> Config:
-    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
-    init_default_scope(cfg.default_scope)
-    if cfg.get('data_preprocessor'):  # as mmengine's runner does it
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return cfg
 
 
 @each
 def test_builds_with_the_parameters_of_the_metafile(path, quick_build):
     cfg = load(path.stem)
-    model = MODELS.build(cfg.model)
     entry = ENTRIES[path.stem]
+    large = cfg.default_scope == 'mmpretrain' and entry['Metadata']['Parameters'] > 5e6
+    with on_meta() if large else nullcontext():
+        model = MODELS.build(cfg.model)
     assert entry['Config'] == str(path.relative_to(ROOT))
     assert sum(p.numel() for p in model.parameters()) == entry['Metadata']['Parameters']
 
@@ -66,44 +60,170 @@ def test_readme_has_the_numbers_of_the_metafile(path):
     for result in entry['Results']:
         assert result['Source'] in text
         for value in result['Metrics'].values():
-            assert f'{value:.2f}' in text
+            assert (f'{value:.1f}' if result['Source'] == 'mmdet' else f'{value:.2f}') in text
+    if 'Plain Config' in metadata:
+        assert metadata['Plain Config'] in text
+        assert all(f'{metadata[key]:.1f}' in text for key in ('Plain Box AP', 'Plain Mask AP') if key in metadata)
 
 
 def test_every_number_says_whose_it_is():
     for entry in ENTRIES.values():
         for result in entry['Results']:
-            assert result['Source'] in ('paper', 'ours')
+            assert result['Source'] in ('paper', 'mmdet', 'ours')
             if result['Source'] == 'ours':
                 assert {'Command', 'Seeds', 'Machine'} <= set(result)
 
 
-def epoch_rates(cfg: Config, epochs: int) -> list[float]:
-    """Learning rate of each epoch, from the config's own optimizer and schedulers."""
-    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
-    schedulers = [PARAM_SCHEDULERS.build(dict(scheduler, optimizer=wrapper)) for scheduler in cfg.param_scheduler]
-    rates = []
-    for _ in range(epochs):
-        rates.append(wrapper.get_lr()['lr'][0])
-        wrapper.optimizer.step()
-        for scheduler in schedulers:
-            scheduler.step()
-    return rates
+RKAN_COCO = [path.stem for path in CONFIGS if re.search(r'^mask-rcnn_.*_fpn_(residualkan-)?1x_coco$', path.stem)]
+RKAN_VOC = [path.stem for path in CONFIGS if path.stem.endswith('_1x_voc0712')]
+MMDET = [path.stem for path in CONFIGS if 'mmdet-' in path.stem]
+# config of ours: the one of mmdet that it equals but for the backbone, and what else differs on purpose
+MMDET_BASES = {name: 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco' for name in MMDET if name.startswith('mask-rcnn')} | {
+    name: ENTRIES[name]['Metadata']['Plain Config'][len('mmdet::'):-len('.py')]
+    for name in MMDET if 'Plain Config' in ENTRIES[name]['Metadata']}
+ON_PURPOSE = {
+    'mask-rcnn_rkanet50-zero-init_fpn_mmdet-1x_coco': ('load_from', 'optim_wrapper.optimizer.lr'),
+    'dino-4scale_rkanet50_mmdet-8xb2-12e_coco': ('optim_wrapper.paramwise_cfg.custom_keys.backbone.bridges.lr_mult',),
+}
 
 
-@pytest.mark.parametrize('name', ['mask-rcnn_r50_fpn_1x_coco', 'mask-rcnn_rkanet50_fpn_1x_coco',
-                                  'mask-rcnn_rkanet50_fpn_residualkan-1x_coco'])
-def test_coco_recipe(name):
+def weights_of(backbone: dict) -> str | None:
+    while 'backbone' in backbone:
+        backbone = backbone['backbone']
+    return (backbone.get('init_cfg') or {}).get('checkpoint')
+
+
+def expected_weights(name: str) -> str:
+    if 'caffe' in name:
+        return 'open-mmlab://detectron/resnet50_caffe'
+    if re.search('_x50|rkanext50', name):
+        return 'torchvision://resnext50_32x4d'
+    return f'torchvision://resnet{101 if "101" in name else 50}'
+
+
+@pytest.mark.parametrize('name', RKAN_COCO + RKAN_VOC)
+def test_rkan_detection_recipe(name, quick_build):
     cfg = load(name)
-    assert cfg.train_dataloader.batch_size == 8
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
     assert cfg.train_cfg.max_epochs == 12
     np.testing.assert_allclose(epoch_rates(cfg, 12), [0.01] * 8 + [0.001] * 3 + [0.0001], rtol=1e-12)
+    for split, datasets in (('train', cfg.train_dataloader.dataset.get('datasets', [cfg.train_dataloader.dataset])),
+                            ('val', [cfg.val_dataloader.dataset]), ('test', [cfg.test_dataloader.dataset])):
+        for dataset in datasets:
+            assert set(re.findall(r"'scale': (\(.*?\))", str(dataset.pipeline))) == {'(1066, 640)'}, split
     model = MODELS.build(cfg.model)
     model.train()
     assert all(p.requires_grad for p in model.parameters())
     assert all(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    backbone = cfg.model.backbone.get('backbone', cfg.model.backbone)
-    assert backbone.init_cfg == dict(type='Pretrained', checkpoint='torchvision://resnet50')
+    assert weights_of(cfg.model.backbone) == expected_weights(name)
+
+
+def test_voc_data():
+    cfg = load('faster-rcnn_rkanet50_fpn_1x_voc0712')
+    assert [dataset.ann_file for dataset in cfg.train_dataloader.dataset.datasets] == [
+        'VOC2007/ImageSets/Main/trainval.txt', 'VOC2012/ImageSets/Main/trainval.txt']
+    assert cfg.test_dataloader.dataset.ann_file == 'VOC2007/ImageSets/Main/test.txt'
+    assert [(metric.eval_mode, metric.get('iou_thrs', 0.5)) for metric in cfg.test_evaluator] == [
+        ('11points', 0.5), ('area', 0.5)]
+    assert cfg.model.roi_head.bbox_head.num_classes == 20
+    coco = load('mask-rcnn_r50_fpn_1x_coco')
+    assert cfg.train_pipeline[2:] == coco.train_pipeline[2:]
+    assert cfg.train_pipeline[1] == dict(type='LoadAnnotations', with_bbox=True)
+
+
+@pytest.mark.parametrize('name', MMDET)
+def test_mmdet_recipe_differs_in_the_backbone_alone(name):
+    cfg = load(name).to_dict()
+    base = Config.fromfile(f'{Path(mmdet.__file__).parent}/.mim/configs/{MMDET_BASES[name]}.py').to_dict()
+    for each_cfg in (cfg, base):
+        each_cfg['model'].pop('backbone')
+        for key in ('custom_imports', 'data_hint'):
+            each_cfg.pop(key, None)
+    ours, theirs = (dict(flatten(each_cfg)) for each_cfg in (cfg, base))
+    different = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)}
+    assert different == set(ON_PURPOSE.get(name, ()))
+
+
+def flatten(node, prefix=''):
+    """The leaves of a nested config by their path, without the scopes that a base of another package is marked with."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, value in children:
+        if key != '_scope_':
+            yield from flatten(value, f'{prefix}.{key}' if prefix else str(key))
+    if not children:
+        yield prefix, node
+
+
+@pytest.mark.parametrize('name', [name for name in MMDET if name.startswith('mask-rcnn')])
+def test_mmdet_1x_recipe(name, quick_build):
+    cfg = load(name)
+    assert (cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (2, 16)
+    lr = 0.002 if 'zero-init' in name else 0.02
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=lr, momentum=0.9, weight_decay=1e-4)
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ('LinearLR', 500, False)
+    rates = epoch_rates(Config(dict(optim_wrapper=cfg.optim_wrapper, param_scheduler=[steps])), 12)
+    np.testing.assert_allclose(rates, [lr] * 8 + [lr / 10] * 3 + [lr / 100], rtol=1e-12)
+    for split in ('train', 'val', 'test'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        assert [step.scale for step in pipeline if step.type == 'Resize'] == [(1333, 800)]
+    model = MODELS.build(cfg.model)
+    model.train()
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    stem = model.backbone.get_submodule('backbone' if name.count('rkan') else '')
+    expected = {p for part in ('conv1', 'bn1', 'layer1') for p in stem.get_submodule(part).parameters()}
+    if re.search('senet|ecanet', name):  # its layers in layer1 are new
+        expected -= set(stem.layer1.parameters())
+    assert {p for p in model.parameters() if not p.requires_grad} == expected, frozen
+    assert not any(m.training for m in stem.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    for bridge in getattr(model.backbone, 'bridges', {}).values():
+        assert all(m.training for m in bridge.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert weights_of(cfg.model.backbone) == (None if 'zero-init' in name else expected_weights(name))
+
+
+def test_dino_learns_the_block_at_the_full_rate(quick_build):
+    cfg = load('dino-4scale_rkanet50_mmdet-8xb2-12e_coco')
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    rates = {id(p): group['lr'] for group in wrapper.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            inner = name.startswith('backbone.backbone')
+            assert rates[id(parameter)] == pytest.approx(1e-5 if inner else 1e-4), name
+
+
+@pytest.mark.parametrize(('part', 'rkan'), [
+    ('r50', 'rkanet50'), ('r101', 'rkanet101'), ('x50-32x4d', 'rkanext50'), ('senet50', 'rkan-senet50')])
+@pytest.mark.parametrize('recipe', ['1x', 'mmdet-1x'])
+def test_rkan_and_its_plain_peer_differ_in_the_block_alone(part, rkan, recipe):
+    plain, with_rkan = (load(f'mask-rcnn_{name}_fpn_{recipe}_coco') for name in (part, rkan))
+    assert with_rkan.model.backbone == dict(type='rkan_mm.RKANet', backbone=plain.model.backbone)
+    for cfg in (plain, with_rkan):
+        cfg.model.pop('backbone')
+        cfg.pop('custom_imports', None)
+    assert plain.to_dict() == with_rkan.to_dict()
+
+
+def test_mmdets_numbers_are_those_of_its_metafiles():
+    configs = Path(mmdet.__file__).parent / '.mim/configs'
+    found = 0
+    for name, entry in ENTRIES.items():
+        plain = {result['Task']: result['Metrics'] for result in entry['Results'] if result['Source'] == 'mmdet'}
+        metadata = entry['Metadata']
+        if 'Plain Config' in metadata:
+            plain = {'Object Detection': {'box AP': metadata['Plain Box AP']}}
+            if 'Plain Mask AP' in metadata:
+                plain['Instance Segmentation'] = {'mask AP': metadata['Plain Mask AP']}
+        if not plain:
+            continue
+        base = metadata['Plain Config'].removeprefix('mmdet::') if 'Plain Config' in metadata else \
+            f'mask_rcnn/{name.replace("mmdet-1x", "1x")}.py'
+        theirs = yaml.safe_load((configs / base).with_name('metafile.yml').read_text())
+        model, = [each for each in theirs['Models'] if each['Name'] == Path(base).stem]
+        assert {result['Task']: result['Metrics'] for result in model['Results']} == plain
+        found += 1
+    assert found == 7
 
 
 def test_coco_pipeline_scales_flips_and_jitters():
@@ -142,155 +262,3 @@ def test_the_reference_variant_has_all_anchors_on_all_levels():
     mu, sigma = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     np.testing.assert_allclose(cfg.model.data_preprocessor.mean, 255 * mu * (1 + sigma), atol=5e-2)
     np.testing.assert_allclose(cfg.model.data_preprocessor.std, 255 * sigma**2, atol=5e-4)
-
-
-@pytest.mark.parametrize('name', ['resnet50_1xb128-100e_in1k', 'rkanet50_1xb128-100e_in1k'])
-def test_imagenet_recipe(name):
-    cfg = load(name)
-    assert cfg.train_dataloader.batch_size == 128
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    expected = [0.05 * (e + 1) / 10 for e in range(10)]
-    expected += [1e-5 + (0.05 - 1e-5) * (1 + math.cos(math.pi * (e - 10) / 90)) / 2 for e in range(10, 100)]
-    np.testing.assert_allclose(epoch_rates(cfg, 100), expected, rtol=1e-12)
-    augments = MODELS.build(cfg.model).data_preprocessor.batch_augments
-    assert [type(augment).__name__ for augment in augments.augments] == ['CutMix', 'Mixup', 'NoneType']
-    np.testing.assert_allclose(augments.probs, [0.5, 0.3, 0.2])
-    assert (augments.augments[0].alpha, augments.augments[1].alpha) == (1.0, 0.2)
-
-
-def test_randaugment_has_torchvisions_operations_at_magnitude_9():
-    from torchvision.transforms import RandAugment
-    cfg = load('rkanet50_1xb128-100e_in1k')
-    ours = TRANSFORMS.build(cfg.train_dataloader.dataset.pipeline[3])
-    theirs = RandAugment(num_ops=2, magnitude=9)._augmentation_space(31, (224, 224))
-    assert len(ours.transforms) == len(theirs)
-    values = {}
-    for transform in ours.transforms:
-        axis = dict(horizontal='X', vertical='Y').get(getattr(transform, 'direction', ''), '')
-        key = type(transform).__name__ + axis
-        values.setdefault(key, transform.random_magnitude() if transform.magnitude_range else None)
-        if key not in ('AutoContrast',):
-            assert transform.prob == 1
-    names = dict(ShearX='ShearX', ShearY='ShearY', Rotate='Rotate', Brightness='Brightness', ColorTransform='Color',
-                 Contrast='Contrast', Sharpness='Sharpness', Solarize='Solarize')
-    for name, torchvision_name in names.items():
-        magnitudes, _ = theirs[torchvision_name]
-        scale = 255 / float(magnitudes[0]) if name == 'Solarize' else 1  # of 1 since torchvision works on floats too
-        assert values[name] == pytest.approx(float(magnitudes[9]) * scale, rel=1e-5)
-    assert values['TranslateX'] * 224 == pytest.approx(float(theirs['TranslateX'][0][9]), rel=1e-5)
-    assert math.ceil(values['Posterize']) == int(theirs['Posterize'][0][9])
-    assert ours.num_policies == 2
-    for transform in ours.transforms:
-        assert getattr(transform, 'pad_val', 0) in (0, (0, 0, 0))
-        assert getattr(transform, 'interpolation', 'nearest') == 'nearest'
-
-
-@pytest.mark.parametrize('name', ['resnet50_1xb128-100e_in1k', 'rkanet50_1xb128-100e_in1k'])
-def test_a_classification_step(name):
-    """The whole path of a batch: pipeline, batch augmentation, soft loss, at reduced width."""
-    from mmpretrain.structures import DataSample
-    cfg = load(name)
-    backbone = cfg.model.backbone.get('backbone', cfg.model.backbone)
-    backbone.update(base_channels=8, stem_channels=8)
-    cfg.model.head.in_channels = 256
-    model = MODELS.build(cfg.model)
-    steps = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline[1:]]
-    rng = np.random.default_rng(0)
-    for batch in range(4):
-        samples = []
-        for i in range(2):
-            results = dict(img=rng.integers(0, 255, (96, 128, 3), np.uint8), gt_label=i, img_shape=(96, 128),
-                           ori_shape=(96, 128))
-            for step in steps:
-                results = step(results)
-            samples.append(results)
-        data = model.data_preprocessor(pseudo_collate(samples), training=True)
-        assert data['inputs'].shape == (2, 3, 224, 224)
-        assert isinstance(data['data_samples'][0], DataSample)
-        loss = model(**data, mode='loss')['loss']
-        assert loss.isfinite(), batch
-    loss.backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-
-CIFAR = [path.stem for path in CONFIGS if path.stem.endswith('cifar100')]
-FAMILIES = ('resnet', 'resnext', 'wide-resnet', 'resnetv1d', 'resnest', 'res2net', 'ecanet', 'senet', 'gcnet', 'cbam',
-            'pyramidnet', 'regnet', 'densenet', 'sanet', 'simam', 'ela')
-
-
-@pytest.mark.parametrize('family', FAMILIES)
-def test_every_family_has_a_pair_of_configs(family):
-    plain, = [name for name in CIFAR if re.match(family + r'[y-]?[l-]?\d', name)]
-    rkan = load(f'rkan-{plain}').model.backbone
-    assert rkan.type == 'rkan_mm.RKANet'
-    assert rkan.backbone == load(plain).model.backbone
-
-
-@pytest.mark.parametrize('name', CIFAR)
-def test_cifar_recipe(name):
-    cfg = load(name)
-    assert cfg.train_dataloader.batch_size == 128
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    assert cfg.train_cfg.max_epochs == 200
-    expected = [0.05 * (e + 1) / 10 for e in range(10)]
-    expected += [1e-5 + (0.05 - 1e-5) * (1 + math.cos(math.pi * (e - 10) / 190)) / 2 for e in range(10, 200)]
-    np.testing.assert_allclose(epoch_rates(cfg, 200), expected, rtol=1e-12)
-    assert cfg.model.train_cfg == dict(augments=[dict(type='CutMix', alpha=1.0), dict(type='Mixup', alpha=0.2)],
-                                       probs=[0.5, 0.3])
-    assert cfg.model.head.loss == dict(type='CrossEntropyLoss', loss_weight=1.0, use_soft=True)
-    np.testing.assert_allclose(cfg.data_preprocessor.mean, 255 * np.array([0.5071, 0.4867, 0.4408]), rtol=1e-9)
-    np.testing.assert_allclose(cfg.data_preprocessor.std, 255 * np.array([0.2675, 0.2565, 0.2761]), rtol=1e-9)
-    again = Config.fromstring(cfg.pretty_text, '.py')  # as the runner writes it into work_dirs
-    assert again.model == cfg.model
-
-
-@pytest.mark.parametrize('mode', ['train', 'test'])
-def test_cifar_pipeline_is_the_references(mode):
-    from PIL import Image
-    from torchvision import transforms
-    steps = [TRANSFORMS.build(step) for step in load(CIFAR[0])[f'{mode}_pipeline']]
-    resize = transforms.Resize((128, 128), transforms.InterpolationMode.BICUBIC)
-    theirs = transforms.Compose([resize, transforms.RandomHorizontalFlip(), transforms.RandAugment(2, 9)]
-                                if mode == 'train' else [resize])
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        image = rng.integers(0, 255, (32, 32, 3), np.uint8)
-        results = dict(img=image, gt_label=3)
-        torch.manual_seed(seed)
-        for step in steps:
-            results = step(results)
-        torch.manual_seed(seed)
-        expected = np.array(theirs(Image.fromarray(image)))
-        np.testing.assert_array_equal(results['inputs'].numpy(), expected.transpose(2, 0, 1))
-    assert results['data_samples'].gt_label.tolist() == [3]
-
-
-def test_a_cifar_step():
-    cfg = load('rkan-ela-l50_1xb128-200e_cifar100')
-    cfg.model.backbone.backbone.backbone.update(base_channels=8, stem_channels=8)
-    cfg.model.head.in_channels = 256
-    model = MODELS.build(cfg.model)
-    steps = [TRANSFORMS.build(step) for step in cfg.train_pipeline]
-    samples = []
-    for label in range(4):
-        results = dict(img=np.random.default_rng(label).integers(0, 255, (32, 32, 3), np.uint8), gt_label=label)
-        for step in steps:
-            results = step(results)
-        samples.append(results)
-    data = model.data_preprocessor(pseudo_collate(samples), training=True)
-    assert data['inputs'].shape == (4, 3, 128, 128)
-    model(**data, mode='loss')['loss'].backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.parametrize('name', [
-    name if 'regnet' in name else pytest.param(name, marks=pytest.mark.slow) for name in CIFAR])
-def test_macs_are_those_of_the_metafile(name, quick_build):
-    from mmengine.analysis import FlopAnalyzer
-
-    from rkan_mm.apis.benchmark import build
-    model = build(load(name).model.to_dict(), 'mmpretrain').eval()
-    flops = FlopAnalyzer(model, torch.zeros(1, 3, 128, 128))
-    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    assert flops.total() / 1e9 == pytest.approx(ENTRIES[name]['Metadata']['GMACs'], abs=2e-3)

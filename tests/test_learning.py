@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from rkan_mm.apis import demo, runner
-from rkan_mm.datasets import subset_coco
+from rkan_mm.datasets.subset import subset_coco
 
 OVERFIT = 'mask-rcnn_rkanet18_fpn_overfit-120e_coco'
 

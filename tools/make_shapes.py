@@ -3,7 +3,7 @@
 
 import argparse
 
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -3,7 +3,7 @@
 
 import argparse
 
-from rkan_mm.datasets import subset_coco
+from rkan_mm.datasets.subset import subset_coco
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)

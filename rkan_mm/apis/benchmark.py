@@ -111,19 +111,21 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, devic
 
 
 def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str,
-            options: dict | None = None, memory: bool = True) -> dict:
+            options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
     """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope', 'mmengine')
     model_cfg = cfg.model.to_dict()
-    cfgs = {'plain': plain(model_cfg), 'rkan': model_cfg}
+    cfgs = {'plain': Config.fromfile(baseline).model.to_dict() if baseline else plain(model_cfg), 'rkan': model_cfg}
+    names = dict(plain=Path(baseline).stem, rkan=Path(config).stem) if baseline else {
+        name: part['backbone']['type'] for name, part in cfgs.items()}
     models = {name: build(part, scope).to(device) for name, part in cfgs.items()}
     image = torch.rand(shape, device=device)
     rows = {}
     for name, model in models.items():
         flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        rows[name] = dict(backbone=cfgs[name]['backbone']['type'],
+        rows[name] = dict(backbone=names[name],
                           params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
     ratio = None
     if rounds:
@@ -160,16 +162,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Measure a RKANet config beside its plain backbone, in turns')
     parser.add_argument('config', nargs='+')
     parser.add_argument('--shape', type=int, nargs=4, default=(8, 3, 224, 224), metavar=('B', 'C', 'H', 'W'))
+    parser.add_argument('--baseline', help='another config to compare with, instead of the plain backbone')
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
     parser.add_argument('--rounds', type=int, default=25)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
-    for config in args.config:
+    for config in (*args.config, *([args.baseline] if args.baseline else [])):
         if not Path(config).is_file():
             raise PreflightError(f'Config {config!r} does not exist.')
-    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options)
+    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options,
+                       baseline=args.baseline)
                for config in args.config]
     for result in results:
         show(result)

@@ -20,7 +20,7 @@ from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
 from . import benchmark
 
-RKANET = 'configs/rkanet50_1xb128-100e_in1k.py'
+RKANET = 'configs/rkan-resnet50_1xb128-100e_in1k.py'
 PEAKS = 3  # measurements of peak memory, which is coarse on a CPU
 
 

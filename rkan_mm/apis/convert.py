@@ -33,9 +33,29 @@ def _third(template: str) -> Replacement:
     return lambda match: template.format(int(match[1]) // 3)
 
 
+# torchvision's Faster and Mask R-CNN with FPN, of which the reference's detectors are made. Some zeros are new in
+# version 0.13.
+DETECTORS: Rules = (
+    (r'^backbone\.body\.', ''),
+    (r'^backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(?=weight|bias)', r'neck.lateral_convs.\1.conv.'),
+    (r'^backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(?=weight|bias)', r'neck.fpn_convs.\1.conv.'),
+    (r'^rpn\.head\.conv\.(?:0\.0\.)?(?=weight|bias)', 'rpn_head.rpn_conv.'),
+    (r'^rpn\.head\.cls_logits\.', 'rpn_head.rpn_cls.'),
+    (r'^rpn\.head\.bbox_pred\.', 'rpn_head.rpn_reg.'),
+    (r'^roi_heads\.box_head\.fc([67])\.', lambda match: f'roi_head.bbox_head.shared_fcs.{int(match[1]) - 6}.'),
+    (r'^roi_heads\.box_predictor\.cls_score\.', 'roi_head.bbox_head.fc_cls.'),
+    (r'^roi_heads\.box_predictor\.bbox_pred\.', 'roi_head.bbox_head.fc_reg.'),
+    (r'^roi_heads\.mask_head\.(\d)\.0\.', r'roi_head.mask_head.convs.\1.conv.'),
+    (r'^roi_heads\.mask_head\.mask_fcn(\d)\.', _less_one('roi_head.mask_head.convs.{}.conv.')),
+    (r'^roi_heads\.mask_predictor\.conv5_mask\.', 'roi_head.mask_head.upsample.'),
+    (r'^roi_heads\.mask_predictor\.mask_fcn_logits\.', 'roi_head.mask_head.conv_logits.'),
+)
+# What torchvision's 91 classes of COCO have beside the 80 and the background.
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 # Names there -> in mm's backbones (and `fc` for the classifier), all rules in turn. Where a rule has several
 # replacements, the one that the model at hand has is taken: mm's layouts differ as well.
 TORCHVISION: Rules = (
+    *DETECTORS,
     (r'^stem\.0\.', 'conv1.'),  # RegNet
     (r'^stem\.1\.', 'bn1.'),
     (r'^trunk_output\.block\d\.block(\d)-(\d+)\.', r'layer\1.\2.'),
@@ -72,6 +92,7 @@ TIMM: Rules = (
 )
 # Stages are numbered from 0, and each part of all blocks is in a list.
 RESIDUALKAN: Rules = (
+    (r'^backbone\.body\.', ''),
     (r'^conv_reduce\.(\d)\.', r'bridges.\1.block.reduce.'),
     (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.polynomial_weight$', r'bridges.\2.block.kan\1.weight'),
     (r'^kan_conv([12])\.(\d)\.convs\.0\.conv\.scaler$', r'bridges.\2.block.kan\1.scaler'),
@@ -171,6 +192,9 @@ def _kan_parameter(key: str, value: Tensor, source: dict[str, Tensor]) -> Tensor
 def convert_plain(source: dict[str, Tensor], model: nn.Module, layout: str) -> tuple[dict[str, Tensor], Report]:
     """Rename the state_dict of a torchvision or timm classifier for the backbone (and the head) of ``model``.
 
+    torchvision's Faster and Mask R-CNN with FPN convert as well, for mmdet's. They then find the same boxes where the
+    model has ``roi_layer=dict(type='RoIAlign', aligned=False, sampling_ratio=2)`` and its anchors are rounded as there.
+
     Args:
         source: state_dict of the plain model.
         model: a backbone of mm's or ours, a RKANet, or a classifier or detector around one, of the same architecture.
@@ -191,6 +215,8 @@ def _convert(source: dict[str, Tensor], model: nn.Module, rules: Rules, caller: 
              wanted: str) -> tuple[dict[str, Tensor], Report]:
     places = _places(model)
     target = model.state_dict()
+    if 'roi_head.' in places:
+        source = _classes_of_mmdet(source, len(target['roi_head.bbox_head.fc_cls.bias']))
     converted, report = {}, Report()
     for key, value in source.items():
         key = key.removeprefix('module.')
@@ -211,17 +237,39 @@ def _convert(source: dict[str, Tensor], model: nn.Module, rules: Rules, caller: 
     return converted, report
 
 
+def _classes_of_mmdet(source: dict[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+    """Class predictions in mmdet's order: the background is the last, not the first, and has no box and no mask.
+
+    Args:
+        source: state_dict of a torchvision detector.
+        num_classes: in mmdet's model, with the background; for 81, torchvision's 91 classes of COCO are thinned out.
+    """
+    source = dict(source)
+    for key, value in source.items():
+        if not re.search(r'cls_score|box_predictor\.bbox_pred|mask_fcn_logits', key):
+            continue
+        rows = value.unflatten(0, (-1, 4)) if 'bbox_pred' in key else value
+        kept = [i for i in range(1, len(rows)) if (len(rows), num_classes) != (91, 81) or i not in COCO_GAPS]
+        rows = rows[[*kept, 0] if 'cls_score' in key else kept]
+        source[key] = rows.flatten(0, 1) if 'bbox_pred' in key else rows
+    return source
+
+
 def _places(model: nn.Module) -> dict[str, str]:
-    """Where in a model are the stages of its RKANet ('bridges.0.', ...), the classifier ('fc.') and all else ('')."""
+    """Where in a model are the stages of its RKANet ('bridges.0.', ...), the classifier ('fc.') and all else ('').
+
+    Neck and heads of a detector ('neck.', 'rpn_head.', 'roi_head.') are where they are.
+    """
+    parts = {f'{name}.': f'{name}.' for name in ('neck', 'rpn_head', 'roi_head') if hasattr(model, 'roi_head')}
     for prefix, module in model.named_modules():
         if isinstance(module, RKANet):
             prefix = f'{prefix}.' if prefix else ''
-            places = {'': f'{prefix}backbone.', 'fc.': 'head.fc.'}
+            places = {'': f'{prefix}backbone.', 'fc.': 'head.fc.', **parts}
             for key, bridge in module.bridges.items():
                 number = int(re.search(r'\d', bridge.name)[0]) - bridge.name.startswith('layer')  # from 0
                 places[f'bridges.{number}.'] = f'{prefix}bridges.{key}.'
             return places
-    return {'': 'backbone.' if hasattr(model, 'backbone') else '', 'fc.': 'head.fc.'}
+    return {'': 'backbone.' if hasattr(model, 'backbone') else '', 'fc.': 'head.fc.', **parts}
 
 
 def _translate(key: str, rules: Rules, places: dict[str, str]) -> list[str]:

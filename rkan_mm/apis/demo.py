@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.visualization import draw_gallery
 
 from .runner import load_config, train

@@ -22,7 +22,7 @@ from rkan_mm.engine.run_error import PreflightError
 from . import safe_loading
 from .annotations import check_annotations
 
-DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST'}  # mmpretrain's data sets that fetch themselves
+DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
 
 
 def check(cfg: Config, training: bool) -> None:

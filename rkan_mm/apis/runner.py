@@ -21,8 +21,10 @@ from rkan_mm.engine import RunError
 
 from .defaults import make_resumable
 from .preflight import PreflightError, check, check_checkpoint, check_fit
+from .preflight_classification import CheckLabelsHook, check_classification, check_whole
 from .resume import newest_whole
 from .safe_loading import safe_loading
+from .weights import WeightReportHook, check_pretrained
 
 
 def _parser(description: str) -> argparse.ArgumentParser:
@@ -93,6 +95,7 @@ def _build(cfg: Config) -> Runner:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if cfg.get('load_from'):
         check_fit(runner.model.module if is_model_wrapper(runner.model) else runner.model, cfg.load_from)
+    runner.register_hook(WeightReportHook())
     return runner
 
 
@@ -125,6 +128,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     parser.add_argument('--sync-bn', action='store_true', help='batch norms over all GPUs, in RKAN blocks too')
     parser.add_argument('--channels-last', action='store_true', help='images and features as (B, H, W, C) in memory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--test', action='store_true', help='test the last weights when training is over')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr to the batch size of this run')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -140,6 +144,9 @@ def train(argv: Sequence[str] | None = None) -> Runner:
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
+    hooks = cfg.get('custom_hooks') or []
+    if not any(str(hook.get('type')).endswith('RunSummaryHook') for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
     if args.channels_last:
         cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
@@ -151,9 +158,17 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         MMLogger.get_current_instance().info(f'Resuming from {newest}' if newest else
                                              f'No whole checkpoint in {cfg.work_dir}: starting from the beginning')
     check(cfg, training=True)
+    if args.test:
+        check(cfg, training=False)
+    check_classification(cfg, training=True)
     with safe_loading():
         runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            runner.register_hook(CheckLabelsHook())
+        check_pretrained(runner.model)
         runner.train()
+        if args.test:
+            runner.test()
     return runner
 
 
@@ -170,6 +185,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
@@ -180,13 +196,24 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.default_hooks.setdefault('visualization', {}).update(
             dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
             dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if args.classwise:
+        coco = [evaluator for evaluator in evaluators if evaluator['type'].endswith('CocoMetric')]
+        if not coco:
+            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
+                                 + ', '.join(evaluator['type'] for evaluator in evaluators) + '.')
+        for evaluator in coco:
+            evaluator['classwise'] = True
     if args.out:
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
+    check_classification(cfg, training=False)
     with safe_loading():
-        return _build(cfg).test()
+        runner = _build(cfg)
+        if cfg.get('default_scope') == 'mmpretrain':
+            check_whole(runner.model, args.checkpoint)
+        return runner.test()
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,5 @@
-from .shapes import CLASSES, make_shapes
-from .subset import subset_coco
+from .balanced_subset import balanced_subset
+from .cached import CachedDataset, keep_batch
+from .classification import caltech256, svhn, tiny_imagenet
 
-__all__ = ['CLASSES', 'make_shapes', 'subset_coco']
+__all__ = ['CachedDataset', 'balanced_subset', 'caltech256', 'keep_batch', 'svhn', 'tiny_imagenet']

@@ -7,7 +7,8 @@ from .loops import ResumableEpochLoop, ResumableIterLoop
 from .loss_check_hook import LossCheckHook
 from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
+from .summary import RunSummaryHook
 
 __all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook', 'KANRegularizationHook',
            'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableIterLoop', 'RunError',
-           'allow_mmengine_globals']
+           'RunSummaryHook', 'allow_mmengine_globals']

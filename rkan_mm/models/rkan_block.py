@@ -28,7 +28,9 @@ class RKANBlock(BaseModule):
         second_basis: what the second one changes in ``basis``; None takes the published choice (degree 2).
         shortcut: whether a strided 1x1 convolution with a norm is added to the residual.
         norm_cfg: norms of this block, independent of the backbone's.
-        act_cfg: activation behind the two 1x1 convolutions.
+        act_cfg: activation behind the two 1x1 convolutions, or None.
+        norm_between: whether there is a norm behind the first KAN convolution. Without it, without activations and
+            with a reduction of 1 this is the block of the paper's first version.
         zero_init_residual: start the last norm at zero, so that the model begins as its plain backbone. The reference
             does not.
         with_cp: whether to compute the block again in the backward pass instead of keeping its activations.
@@ -54,7 +56,8 @@ class RKANBlock(BaseModule):
                  second_basis: dict | None = None,
                  shortcut: bool = False,
                  norm_cfg: dict = dict(type='BN'),  # noqa: B006
-                 act_cfg: dict = dict(type='SiLU', inplace=True),  # noqa: B006
+                 act_cfg: dict | None = dict(type='SiLU', inplace=True),  # noqa: B006
+                 norm_between: bool = True,
                  zero_init_residual: bool = False,
                  with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
@@ -66,9 +69,9 @@ class RKANBlock(BaseModule):
         self.with_cp = with_cp
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.act = build_activation_layer(act_cfg)
+        self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
         self.kan1 = SharedKANConv2d(3, stride, padding=1, basis=basis)
-        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1] if norm_between else nn.Identity()
         self.expand = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.kan2 = None
         if last:

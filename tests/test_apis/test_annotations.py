@@ -10,7 +10,7 @@ from mmengine.logging import MMLogger
 from rkan_mm.apis import runner
 from rkan_mm.apis.annotations import check_annotations
 from rkan_mm.apis.preflight import PreflightError, check
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import RunError
 
 CLASSES = ('disc', 'rectangle', 'triangle', 'star', 'ring')

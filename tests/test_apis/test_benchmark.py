@@ -63,3 +63,17 @@ def test_a_plain_config_has_nothing_beside_it(tmp_path):
     (tmp_path / 'plain.py').write_text("model = dict(backbone=dict(type='ResNet'))")
     with pytest.raises(PreflightError, match='the backbone is ResNet; only a RKANet'):
         benchmark.main([str(tmp_path / 'plain.py')])
+
+
+def test_beside_another_config(config, tmp_path, capsys):
+    other = tmp_path / 'other.py'
+    other.write_text("_base_ = './tiny.py'\nmodel = dict(backbone=dict(backbone=dict(depth=34)))")
+    out = tmp_path / 'out.json'
+    argv = ['--shape', '2', '3', '64', '64', '--rounds', '2', '--device', 'cpu', '--out', str(out)]
+    benchmark.main([config, '--baseline', str(other), *argv])
+    models = json.loads(out.read_text())[0]['models']
+    assert [row['backbone'] for row in models.values()] == ['other', 'tiny']
+    assert models['plain']['params'] > models['rkan']['params']
+    assert 'other' in capsys.readouterr().out
+    with pytest.raises(PreflightError, match="Config 'none.py' does not exist"):
+        benchmark.main([config, '--baseline', 'none.py'])

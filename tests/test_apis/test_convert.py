@@ -1,18 +1,23 @@
+import copy
 import re
 import subprocess
 import sys
+from functools import partial
 
 import golden
 import pytest
 import timm
 import torch
 import torchvision
+from conftest import ROOT
 from families import BACKBONES, attention
+from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.apis.convert import convert_plain, convert_residualkan, main
+from rkan_mm.apis.convert import _classes_of_mmdet, convert_plain, convert_residualkan, main
 from rkan_mm.models import RKANet
 
 CONFIG = """
@@ -160,3 +165,86 @@ def test_plain_weights_leave_the_blocks_of_a_rkanet_missing():
 def test_an_unknown_layout():
     with pytest.raises(ValueError, match="convert_plain: no layout 'keras'; there are torchvision, timm"):
         convert_plain({}, nn.Identity(), 'keras')
+
+
+@pytest.fixture(scope='module')
+def detectors():
+    """Torchvision's Mask R-CNN with ResNet-18, its weights in mmdet's, and the report."""
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name='resnet18', weights=None, norm_layer=nn.BatchNorm2d,
+                                   trainable_layers=5)
+    theirs = MaskRCNN(backbone, num_classes=4, min_size=128, max_size=128, box_detections_per_img=300,
+                      rpn_post_nms_top_n_test=50)
+    box_predictor = theirs.roi_heads.box_predictor
+    for part, std in ((theirs.rpn.head.cls_logits, 0.01), (theirs.rpn.head.bbox_pred, 0.002),
+                      (box_predictor.cls_score, 0.05), (box_predictor.bbox_pred, 0.2)):
+        nn.init.normal_(part.weight, std=std)  # else all scores are alike, and their order is noise
+        nn.init.normal_(part.bias, std=0.1)
+    cfg = Config(dict(Config.fromfile(ROOT / 'configs/mask-rcnn_r50_fpn_1x_coco.py').model))
+    cfg.merge_from_dict({'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512], 'backbone.init_cfg': None,
+                         'roi_head.bbox_head.num_classes': 3, 'roi_head.mask_head.num_classes': 3,
+                         'test_cfg.rcnn.max_per_img': 300, 'test_cfg.rpn.max_per_img': 50})
+    for extractor in (cfg.roi_head.bbox_roi_extractor, cfg.roi_head.mask_roi_extractor):
+        extractor.roi_layer.update(aligned=False, sampling_ratio=2)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        ours = MMENGINE_MODELS.build(cfg)
+    converted, report = convert_plain(theirs.state_dict(), ours, 'torchvision')
+    ours.load_state_dict(converted, strict=True)
+    theirs.rpn.anchor_generator.cell_anchors = ours.rpn_head.prior_generator.base_anchors  # theirs are rounded
+    return theirs.eval(), ours.eval(), report
+
+
+def test_torchvisions_mask_rcnn_finds_the_same(detectors):
+    from mmdet.structures import DetDataSample
+    theirs, ours, report = detectors
+    assert (report.unused, report.missing) == ([], [])
+    image = torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)  # RGB
+    sample = DetDataSample(metainfo=dict(img_shape=(128, 128), ori_shape=(128, 128), scale_factor=(1.0, 1.0)))
+    with torch.no_grad():
+        expected, = theirs([image / 255])
+        found = ours.test_step(dict(inputs=[image.flip(0)], data_samples=[sample]))[0].pred_instances
+    assert set(expected['labels'].tolist()) == {1, 2, 3}
+    found = found[(found.bboxes[:, 2:] - found.bboxes[:, :2]).amin(1) >= 1e-2]  # torchvision drops these
+    assert len(found) == len(expected['boxes']) > 30
+    rows = torch.cat([found.bboxes, 1e3 * found.scores[:, None], 1e3 * found.labels[:, None]], 1)
+    expected = torch.cat([expected['boxes'], 1e3 * expected['scores'][:, None],
+                          1e3 * (expected['labels'][:, None] - 1)], 1)
+    nearest = torch.cdist(expected, rows).argmin(1)  # equal scores may stand in another order
+    assert sorted(nearest.tolist()) == list(range(len(rows)))
+    assert_close(rows[nearest], expected, rtol=1e-3, atol=1e-2)
+
+
+def test_torchvisions_mask_head_gives_the_same(detectors):
+    theirs, ours, _ = detectors
+    features = torch.randn(2, 256, 14, 14)
+    with torch.no_grad():
+        expected = theirs.roi_heads.mask_predictor(theirs.roi_heads.mask_head(features))[:, 1:]  # no background
+        assert_close(ours.roi_head.mask_head(features), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('layout', ['torchvision', 'residualkan'])
+def test_torchvisions_detector_leaves_the_blocks_of_a_rkanet_missing(detectors, layout):
+    theirs, ours, _ = detectors
+    ours = copy.deepcopy(ours)
+    ours.backbone = RKANet(ours.backbone)
+    convert = convert_residualkan if layout == 'residualkan' else partial(convert_plain, layout=layout)
+    converted, report = convert(theirs.state_dict(), ours)
+    assert report.unused == []
+    assert {'.'.join(key.split('.')[:2]) for key in report.missing} == {'backbone.bridges'}
+    assert_close(converted['backbone.backbone.conv1.weight'], theirs.backbone.body.conv1.weight.detach())
+
+
+def test_torchvisions_91_classes_are_the_80_of_coco():
+    from mmdet.datasets import CocoDataset
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
+    rows = torch.arange(91.)
+    source = {'roi_heads.box_predictor.cls_score.bias': rows, 'roi_heads.mask_predictor.mask_fcn_logits.bias': rows,
+              'roi_heads.box_predictor.bbox_pred.bias': torch.arange(364.)}
+    classes, masks, boxes = _classes_of_mmdet(source, 81).values()
+    assert [names[int(row)] for row in classes] == [*CocoDataset.METAINFO['classes'], '__background__']
+    assert masks.tolist() == classes[:-1].tolist()
+    assert boxes.tolist() == [4 * row + i for row in masks.tolist() for i in range(4)]
+    assert len(_classes_of_mmdet({'cls_score.bias': rows}, 91)['cls_score.bias']) == 91

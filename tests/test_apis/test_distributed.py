@@ -10,7 +10,7 @@ import pytest
 from killing import run, run_ranks
 from torch.testing import assert_close
 
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 # FCOS, whose losses are divided by means over all ranks. Batch norms rest, since torch's SyncBN needs a GPU
 CONFIG = """

@@ -6,7 +6,7 @@ import pytest
 from killing import differing, run
 
 from rkan_mm.apis.resume import is_whole
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 TINY = """

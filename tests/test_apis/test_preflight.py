@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from rkan_mm.apis import runner
 from rkan_mm.apis.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 
@@ -44,7 +44,7 @@ def test_missing_data_root_says_how_to_get_it(root):
 
 @pytest.mark.parametrize(('config', 'message'), [
     ('mask-rcnn_rkanet50_fpn_1x_coco.py', "data root 'data/coco' does not exist. Get COCO 2017 .* --cfg-options"),
-    ('rkanet50_1xb128-100e_in1k.py', "ImageNet: data root 'data/imagenet' does not exist. Get ILSVRC 2012"),
+    ('rkan-resnet50_1xb128-100e_in1k.py', "ImageNet: data root 'data/imagenet' does not exist. Get ILSVRC 2012"),
 ])
 def test_published_configs_say_where_their_data_is(root, monkeypatch, tmp_path, config, message):
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from rkan_mm.apis import runner
 from rkan_mm.apis.preflight import PreflightError
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 TINY = ['model.backbone.backbone.base_channels=4', 'model.backbone.backbone.stem_channels=4',
@@ -171,3 +171,17 @@ def test_configs_of_other_packages_are_left_alone(root):
     cfg = Config(copy.deepcopy(runner.load_config(str(root / SHAPES)).to_dict()))
     assert 'collate_fn' not in cfg.train_dataloader
     assert torch.cuda.is_available() or cfg.env_cfg.dist_cfg.backend == 'gloo'
+
+
+def test_ap_of_each_class(root, shapes, tmp_path):
+    trained = runner.train(command(root, shapes, tmp_path, 'train_cfg.max_epochs=1', flags=['--no-validate']))
+    checkpoint = f'{trained.work_dir}/epoch_1.pth'
+    argv = command(root, shapes, tmp_path, flags=['--classwise'])
+    metrics = runner.test([argv[0], checkpoint, *argv[1:]])
+    assert {f'coco/{name}_precision' for name in ('disc', 'rectangle', 'triangle', 'star', 'ring')} <= set(metrics)
+
+
+def test_classwise_without_coco(classifier, tmp_path):
+    (tmp_path / 'any.pth').touch()
+    with pytest.raises(PreflightError, match='--classwise: there is no CocoMetric .* it has Accuracy'):
+        runner.test([str(classifier), str(tmp_path / 'any.pth'), '--classwise'])

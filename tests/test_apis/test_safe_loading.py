@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from rkan_mm.apis import convert, runner
 from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.apis.safe_loading import FORBID, FORCE, safe_loading
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 

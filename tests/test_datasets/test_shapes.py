@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkan_mm.datasets import CLASSES, make_shapes
-from rkan_mm.datasets.shapes import draw_scene
+from rkan_mm.datasets.shapes import CLASSES, draw_scene, make_shapes
 
 
 def digest(root):

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from rkan_mm.datasets import make_shapes, subset_coco
+from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.datasets.subset import subset_coco
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,14 @@ def test_parameters(args, params):
     assert sum(p.numel() for p in RKANBlock(**args).parameters()) == params
 
 
+def test_block_of_the_first_version():
+    block = RKANBlock(4, 6, 2, reduction=1, act_cfg=None, norm_between=False).eval()
+    x = torch.randn(2, 4, 8, 8)
+    expected = block.norm2(block.expand(block.kan1(block.reduce(x))))
+    assert torch.equal(block(x), expected)
+    assert sum(p.numel() for p in block.parameters()) == 4 * 4 + 54 + 4 * 6 + 2 * 6
+
+
 @pytest.mark.parametrize(('stride', 'size'), [(1, (7, 10)), (2, (4, 5)), ((1, 2), (7, 5))])
 @pytest.mark.parametrize('last', [False, True])
 def test_shapes(stride, size, last):

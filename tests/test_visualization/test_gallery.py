@@ -6,7 +6,7 @@ from mmengine.structures import InstanceData
 
 from rkan_mm.apis.demo import ap_table
 from rkan_mm.apis.runner import load_config
-from rkan_mm.datasets import make_shapes
+from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.visualization import draw_gallery
 
 

@@ -3,6 +3,8 @@
 mmpretrain downloads the data set (161 MiB) where it is not there.
 """
 data_root = 'data/cifar100/'
+data_hint = ('Get it with: wget -P data/cifar100 https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz && '
+             'tar -C data/cifar100 -xf data/cifar100/cifar-100-python.tar.gz')
 data_preprocessor = dict(  # the images are RGB
     num_classes=100, mean=[129.3105, 124.1085, 112.404], std=[68.2125, 65.4075, 70.4055], to_rgb=False)
 resize = dict(type='torchvision/Resize', size=(128, 128), interpolation='bicubic')

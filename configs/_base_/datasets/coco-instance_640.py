@@ -2,9 +2,7 @@
 
 The reference scales at random before it resizes to 640, which undoes the scaling; here it comes after.
 """
-_base_ = 'mmdet::_base_/datasets/coco_instance.py'
-data_hint = ('Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org/#download into data/coco/, '
-             'or name yours: --cfg-options data_root=path/to/coco/')
+_base_ = ['mmdet::_base_/datasets/coco_instance.py', './hint_coco.py']
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -2,11 +2,13 @@ from torch import nn
 
 from rkan_mm.registry import MODELS
 
+from .convnet import ConvNet
+from .enhanced_feature_extractor import EnhancedFeatureExtractor
 from .plugged import plugged_backbone
 from .pyramidnet import PyramidNet
 from .rkanet import RKANet
 
-__all__ = ['PyramidNet', 'RKANet', 'build_regnet_y', 'plugged_backbone']
+__all__ = ['ConvNet', 'EnhancedFeatureExtractor', 'PyramidNet', 'RKANet', 'build_regnet_y', 'plugged_backbone']
 
 
 @MODELS.register_module('RegNetY')

@@ -13,6 +13,13 @@ from torch import Tensor, nn
 from rkan_mm.registry import FUSIONS, MODELS, build
 
 
+def feature_map(x: Any, args: tuple) -> Any:
+    """What a stage takes or gives as (B, C, H, W): tokens (B, H W, C) too, if (H, W) is the stage's second argument."""
+    if isinstance(x, Tensor) and x.dim() == 3 and len(args) > 1 and isinstance(args[1], tuple) and len(args[1]) == 2:
+        return x.transpose(1, 2).unflatten(2, args[1])  # (B, H W, C) -> (B, C, H, W)
+    return x
+
+
 class BridgedStage(BaseModule):
     """The RKAN block and fusion of one stage, and the hooks that put them there.
 
@@ -27,14 +34,19 @@ class BridgedStage(BaseModule):
         self._input = None
 
     def enter(self, module: nn.Module, args: tuple) -> None:
-        self._input = args[0]
+        self._input = feature_map(args[0], args)
 
     def leave(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor:
         x, self._input = self._input, None
-        return self.fuse(x, out)
+        return self.join(x, args, out)
 
     def bridge(self, module: nn.Module, args: tuple, out: Tensor) -> Tensor:
-        return self.fuse(args[0], out)
+        return self.join(feature_map(args[0], args), args, out)
+
+    def join(self, x: Tensor, args: tuple, out: Tensor) -> Tensor:
+        """The fused output in the form that the stage has given: a map, or tokens."""
+        fused = self.fuse(x, feature_map(out, args))
+        return fused.flatten(2).transpose(1, 2) if out.dim() == 3 else fused
 
     def fuse(self, x: Tensor, out: Tensor) -> Tensor:
         residual = self.block(x)
@@ -68,9 +80,10 @@ class RKANet(BaseModule):
     Args:
         backbone: config of any mmdet, mmpretrain or TIMM backbone (or a module). A ``type`` without a scope is looked
             up in the default scope.
-        stages: names of modules in the backbone, e.g. ``('layer4',)``; ``'first:last'`` spans two. As a dict it gives
-            each stage what differs from ``block`` and ``fusion``: ``dict(layer3=dict(reduction=4), layer4=dict())``;
-            None switches an inherited stage off.
+        stages: names of modules in the backbone, e.g. ``('layer4',)``; ``'first:last'`` spans two. Maps pass them, or
+            tokens with their height and width, as in the blocks of mm's Swin. As a dict it gives each stage what
+            differs from ``block`` and ``fusion``: ``dict(layer3=dict(reduction=4), layer4=dict())``; None switches an
+            inherited stage off.
         block: config of the blocks; in/out channels and stride are measured, ``last`` is true for the stage behind
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
@@ -114,7 +127,7 @@ class RKANet(BaseModule):
             caller = f'RKANet: stage {name!r}'
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
                                  channels=measured[name]['out_channels'])
-            stage_block = build(MODELS, {**block, **override}, caller, **measured[name],
+            stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name],
                                 **(dict(with_cp=True) if with_cp else {}))
             bridge = BridgedStage(name, stage_block, stage_fusion)
             bridge.attach(*spans[name])
@@ -149,10 +162,10 @@ class RKANet(BaseModule):
 
         def record(name):
             def enter(module, args):
-                inputs[name] = args[0] if args else None
+                inputs[name] = feature_map(args[0], args) if args else None
 
             def leave(module, args, out):
-                outputs[name], last_seen[name] = out, len(weighted)
+                outputs[name], last_seen[name] = feature_map(out, args), len(weighted)
 
             return enter, leave
 
@@ -194,14 +207,17 @@ class RKANet(BaseModule):
                                   last=last_seen[name] == len(weighted))
         return measured
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Take the keys of a plain backbone's checkpoint for those of the inner backbone."""
+    def take_plain(self, state_dict: dict, prefix: str = '') -> None:
+        """Rename, in place, the keys of a plain backbone's checkpoint for those of the inner backbone."""
         own, inner = self.state_dict(), self.backbone.state_dict()
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix):]
             target = f'{prefix}backbone.{name}'
             if name in inner and name not in own and target not in state_dict:
                 state_dict[target] = state_dict.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import expand
+from rkan_mm.models.ops import can_spline_conv, expand, spline_conv2d
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer, recompute
@@ -23,7 +23,7 @@ class KANConv(KANLayer):
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        if self.base_act is not None and self.base_act(torch.zeros(1)).item() != 0:
+        if self.base_act is not None and self.base_act(torch.zeros(1, device='cpu')).item() != 0:
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(self.base_act).__name__} is not')
 
@@ -71,6 +71,20 @@ class KANConv2d(KANConv, nn.Conv2d):
     """
 
     spatial = 2
+
+    def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
+        functions, base = self.basis.functions(), self.compiled_base
+        if (functions is None or not functions.kind.startswith('spline') or base is None or self.normalization != 'none'
+                or (self.stride, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, 'zeros')
+                or isinstance(self.padding, str) or not can_spline_conv(x, self.out_channels)):
+            return super()._forward(x, normed)
+        y = spline_conv2d(x, self.kernel(self.coefficients()), self.basis.grid[:, 0], functions.inverse,
+                          self.basis.order, base, self.padding, self._convolve)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        planes = self._planes(F.pad(x, self._reversed_padding_repeated_twice), None, 1, False)
+        return F.conv2d(planes.flatten(1, 2), kernel.flatten(1, 2))
 
 
 @MODELS.register_module()

@@ -17,6 +17,7 @@ from .grid_update import ELEMENTWISE, GridUpdate
 from .sparsity import Sparsity
 
 HALF = (torch.float16, torch.bfloat16)
+INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
 
@@ -41,10 +42,14 @@ class KANLayer(GridUpdate, Sparsity):
         base_act_cfg: `a`, a config for mmcv; None is the identity.
         with_base: whether there is the base branch.
         with_scaler: whether there are the factors `s`.
+        init: ``'parent'`` begins with `w` as the parent layer's weight, s = 1 and `c` as the basis has it. As their
+            reference implementations have it: ``'efficient_kan'`` with `w` and `s` uniform within 1 / sqrt(n), n being
+            the inputs of a linear layer or the taps alone of a convolution (arXiv 2406.13155); ``'fast_kan'`` with `c`
+            normal, of 0.1; ``'faster_kan'`` with `c` Xavier-uniform.
         memory: ``'fast'`` keeps the values of the functions for the backward pass, ``'low'`` only the input.
 
     Raises:
-        ValueError: unknown basis, normalisation or ``memory``.
+        ValueError: unknown basis, normalisation, ``init`` or ``memory``.
     """
 
     channel_dim: int
@@ -56,13 +61,16 @@ class KANLayer(GridUpdate, Sparsity):
                  base_act_cfg: dict | None = dict(type='SiLU'),  # noqa: B006
                  with_base: bool = True,
                  with_scaler: bool = False,
+                 init: str = 'parent',
                  memory: str = 'fast',
                  **kwargs) -> None:
         super().__init__(*args, **kwargs)
         name = type(self).__name__
         if memory not in ('fast', 'low'):
             raise ValueError(f"{name}: memory must be 'fast' or 'low', got {memory!r}")
-        self.memory = memory
+        if init not in INITS:
+            raise ValueError(f'{name}: no init {init!r}; there are {", ".join(INITS)}')
+        self.memory, self.init = memory, init
         self.basis: Basis = build(BASES, basis, name).to(self.weight)
         self.basis.spread(self.num_inputs)
         self.norm, self.normalization = None, normalization or self.basis.normalization
@@ -100,7 +108,7 @@ class KANLayer(GridUpdate, Sparsity):
         return self.basis.constant_first
 
     def reset_parameters(self) -> None:
-        """`w` and the bias as in the parent layer, `c` as its basis wants, s = 1."""
+        """`w` and `s` as ``init`` says, the bias as in the parent layer, `c` as its basis wants."""
         if self.weight is not None:
             super().reset_parameters()
         if not hasattr(self, 'basis_weight'):  # the parent's constructor is still at work
@@ -108,8 +116,17 @@ class KANLayer(GridUpdate, Sparsity):
         if self.weight is None and self.bias is not None:
             nn.init.zeros_(self.bias)
         self.basis.init_weight(self.basis_weight, self.fan_in)
-        if self.scaler is not None:
+        if self.init == 'efficient_kan':
+            bound = (self.basis_weight[0, 0, 0].numel() if self.basis_weight.dim() > 3 else self.fan_in)**-0.5
+            for weight in (self.weight, self.scaler):
+                if weight is not None:
+                    nn.init.uniform_(weight, -bound, bound)
+        elif self.scaler is not None:
             nn.init.ones_(self.scaler)
+        if self.init == 'fast_kan':
+            nn.init.trunc_normal_(self.basis_weight, std=0.1)
+        elif self.init == 'faster_kan':
+            nn.init.xavier_uniform_(self.basis_weight.flatten(1))  # a view
 
     def init_weights(self) -> None:
         """For mmcv and mmengine, which would otherwise initialise this as an ordinary layer."""
@@ -135,9 +152,14 @@ class KANLayer(GridUpdate, Sparsity):
         """What a norm layer before the functions makes of x. Not to be recomputed: its statistics would count twice."""
         return None if self.norm is None else self.norm(x)
 
+    @property
+    def compiled_base(self) -> str | None:
+        """Name of the base branch in the compiled kernels; None where they do not have it."""
+        return 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
+
     def recipe(self, x: Tensor) -> tuple | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
-        base = 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
+        base = self.compiled_base
         if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
             return None
         functions = self.basis.functions()

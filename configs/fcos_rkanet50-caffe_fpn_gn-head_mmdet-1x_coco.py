@@ -1,4 +1,4 @@
-"""RKANet-50 on ImageNet-1k: ResNet-50 and an RKAN block on layer4. RKAN used --amp."""
-_base_ = './resnet50_1xb128-100e_in1k.py'
+"""FCOS with RKANet-50, Caffe style in mmdet's own 1x recipe."""
+_base_ = ['mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', './_base_/datasets/hint_coco.py']
 custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
 model = dict(backbone=dict(_delete_=True, type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}))

@@ -1,0 +1,3 @@
+"""DenseNet-169. As RKAN's, it has no ReLU behind the last norm."""
+_base_ = './densenet121.py'
+model = dict(backbone=dict(backbone=dict(arch='169')), head=dict(in_channels=1664))

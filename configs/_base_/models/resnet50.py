@@ -1,0 +1,3 @@
+"""ResNet-50."""
+_base_ = './classifier.py'
+model = dict(backbone=dict(type='ResNet', depth=50))

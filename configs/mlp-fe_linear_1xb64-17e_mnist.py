@@ -1,0 +1,7 @@
+"""The MLP of the report, on all of MNIST."""
+_base_ = './mlp-fe_linear_1xb64-8e_fmnist-12k.py'
+mnist = dict(type='MNIST', data_root='data/mnist/')
+train_dataloader = dict(dataset=dict(per_class=4800, dataset=mnist))
+val_dataloader = dict(dataset=dict(dataset=dict(offset=4800, dataset=mnist)))
+test_dataloader = dict(dataset=dict(dataset=mnist))
+train_cfg = dict(max_epochs=17)

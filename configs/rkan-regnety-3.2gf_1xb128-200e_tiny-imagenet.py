@@ -1,0 +1,7 @@
+"""RegNetY-3.2GF with an RKAN block on layer4, in RKAN's Tiny ImageNet recipe."""
+_base_ = './regnety-3.2gf_1xb128-200e_tiny-imagenet.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

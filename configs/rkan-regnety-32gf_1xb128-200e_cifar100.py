@@ -1,0 +1,7 @@
+"""RegNetY-32GF with an RKAN block on layer4, in RKAN's CIFAR-100 recipe."""
+_base_ = './regnety-32gf_1xb128-200e_cifar100.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

@@ -1,0 +1,7 @@
+"""ResNet-101 with an RKAN block on layer4, in RKAN's CIFAR-10 recipe."""
+_base_ = './resnet101_1xb128-200e_cifar10.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

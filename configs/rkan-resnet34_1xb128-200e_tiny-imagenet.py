@@ -1,0 +1,7 @@
+"""ResNet-34 with an RKAN block on layer4, in RKAN's Tiny ImageNet recipe."""
+_base_ = './resnet34_1xb128-200e_tiny-imagenet.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

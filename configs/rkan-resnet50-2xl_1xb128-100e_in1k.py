@@ -1,0 +1,3 @@
+"""RKANet-2xL: ResNet-50 with an RKAN block 2 times as wide as its input, in RKAN's ImageNet recipe."""
+_base_ = './rkan-resnet50_1xb128-100e_in1k.py'
+model = dict(backbone=dict(block=dict(type='RKANBlock', expansion=2)))

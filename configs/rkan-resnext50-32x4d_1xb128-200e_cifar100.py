@@ -1,0 +1,7 @@
+"""ResNeXt-50 32x4d with an RKAN block on layer4, in RKAN's CIFAR-100 recipe."""
+_base_ = './resnext50-32x4d_1xb128-200e_cifar100.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

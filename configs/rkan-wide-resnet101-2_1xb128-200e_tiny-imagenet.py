@@ -1,0 +1,7 @@
+"""Wide ResNet-101-2 with an RKAN block on layer4, in RKAN's Tiny ImageNet recipe."""
+_base_ = './wide-resnet101-2_1xb128-200e_tiny-imagenet.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='rkan_mm.RKANet',
+        backbone={{_base_.model.backbone}}))

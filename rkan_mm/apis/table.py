@@ -1,0 +1,225 @@
+"""Runs of a whole table of configs over seeds, and what they came to: the command line of tools/run_table.py."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+from mmengine.logging import MMLogger
+
+from .preflight import PreflightError
+
+FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
+          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others')
+
+
+class Table:
+    """A table of experiments, as a yaml file describes it.
+
+    ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
+    and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
+    ``parameters``, to be shown before a run has counted them.
+    With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
+    only the last value is wanted.
+
+    Args:
+        path: the yaml file.
+        record: csv file with a line for every finished run; those in it are not run again.
+
+    Raises:
+        PreflightError: there is no such file, or it has no such entries.
+    """
+
+    def __init__(self, path: str | Path, record: str | Path | None = None) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise PreflightError(f'Table {str(path)!r} does not exist; there are '
+                                 f'{", ".join(map(str, sorted(path.parent.glob("*.yml")))) or "none beside it"}.')
+        content = yaml.safe_load(path.read_text())
+        missing = [key for key in ('title', 'metric', 'seeds', 'rows') if key not in (content or {})]
+        if missing:
+            raise PreflightError(f'Table {str(path)!r} has no {", ".join(missing)}.')
+        self.path, self.name = path, path.stem
+        self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
+        self.test, self.others = content.get('test', False), content.get('others', [])
+        self.rows = {row['name']: row for row in content['rows']}
+        for name, row in self.rows.items():
+            if not Path(row['config']).is_file():
+                raise PreflightError(f'Table {str(path)!r}, row {name!r}: config {row["config"]!r} does not exist.')
+        self.record = Path(record) if record else Path('configs/logs') / f'{self.name}.csv'
+
+    def options(self, name: str, seed: int) -> list[str]:
+        """What ``--cfg-options`` gets for a run."""
+        options = self.rows[name].get('options', {})
+        return [f'randomness.seed={seed}', *(f'{key}={value}' for key, value in options.items())]
+
+    def runs(self, patterns: Sequence[str] = ('*',), seeds: Sequence[int] | None = None) -> list[tuple[str, int]]:
+        """(row, seed) of the runs that are asked for, whether they are done or not."""
+        return [(name, seed) for name, row in self.rows.items() if any(fnmatch(name, each) for each in patterns)
+                for seed in (row.get('seeds', self.seeds) if seeds is None else seeds)]
+
+    def results(self) -> list[dict]:
+        """Lines of the record, in the order of the rows."""
+        if not self.record.exists():
+            return []
+        with self.record.open(newline='') as file:
+            lines = [line for line in csv.DictReader(file) if line['row'] in self.rows]
+        order = list(self.rows)
+        return sorted(lines, key=lambda line: (order.index(line['row']), int(line['seed'])))
+
+    def add(self, name: str, seed: int, work_dir: Path) -> None:
+        """Put a finished run into the record."""
+        summary = json.loads((work_dir / 'summary.json').read_text())
+        for name_of_metric in (self.metric, *self.others):
+            if name_of_metric not in summary['metrics']:
+                raise PreflightError(f'{work_dir}: no metric {name_of_metric!r}; there are '
+                                     f'{", ".join(summary["metrics"])}.')
+        metric = summary['metrics'][self.metric]
+        line = dict(
+            row=name, seed=seed, config=self.rows[name]['config'], epochs=summary['epochs'],
+            last=f'{metric["last"]:.4f}', best=f'{metric["best"]:.4f}', best_epoch=metric['best_epoch'],
+            test=f'{summary["test"][self.metric]:.4f}' if self.test else '',
+            seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}',
+            peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
+            device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
+            curve=' '.join(f'{value:.4f}' for value in metric['curve']),
+            others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others))
+        done = {(each['row'], int(each['seed'])): each for each in self.results()}
+        done[name, seed] = line
+        order = list(self.rows)
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.record.with_suffix('.partial')
+        with partial.open('w', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(done[key] for key in sorted(done, key=lambda key: (order.index(key[0]), key[1])))
+        partial.replace(self.record)
+
+    def markdown(self) -> str:
+        """Mean and spread (standard deviation over seeds) of every row, as a table."""
+        keys = {'last': 'validation, last epoch (ours)', 'test': 'test, last epoch (ours)'} if self.test else {
+            'last': 'last epoch (ours)', 'best': 'best epoch (ours)'}
+        if self.others:
+            keys = {'last': f'{self.metric} (ours)', **{str(i): f'{name} (ours)' for i, name in enumerate(self.others)}}
+        with_published = any('published' in row for row in self.rows.values())
+        heads = [self.title, 'parameters', *(['published (paper)'] if with_published else []), *keys.values(), 'seeds']
+        text = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+        for name, row in self.rows.items():
+            lines = [line for line in self.results() if line['row'] == name]
+            parameters = lines[0]['parameters'] if lines else row.get('parameters')
+            cells = [f'[{name}]({row["config"].removeprefix("configs/")})',
+                     f'{int(parameters):,}' if parameters else '-']
+            if with_published:
+                cells.append(f'{row["published"]:.2f}' if 'published' in row else '-')
+            cells += [spread(lines, key) if lines else 'not run' for key in keys] + [str(len(lines))]
+            text.append(f'| {" | ".join(cells)} |')
+        return '\n'.join(text) + '\n'
+
+    def plot(self, path: str | Path) -> None:
+        """Every run as a dot, the published figures as crosses."""
+        import matplotlib
+        matplotlib.use('Agg')
+        from matplotlib import pyplot as plt
+
+        lines, names = self.results(), list(self.rows)
+        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(names)), layout='constrained')
+        rows = [names.index(line['row']) for line in lines]
+        labels = dict(test='test, last epoch') if self.test else dict(last='last epoch', best='best epoch')
+        for (key, label), marker in zip(labels.items(), 'o|', strict=False):
+            axes.plot([float(line[key]) for line in lines], rows, marker, alpha=0.7, label=f'{label}, a seed each')
+        published = {i: row['published'] for i, row in enumerate(self.rows.values()) if 'published' in row}
+        if published:
+            axes.plot(list(published.values()), list(published), 'kx', label='published')
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(self.metric)
+        axes.set_title(self.title)
+        axes.grid(axis='x', alpha=0.3)
+        axes.legend(fontsize='small')
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def spread(lines: Sequence[dict], key: str) -> str:
+    """``mean ± standard deviation``, or the value of a single run; a digit as ``key`` means one of the others."""
+    values = [float(line['others'].split()[int(key)] if key.isdigit() else line[key]) for line in lines]
+    mean = f'{statistics.mean(values):.2f}'
+    return f'{mean} ± {statistics.stdev(values):.2f}' if len(values) > 1 else mean
+
+
+def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int) -> None:
+    """Train one row with one seed, going on where it was left.
+
+    Raises:
+        PreflightError: the run failed.
+    """
+    prefix = dict(none=[sys.executable],
+                  pytorch=[sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}'],
+                  slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', sys.executable])[launcher]
+    work_dir.mkdir(parents=True, exist_ok=True)
+    command = [*prefix, 'tools/train.py', table.rows[name]['config'], '--work-dir', str(work_dir),
+               '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
+               *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed)]
+    log = work_dir / 'run.log'
+    with log.open('w') as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code:
+        end = '\n  '.join(log.read_text().splitlines()[-3:])
+        raise PreflightError(f'{name}, seed {seed}: exit code {code}; {log} ends with\n  {end}')
+
+
+def run_table(argv: Sequence[str] | None = None) -> None:
+    """Run what a table lacks and collect it; ``argv`` is the command line of tools/run_table.py.
+
+    Raises:
+        PreflightError: the table cannot be read, no row matches, or runs failed; the others are in the record then.
+    """
+    parser = argparse.ArgumentParser(description='Train the rows of a table over seeds; what is done is not done again')
+    parser.add_argument('table', help='yaml file, e.g. configs/tables/ckan_fmnist.yml')
+    parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
+    parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--gpus', type=int, default=1, help='for a run, with a launcher')
+    parser.add_argument('--collect', action='store_true', help='run nothing, only write the tables and the plot')
+    parser.add_argument('--record', help='csv file of the runs (default: configs/logs/<table>.csv)')
+    args = parser.parse_args(argv)
+    table = Table(args.table, args.record)
+    wanted = table.runs(args.rows, args.seeds)
+    if not wanted:
+        raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
+    done = {(line['row'], int(line['seed'])) for line in table.results()}
+    failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
+    if not args.collect:
+        root = Path('work_dirs/tables') / table.name
+        with ThreadPoolExecutor(args.jobs) as pool:
+            futures = {}
+            for name, seed in wanted:
+                if (name, seed) not in done:
+                    folder = root / re.sub(r'\W+', '-', name).strip('-').lower() / f'seed{seed}'
+                    future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus)
+                    futures[future] = name, seed, folder
+            for future in as_completed(futures):
+                name, seed, folder = futures[future]
+                try:
+                    future.result()
+                    table.add(name, seed, folder)
+                except (PreflightError, OSError) as error:
+                    failures.append(str(error))
+                logger.info(f'{name}, seed {seed}: {"failed" if future.exception() else "done"}')
+    table.record.parent.mkdir(parents=True, exist_ok=True)
+    table.record.with_suffix('.md').write_text(table.markdown())
+    table.plot(table.record.with_suffix('.png'))
+    logger.info(f'{table.record.with_suffix(".md")}:\n{table.markdown()}')
+    if failures:
+        raise PreflightError('\n'.join(failures))

@@ -1,0 +1,88 @@
+"""What a training run came to, in one small file."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+from pathlib import Path
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.dist import get_world_size, master_only
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.runner import Runner
+
+from rkan_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class RunSummaryHook(Hook):
+    """Write ``summary.json`` to the work dir when training is over.
+
+    It holds every validation metric of every epoch, with the last and the best value (the highest; for names with
+    ``loss`` the lowest), the median seconds of a training epoch without validation, the peak memory in MiB (of the GPU,
+    else resident), parameters, seed and versions; metrics of a test that follows are added. The best value of a metric
+    was chosen by the data it is measured on, the last one was not.
+    """
+
+    priority = 'VERY_LOW'
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        history = runner.message_hub.log_scalars
+        metrics = {}
+        for name, buffer in history.items():
+            if name.startswith('val/') and name not in ('val/time', 'val/data_time'):
+                curve = buffer.data[0].tolist()
+                best = min(curve) if 'loss' in name else max(curve)
+                metrics[name.removeprefix('val/')] = dict(
+                    last=curve[-1], best=best, best_epoch=curve.index(best) + 1, curve=curve)
+        summary = dict(
+            experiment=runner.experiment_name,
+            seed=runner.seed,
+            parameters=sum(p.numel() for p in runner.model.parameters()),
+            epochs=runner.epoch,
+            iterations=runner.iter,
+            metrics=metrics,
+            seconds_per_epoch=self._seconds(history, runner),
+            peak_memory_mib=self._memory(),
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU',
+            threads=torch.get_num_threads(),
+            processes=get_world_size(),
+            versions=dict(python=platform.python_version(), torch=torch.__version__, mmengine=mmengine.__version__))
+        self._path(runner).write_text(json.dumps(summary, indent=1))
+        for name, metric in metrics.items():
+            runner.logger.info(f'{name}: last {metric["last"]:.4f}, best {metric["best"]:.4f} (validation '
+                               f'{metric["best_epoch"]} of {len(metric["curve"])})')
+
+    @master_only
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if runner.iter and self._path(runner).exists():
+            summary = json.loads(self._path(runner).read_text())
+            self._path(runner).write_text(json.dumps(dict(summary, test=metrics), indent=1))
+
+    @staticmethod
+    def _path(runner: Runner) -> Path:
+        return Path(runner.work_dir, 'summary.json')
+
+    @staticmethod
+    def _seconds(history: dict, runner: Runner) -> float | None:
+        if 'train/time' not in history or not runner.epoch:
+            return None
+        times = history['train/time'].data[0]
+        epochs = len(times) // len(runner.train_dataloader)
+        if not epochs:
+            return None
+        return float(np.median(times[-epochs * len(runner.train_dataloader):].reshape(epochs, -1).sum(1)))
+
+    @staticmethod
+    def _memory() -> float:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10

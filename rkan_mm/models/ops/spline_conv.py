@@ -1,0 +1,116 @@
+"""KAN convolution with B-splines on equal intervals, by a compiled kernel that leaves out the functions which are 0."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .compiled import is_transformed, load_kernels, pointer
+from .expand import BASES
+
+MAX_OUTPUTS = 16
+"""With more output channels a convolution over all functions is as fast."""
+
+
+def can_spline_conv(x: Tensor, outputs: int) -> bool:
+    """Whether there is a compiled kernel for this input, (B, C, H, W), and it is worth using."""
+    if x.dtype != torch.float32 or x.device.type != 'cpu' or outputs > MAX_OUTPUTS:
+        return False
+    return not is_transformed() and not torch.is_autocast_enabled('cpu') and _library() is not None
+
+
+def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, order: int, base: str,
+                  padding: tuple[int, int], plain: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Sum over taps and input channels of base function and B-splines, stride 1; zeros are padded before the functions.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (O, C, P, kh, kw), of the base function, if there is one, and of F splines.
+        start: first of the F + order + 1 knots, (C,) or (1,).
+        inverse: one over the width of an interval, (C,) or (1,).
+        order: of the splines, 1 to 3.
+        base: ``'none'``, ``'identity'`` or ``'silu'``.
+        padding: of height and width.
+        plain: the same in PyTorch, called as ``plain(x, weight)``, for second derivatives.
+
+    Returns:
+        (B, O, H + 2 ph - kh + 1, W + 2 pw - kw + 1).
+    """
+    return _SplineConv.apply(x, weight, start, inverse, order, base, padding, plain)
+
+
+class _SplineConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, start, inverse, order, base, padding, plain):
+        x = x.contiguous()
+        start, inverse = (each.detach().float().contiguous() for each in (start, inverse))
+        outputs, channels, planes, kh, kw = weight.shape
+        (batch, _, height, width), (ph, pw) = x.shape, padding
+        functions = planes - (base != 'none')
+        ctx.order, ctx.base, ctx.plain = order, base, plain
+        ctx.numbers = (ctypes.c_int64 * 13)(order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions,
+                                            BASES[base], len(start))
+        ctx.save_for_backward(x, weight, start, inverse)
+        y = x.new_empty(batch, outputs, height + 2 * ph - kh + 1, width + 2 * pw - kw + 1)
+        packed = _pack(weight, order, base)  # a name keeps it alive
+        _library().spline_conv_forward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(y),
+                                       ctx.numbers, ctypes.c_int64(torch.get_num_threads()))
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, start, inverse = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
+            inputs = [each for each, want in zip((x, weight), wanted, strict=True) if want]
+            found = iter(torch.autograd.grad(ctx.plain(x, weight), inputs, grad, create_graph=True))
+            return *[next(found) if want else None for want in wanted], *[None] * 6
+        packed = _pack(weight, ctx.order, ctx.base)
+        threads = torch.get_num_threads()
+        sums = packed.new_zeros(threads, *packed.shape)
+        gx = torch.empty_like(x) if wanted[0] else None
+        grad = grad.contiguous()
+        _library().spline_conv_backward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(grad),
+                                        pointer(gx), pointer(sums), ctx.numbers, ctypes.c_int64(threads))
+        return gx, _unpack(sums.sum(0), weight, ctx.order, ctx.base), *[None] * 6
+
+
+def _pack(weight: Tensor, order: int, base: str) -> Tensor:
+    """(O, C, P, kh, kw) -> (C, 1 + F + 2 order, kh, kw O and zeros up to whole vectors), taps of a row reversed."""
+    packed = weight.detach().permute(1, 2, 3, 4, 0).flip(3).flatten(3)
+    lanes = _library().spline_conv_lanes()
+    packed = F.pad(packed, (0, -packed.shape[3] % lanes))
+    first, splines = (packed[:, :1], packed[:, 1:]) if base != 'none' else (torch.zeros_like(packed[:, :1]), packed)
+    return torch.cat([first, F.pad(splines, (0, 0, 0, 0, order, order))], 1).contiguous()
+
+
+def _unpack(packed: Tensor, like: Tensor, order: int, base: str) -> Tensor:
+    """Back from `_pack`."""
+    outputs, channels, _, kh, kw = like.shape
+    splines = packed[:, 1 + order:packed.shape[1] - order]
+    planes = splines if base == 'none' else torch.cat([packed[:, :1], splines], 1)
+    planes = planes[..., :kw * outputs].reshape(channels, -1, kh, kw, outputs)
+    return planes.flip(3).permute(4, 0, 1, 2, 3).contiguous()
+
+
+def _library() -> ctypes.CDLL | None:
+    return load_kernels('spline_conv.cpp', _is_right)
+
+
+def _is_right(library: ctypes.CDLL) -> bool:
+    """Whether a small case comes out as it should: the splines of a grid sum to 1."""
+    library.spline_conv_lanes.restype = ctypes.c_int64
+    lanes = library.spline_conv_lanes()
+    x = torch.linspace(-0.9, 0.9, 35).reshape(1, 1, 5, 7)
+    packed = torch.zeros(1, 13, 1, lanes)
+    packed[:, 0, :, 0], packed[:, 4:10, :, 0] = 2.0, 3.0
+    start, inverse = torch.tensor([-4.0]), torch.tensor([1.0])  # knots -4, ..., 5
+    numbers = (ctypes.c_int64 * 13)(3, 1, 1, 5, 7, 1, 1, 1, 0, 0, 6, 1, 1)
+    y = torch.empty_like(x)
+    library.spline_conv_forward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(y), numbers,
+                                ctypes.c_int64(1))
+    return torch.allclose(y, 2 * x + 3, atol=1e-5)

@@ -1,0 +1,93 @@
+"""Pictures and json from the command line, for detectors and classifiers."""
+
+import json
+import shutil
+
+import cv2
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+from pycocotools import mask as rle
+
+from rkan_mm.apis import infer
+from rkan_mm.apis.preflight import PreflightError
+from rkan_mm.datasets.shapes import make_shapes
+
+TINY = {'model.backbone.backbone.base_channels': 4, 'model.backbone.backbone.stem_channels': 4,
+        'model.neck.in_channels': [4, 8, 16, 32], 'model.test_cfg.rcnn.score_thr': 0.0,
+        'model.test_cfg.rcnn.max_per_img': 5}
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='rkan_mm.RKANet', backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=64))
+test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+"""
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', 1, 3, size=64) / 'val'
+
+
+def saved(config, tmp_path, options, classes) -> list[str]:
+    """Config and checkpoint of a random model."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MMENGINE_MODELS.build(cfg.model)
+    path = tmp_path / 'model.pth'
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes))), path)
+    return [str(config), str(path)]
+
+
+def test_a_detector(root, images, tmp_path, capsys):
+    arguments = saved(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py', tmp_path, TINY, tuple('abcde'))
+    options = ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in TINY.items())]
+    infer.main([*arguments, str(images), '--out-dir', str(tmp_path / 'out'), '--score-thr', '0', *options])
+    assert '3 images: pictures in ' in capsys.readouterr().out
+    names = {path.stem for path in images.glob('*.png')}
+    assert len(names) == 3
+    for name in names:
+        found = json.loads((tmp_path / f'out/preds/{name}.json').read_text())
+        assert len(found['bboxes']) == len(found['scores']) == len(found['labels']) == len(found['masks']) == 5
+        assert rle.decode(found['masks'][0]).shape == (64, 64)
+        drawn = cv2.imread(str(tmp_path / f'out/vis/{name}.png'))
+        assert drawn is not None
+        assert (drawn != cv2.imread(str(images / f'{name}.png'))).any()
+
+
+def test_a_classifier(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    arguments = saved(tmp_path / 'classifier.py', tmp_path, {}, ('cat', 'dog', 'ship'))
+    one, *_ = sorted(images.glob('*.png'))
+    infer.main([*arguments, str(one)])
+    out = tmp_path / 'work_dirs/classifier/infer'
+    found = json.loads((out / f'preds/{one.stem}.json').read_text())
+    assert sum(found['pred_scores']) == pytest.approx(1, abs=1e-5)
+    assert found['pred_class'] == ('cat', 'dog', 'ship')[found['pred_label']]
+    assert (out / f'vis/{one.stem}.png').is_file()
+
+
+def test_images_that_are_not_there(images, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'torn.png').write_bytes(b'no picture')
+    one, *_ = sorted(images.glob('*.png'))
+    shutil.copy(one, tmp_path / one.name)
+    for inputs, message in (([tmp_path / 'gone.png'], r"Image '.*gone.png' does not exist."),
+                            ([tmp_path / 'empty'], r"Folder '.*empty' has no image \(.jpg, "),
+                            ([tmp_path / 'torn.png'], r"Image '.*torn.png' cannot be read as one."),
+                            ([one, tmp_path / one.name], rf"and '.*{one.name}' have one name")):
+        with pytest.raises(PreflightError, match=message):
+            infer.list_images([str(name) for name in inputs])
+    assert infer.list_images([str(images)]) == sorted(map(str, images.glob('*.png')))
+
+
+def test_a_checkpoint_that_is_not_there(root, images):
+    with pytest.raises(PreflightError, match="Checkpoint 'gone.pth' does not exist"):
+        infer.main([str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), 'gone.pth', str(images)])
