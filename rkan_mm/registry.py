@@ -1,7 +1,7 @@
 """Registries of rkan_mm.
 
-`MODELS`, `HOOKS`, `LOOPS`, `OPTIM_WRAPPERS`, `DATASETS` and `METRICS` are children of mmengine's registries with scope
-``rkan_mm``, so mm configs find ``type='rkan_mm.RKANet'``.
+`MODELS`, `HOOKS`, `LOOPS`, `STRATEGIES`, `OPTIM_WRAPPERS`, `DATASETS`, `METRICS` and `FUNCTIONS` are children of
+mmengine's registries with scope ``rkan_mm``, so mm configs find ``type='rkan_mm.RKANet'``.
 `BASES` and `FUSIONS` hold the parts that only rkan_mm's own layers build.
 """
 
@@ -10,11 +10,13 @@ from __future__ import annotations
 import difflib
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='rkan_mm', locations=['rkan_mm.models'])
@@ -23,6 +25,8 @@ DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='rkan_mm', locati
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='rkan_mm', locations=['rkan_mm.engine'])
 OPTIM_WRAPPERS = Registry('optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='rkan_mm',
                           locations=['rkan_mm.engine'])
+STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='rkan_mm', locations=['rkan_mm.engine'])
+FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope='rkan_mm', locations=['rkan_mm.engine'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='rkan_mm', locations=['rkan_mm.evaluation'])
 BASES = Registry('basis', scope='rkan_mm', locations=['rkan_mm.models'])
 FUSIONS = Registry('fusion', scope='rkan_mm', locations=['rkan_mm.models'])

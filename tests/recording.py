@@ -22,6 +22,22 @@ class RecordLosses(Hook):
 
 
 @HOOKS.register_module()
+class RecordShards(Hook):
+    """``weights_<rank>.json`` and ``momenta_<rank>.json`` in the work dir hold how many numbers the rank keeps."""
+
+    def before_train(self, runner):
+        self.write(runner, 'weights', (p for p in runner.model.parameters()))
+
+    def after_train(self, runner):
+        momenta = (state['momentum_buffer'] for state in runner.optim_wrapper.optimizer.state.values())
+        self.write(runner, 'momenta', momenta)
+
+    @staticmethod
+    def write(runner, name, tensors):
+        Path(runner.work_dir, f'{name}_{runner.rank}.json').write_text(str(sum(t.numel() for t in tensors)))
+
+
+@HOOKS.register_module()
 class Die(Hook):
     """Kill one rank in front of an iteration."""
 

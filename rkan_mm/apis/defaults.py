@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -14,8 +15,8 @@ def _is(kind: str | type | None, cls: type) -> bool:
 def make_resumable(cfg: Config) -> None:
     """Change ``cfg`` so that it survives kills, torn files and bad losses; classes of the user's own stay.
 
-    mmengine's CheckpointHook, EpochBasedTrainLoop and IterBasedTrainLoop give way to ours, which take the same
-    arguments and do the same in a run that is not interrupted; LossCheckHook joins the custom hooks.
+    mmengine's CheckpointHook, EpochBasedTrainLoop, IterBasedTrainLoop and FSDPStrategy give way to ours, which take the
+    same arguments and do the same in a run that is not interrupted; LossCheckHook joins the custom hooks.
     """
     hooks = cfg.get('default_hooks') or {}
     checkpoint = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
@@ -28,6 +29,8 @@ def make_resumable(cfg: Config) -> None:
     elif by_epoch is False or _is(loop.get('type'), IterBasedTrainLoop):
         loop['type'] = 'rkan_mm.ResumableIterLoop'
     cfg.train_cfg = loop
+    if _is((cfg.get('strategy') or {}).get('type'), FSDPStrategy):
+        cfg.strategy.type = 'rkan_mm.ResumableFSDPStrategy'
     custom = list(cfg.get('custom_hooks') or [])
     if not any(str(hook.get('type')).endswith('LossCheckHook') for hook in custom if isinstance(hook, dict)):
         cfg.custom_hooks = [*custom, dict(type='rkan_mm.LossCheckHook')]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from rkan_mm.engine import RunError
 
@@ -80,22 +82,51 @@ def _move(node, old: str, new: str):
     return node
 
 
+def _strategy(cfg: Config) -> str | None:
+    """Class of the strategy of a FlexibleRunner, which stands in ``cfg`` then; None with the plain Runner."""
+    if not str(cfg.get('runner_type')).endswith('FlexibleRunner'):
+        return None
+    if not cfg.get('strategy'):
+        cfg.strategy = dict(type='SingleDeviceStrategy' if cfg.launcher == 'none' else 'DDPStrategy')
+    return str(cfg.strategy.type).rpartition('.')[2]
+
+
 def _use_cpu_processes(cfg: Config) -> None:
     """Several processes of torchrun without a GPU: mmengine would ask for one device for each."""
     if cfg.launcher != 'pytorch' or get_device() != 'cpu' or is_distributed():
         return
     torch.distributed.init_process_group('gloo')
-    if not cfg.get('model_wrapper_cfg') and 'runner_type' not in cfg:
+    if _strategy(cfg) == 'DDPStrategy':
+        wrapper = cfg.strategy.get('model_wrapper') or {}
+        cfg.strategy.model_wrapper = {'device_ids': None, 'broadcast_buffers': False, **wrapper}
+    elif 'runner_type' not in cfg and not cfg.get('model_wrapper_cfg'):
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
                                      find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
-def _build(cfg: Config) -> Runner:
+def _fit_strategy(cfg: Config) -> None:
+    """Give the strategy of a FlexibleRunner what the Runner takes from the command line."""
+    strategy = _strategy(cfg)
+    if strategy in ('DDPStrategy', 'FSDPStrategy', 'ResumableFSDPStrategy'):
+        if cfg.launcher == 'none':
+            cfg.strategy = dict(type='SingleDeviceStrategy')
+            MMLogger.get_current_instance().warning(
+                f'{strategy} needs a --launcher; this is one process, and its model stays whole')
+        elif cfg.get('sync_bn'):
+            cfg.strategy.setdefault('sync_bn', cfg.sync_bn)
+
+
+def _build(cfg: Config) -> Runner | FlexibleRunner:
     _use_cpu_processes(cfg)
+    _fit_strategy(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, FlexibleRunner):  # it would build the model in training, too late to look at it
+        runner.model = runner.strategy.build_model(runner.model)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if cfg.get('load_from'):
-        check_fit(runner.model.module if is_model_wrapper(runner.model) else runner.model, cfg.load_from)
-    runner.register_hook(WeightReportHook())
+        check_fit(model, cfg.load_from)
+    shards = isinstance(getattr(runner, 'strategy', None), FSDPStrategy)
+    runner.register_hook(WeightReportHook(copy.deepcopy(model).to('meta') if shards else None))
     return runner
 
 

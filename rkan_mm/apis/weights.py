@@ -78,12 +78,18 @@ def fit(module: nn.Module, state_dict: dict[str, Tensor]) -> Fit:
 class WeightReportHook(Hook):
     """Log what of the checkpoint that a run starts from enters its model.
 
+    Args:
+        model: names and shapes of the run's model, where its own weights are sharded.
+
     Raises:
         PreflightError: nothing does.
     """
 
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = self.model or (runner.model.module if is_model_wrapper(runner.model) else runner.model)
         _report(model, checkpoint.get('state_dict', checkpoint), str(runner._load_from), 'the model')
 
 

@@ -2,13 +2,15 @@ from .atomic_backend import AtomicBackend
 from .autocast_optim_wrapper import AutocastOptimWrapper
 from .channels_last_hook import ChannelsLastHook
 from .checkpoint_hook import ResumableCheckpointHook
+from .fsdp_strategy import ResumableFSDPStrategy
 from .hooks import KANGridUpdateHook, KANRegularizationHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .loss_check_hook import LossCheckHook
 from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
 from .summary import RunSummaryHook
+from .wrap_policy import wrap_classes
 
 __all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook', 'KANRegularizationHook',
-           'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableIterLoop', 'RunError',
-           'RunSummaryHook', 'allow_mmengine_globals']
+           'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableFSDPStrategy',
+           'ResumableIterLoop', 'RunError', 'RunSummaryHook', 'allow_mmengine_globals', 'wrap_classes']

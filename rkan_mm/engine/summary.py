@@ -6,6 +6,7 @@ import json
 import platform
 import resource
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import mmengine
@@ -15,6 +16,7 @@ from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
 
@@ -32,6 +34,12 @@ class RunSummaryHook(Hook):
 
     priority = 'VERY_LOW'
 
+    def before_train(self, runner: Runner) -> None:
+        sharded = isinstance(runner.model, FullyShardedDataParallel)
+        whole = FullyShardedDataParallel.summon_full_params(runner.model, writeback=False) if sharded else nullcontext()
+        with whole:
+            self._parameters = sum(p.numel() for p in runner.model.parameters())
+
     @master_only
     def after_train(self, runner: Runner) -> None:
         history = runner.message_hub.log_scalars
@@ -45,7 +53,7 @@ class RunSummaryHook(Hook):
         summary = dict(
             experiment=runner.experiment_name,
             seed=runner.seed,
-            parameters=sum(p.numel() for p in runner.model.parameters()),
+            parameters=self._parameters,
             epochs=runner.epoch,
             iterations=runner.iter,
             metrics=metrics,

@@ -7,14 +7,16 @@ import sys
 import time
 
 import pytest
+import torch
 from killing import run, run_ranks
 from torch.testing import assert_close
 
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.engine import allow_mmengine_globals
 
 # FCOS, whose losses are divided by means over all ranks. Batch norms rest, since torch's SyncBN needs a GPU
 CONFIG = """
-_base_ = '{base}'
+_base_ = {bases}
 custom_imports = dict(imports=['rkan_mm', 'recording'], allow_failed_imports=False)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -39,6 +41,13 @@ log_processor = dict(by_epoch=False)
 custom_hooks = [dict(type='RecordLosses'){hooks}]
 """
 
+# FSDP refuses FCOS, whose scales are parameters without a dimension. YOLOX divides by means over all ranks as well
+YOLOX = """
+model.update(
+    type='YOLOX', train_cfg=dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
+    bbox_head=dict(type='YOLOXHead', num_classes=5, in_channels=8, feat_channels=8, strides=[8, 16, 32],
+                   norm_cfg=dict(type='GN', num_groups=4)))
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -48,10 +57,10 @@ def command(root, tmp_path, monkeypatch):
     data = make_shapes(tmp_path / 'shapes', num_train=8, num_val=1, size=64)
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(root), str(root / 'tests')]))
 
-    def of(name, batch, *flags, hooks=''):
+    def of(name, batch, *flags, hooks='', base=(), more=''):
         config = tmp_path / f'{name}.py'
-        config.write_text(CONFIG.format(base=root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py', batch=batch,
-                                        hooks=hooks))
+        bases = [str(root / 'configs' / each) for each in ('mask-rcnn_rkanet18_fpn_shapes.py', *base)]
+        config.write_text(CONFIG.format(bases=bases, batch=batch, hooks=hooks) + more)
         return [str(config), '--work-dir', str(tmp_path / name), *flags, '--cfg-options', f'data_root={data}']
     return of
 
@@ -89,3 +98,26 @@ def test_a_rank_that_dies_ends_the_job(command, root, tmp_path, rank):
     assert 'SIGKILL' in done.stderr
     assert time.monotonic() - start < 200
     assert (tmp_path / 'dies/iter_3.pth').is_file()
+
+
+def test_sharded_processes_learn_what_one_does_and_resume(command, tmp_path):
+    fsdp = dict(base=['_base_/fsdp.py'], more=YOLOX)
+    assert run(command('one', 4, more=YOLOX))[0] == 0
+    assert run_ranks(command('sharded', 2, hooks=", dict(type='RecordShards')", **fsdp)) == [0, 0]
+    one = losses(tmp_path / 'one')
+    assert_close(losses(tmp_path / 'sharded'), one, rtol=1e-5, atol=1e-5)
+    total = json.loads((tmp_path / 'one/summary.json').read_text())['parameters']
+    assert json.loads((tmp_path / 'sharded/summary.json').read_text())['parameters'] == total
+    for kept in ('weights', 'momenta'):
+        ranks = [int((tmp_path / f'sharded/{kept}_{rank}.json').read_text()) for rank in (0, 1)]
+        assert sum(ranks) == total
+        assert max(ranks) < 0.6 * total
+
+    rest = {key: one[key] for key in '345'}
+    checkpoint = str(tmp_path / 'sharded/iter_3.pth')
+    assert run_ranks(command('sharded_twice', 2, '--resume', checkpoint, **fsdp)) == [0, 0]
+    assert_close(losses(tmp_path / 'sharded_twice'), rest, rtol=1e-5, atol=1e-5)
+    assert 'entries of the model are loaded' in next((tmp_path / 'sharded_twice').glob('*/*.log')).read_text()
+    allow_mmengine_globals()
+    a, b = (torch.load(tmp_path / f'{name}/iter_6.pth', weights_only=True)['state_dict'] for name in ('one', 'sharded'))
+    assert_close(b, a, rtol=1e-4, atol=1e-5)
