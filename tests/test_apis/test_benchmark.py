@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -77,3 +78,14 @@ def test_beside_another_config(config, tmp_path, capsys):
     assert 'other' in capsys.readouterr().out
     with pytest.raises(PreflightError, match="Config 'none.py' does not exist"):
         benchmark.main([config, '--baseline', 'none.py'])
+
+
+def test_readme_has_the_recorded_ratios_of_convolutional_kans(root):
+    page = (root / 'configs/README.md').read_text()
+    for result in json.loads((root / 'configs/logs/benchmark_ckan.json').read_text()):
+        family = re.match('kanc-mlp|kkan|conv-kan', result['config'])[0]
+        name = dict([('kanc-mlp', 'KANC MLP'), ('kkan', 'KKAN'), ('conv-kan', 'Conv & KAN')])[family]
+        size, grid = re.search('(small|medium|big)-g(10|20)', result['config']).groups()
+        column = 1 + 2 * ['small', 'medium', 'big'].index(size) + (grid == '20')
+        (row,) = re.findall(rf'^\| {name}, a training step \(ours\) .*$', page, re.MULTILINE)
+        assert row.split(' | ')[column].strip(' |') == f'{1 / result["throughput_ratio"]:.2f}'
