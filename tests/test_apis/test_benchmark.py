@@ -84,7 +84,7 @@ def test_readme_has_the_recorded_ratios_of_convolutional_kans(root):
     page = (root / 'configs/README.md').read_text()
     for result in json.loads((root / 'configs/logs/benchmark_ckan.json').read_text()):
         family = re.match('kanc-mlp|kkan|conv-kan', result['config'])[0]
-        name = dict([('kanc-mlp', 'KANC MLP'), ('kkan', 'KKAN'), ('conv-kan', 'Conv & KAN')])[family]
+        name = {'kanc-mlp': 'KANC MLP', 'kkan': 'KKAN', 'conv-kan': 'Conv & KAN'}[family]
         size, grid = re.search('(small|medium|big)-g(10|20)', result['config']).groups()
         column = 1 + 2 * ['small', 'medium', 'big'].index(size) + (grid == '20')
         (row,) = re.findall(rf'^\| {name}, a training step \(ours\) .*$', page, re.MULTILINE)
