@@ -89,7 +89,7 @@ class Table:
             row=name, seed=seed, config=self.rows[name]['config'], epochs=summary['epochs'],
             last=f'{metric["last"]:.4f}', best=f'{metric["best"]:.4f}', best_epoch=metric['best_epoch'],
             test=f'{summary["test"][self.metric]:.4f}' if self.test else '',
-            seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}',
+            seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}' if summary['seconds_per_epoch'] else '',
             peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
             device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
             curve=' '.join(f'{value:.4f}' for value in metric['curve']),

@@ -64,8 +64,8 @@ class CachedDataset:
     def __getitem__(self, idx: int) -> dict:
         return dict(inputs=self.inputs[idx], data_samples=_copy(self.data_samples[idx]))
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        """For dataloaders: one dict of a whole batch, which `keep_batch` unpacks."""
+    def __getitems__(self, indices: Sequence[int]) -> _Batch:
+        """For dataloaders: the samples, of which `keep_batch` takes the whole batch at once."""
         return _Batch(self, indices)
 
 

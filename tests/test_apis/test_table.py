@@ -75,6 +75,19 @@ def test_test_after_training_and_a_run_that_fails(project):
     assert summary['test'] == {'accuracy/top1': float(line['test'])}
 
 
+def test_a_run_without_epochs_and_one_without_the_metric(project):
+    table = Table('table.yml', 'out.csv')
+    metric = dict(last=1.0, best=2.0, best_epoch=1, curve=[2.0, 1.0])
+    summary = dict(epochs=0, metrics={'accuracy/top1': metric}, seconds_per_epoch=None, peak_memory_mib=1.0,
+                   parameters=1, processes=1, device='CPU', versions=dict(torch='2'))
+    (project / 'summary.json').write_text(json.dumps(summary))
+    table.add('plain', 0, project)
+    assert [(line['last'], line['seconds_per_epoch']) for line in table.results()] == [('1.0000', '')]
+    (project / 'summary.json').write_text(json.dumps(dict(summary, metrics={'loss': metric})))
+    with pytest.raises(PreflightError, match="no metric 'accuracy/top1'; there are loss"):
+        table.add('plain', 1, project)
+
+
 def test_errors(project):
     with pytest.raises(PreflightError, match=r"Table 'tabel.yml' does not exist; there are table.yml."):
         run_table(['tabel.yml'])

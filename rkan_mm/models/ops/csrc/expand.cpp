@@ -14,21 +14,6 @@ namespace {
 constexpr int64_t kParallelFloats = 1 << 14;  // fewer values are not worth a second thread
 constexpr int kMaxFunctions = 64;
 
-// Relative error below 2e-7; 0 below -87 and finite above 88. NaN stays NaN.
-inline Vec exp(Vec x) {
-    const Vec low = splat(-87.3f), high = splat(88.3f), magic = splat(12582912.0f);  // 1.5 * 2^23 rounds to integers
-    x = x < low ? low : x;
-    x = x > high ? high : x;
-    const Vec shifted = x * 1.44269504f + magic, n = shifted - magic;
-    const Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    const Vec p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-                   1.6666665459e-1f) * r + 5.0000001201e-1f;
-    const Lanes power = ((Lanes)shifted - (Lanes)magic + 127) << 23;
-    return (p * r * r + r + 1.0f) * (Vec)power;
-}
-
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
-
 inline Vec positive(Vec x) { return x > 0.0f ? x : Vec{}; }
 
 struct Grid {

@@ -29,19 +29,6 @@ struct Problem {
     int64_t out_columns() const { return columns() - kw + 1; }
 };
 
-// exp of -|x| and so the sigmoid; relative error below 2e-7
-inline Vec sigmoid(Vec x) {
-    const Vec magic = splat(12582912.0f);
-    Vec z = -(Vec)((Lanes)x & 0x7fffffff);
-    z = z < -87.3f ? splat(-87.3f) : z;
-    const Vec shifted = z * 1.44269504f + magic, n = shifted - magic;
-    const Vec r = z - n * 0.693359375f + n * 2.12194440e-4f;
-    const Vec p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r +
-                   1.6666665459e-1f) * r + 5.0000001201e-1f;
-    const Vec e = (p * r * r + r + 1.0f) * (Vec)(((Lanes)shifted - (Lanes)magic + 127) << 23);
-    return (x < 0.0f ? e : splat(1.0f)) / (1.0f + e);
-}
-
 // What a channel's pixels are worth: the first of their planes, the weights of the base and of `order + 1` splines.
 template <int Order>
 struct Values {
