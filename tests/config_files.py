@@ -13,7 +13,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
-ENTRIES = {entry['Name']: entry for entry in yaml.safe_load((ROOT / 'configs/metafile.yml').read_text())['Models']}
+ENTRIES: dict[str, dict] = {}
+for _name in ('metafile', 'metafile_tables'):
+    for _entry in yaml.safe_load((ROOT / f'configs/{_name}.yml').read_text())['Models']:
+        if _entry['Name'] in ENTRIES:  # a table runs a config that has results of its own
+            ENTRIES[_entry['Name']]['Results'] += _entry['Results']
+        else:
+            ENTRIES[_entry['Name']] = _entry
 
 
 @cache

@@ -6,7 +6,6 @@ import argparse
 import csv
 import json
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import yaml
 from mmengine.logging import MMLogger
 
 from .preflight import PreflightError
+from .table_report import markdown, plot, publish
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others')
@@ -30,7 +30,9 @@ class Table:
     and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
     ``parameters``, to be shown before a run has counted them.
     With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
-    only the last value is wanted.
+    only the last value is wanted, ``labels`` are names for them, ``scale`` is a factor (100 for a share). ``baseline``
+    names the row that the others are compared with, seed by seed. ``macs`` of a row, for inputs of the table's
+    ``shape``, are shown; ``collection`` and ``machine`` enter the metafile.
 
     Args:
         path: the yaml file.
@@ -52,10 +54,16 @@ class Table:
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
         self.test, self.others = content.get('test', False), content.get('others', [])
+        self.labels, self.scale = content.get('labels', {}), content.get('scale', 1)
+        self.baseline, self.shape = content.get('baseline'), content.get('shape')
+        self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
         self.rows = {row['name']: row for row in content['rows']}
         for name, row in self.rows.items():
             if not Path(row['config']).is_file():
                 raise PreflightError(f'Table {str(path)!r}, row {name!r}: config {row["config"]!r} does not exist.')
+        if self.baseline and self.baseline not in self.rows:
+            raise PreflightError(f'Table {str(path)!r}: no row {self.baseline!r} for a baseline; there are '
+                                 f'{", ".join(self.rows)}.')
         self.record = Path(record) if record else Path('configs/logs') / f'{self.name}.csv'
 
     def options(self, name: str, seed: int) -> list[str]:
@@ -104,57 +112,6 @@ class Table:
             writer.writeheader()
             writer.writerows(done[key] for key in sorted(done, key=lambda key: (order.index(key[0]), key[1])))
         partial.replace(self.record)
-
-    def markdown(self) -> str:
-        """Mean and spread (standard deviation over seeds) of every row, as a table."""
-        keys = {'last': 'validation, last epoch (ours)', 'test': 'test, last epoch (ours)'} if self.test else {
-            'last': 'last epoch (ours)', 'best': 'best epoch (ours)'}
-        if self.others:
-            keys = {'last': f'{self.metric} (ours)', **{str(i): f'{name} (ours)' for i, name in enumerate(self.others)}}
-        with_published = any('published' in row for row in self.rows.values())
-        heads = [self.title, 'parameters', *(['published (paper)'] if with_published else []), *keys.values(), 'seeds']
-        text = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
-        for name, row in self.rows.items():
-            lines = [line for line in self.results() if line['row'] == name]
-            parameters = lines[0]['parameters'] if lines else row.get('parameters')
-            cells = [f'[{name}]({row["config"].removeprefix("configs/")})',
-                     f'{int(parameters):,}' if parameters else '-']
-            if with_published:
-                cells.append(f'{row["published"]:.2f}' if 'published' in row else '-')
-            cells += [spread(lines, key) if lines else 'not run' for key in keys] + [str(len(lines))]
-            text.append(f'| {" | ".join(cells)} |')
-        return '\n'.join(text) + '\n'
-
-    def plot(self, path: str | Path) -> None:
-        """Every run as a dot, the published figures as crosses."""
-        import matplotlib
-        matplotlib.use('Agg')
-        from matplotlib import pyplot as plt
-
-        lines, names = self.results(), list(self.rows)
-        figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(names)), layout='constrained')
-        rows = [names.index(line['row']) for line in lines]
-        labels = dict(test='test, last epoch') if self.test else dict(last='last epoch', best='best epoch')
-        for (key, label), marker in zip(labels.items(), 'o|', strict=False):
-            axes.plot([float(line[key]) for line in lines], rows, marker, alpha=0.7, label=f'{label}, a seed each')
-        published = {i: row['published'] for i, row in enumerate(self.rows.values()) if 'published' in row}
-        if published:
-            axes.plot(list(published.values()), list(published), 'kx', label='published')
-        axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
-        axes.set_xlabel(self.metric)
-        axes.set_title(self.title)
-        axes.grid(axis='x', alpha=0.3)
-        axes.legend(fontsize='small')
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-
-
-def spread(lines: Sequence[dict], key: str) -> str:
-    """``mean ± standard deviation``, or the value of a single run; a digit as ``key`` means one of the others."""
-    values = [float(line['others'].split()[int(key)] if key.isdigit() else line[key]) for line in lines]
-    mean = f'{statistics.mean(values):.2f}'
-    return f'{mean} ± {statistics.stdev(values):.2f}' if len(values) > 1 else mean
 
 
 def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int) -> None:
@@ -218,8 +175,11 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                     failures.append(str(error))
                 logger.info(f'{name}, seed {seed}: {"failed" if future.exception() else "done"}')
     table.record.parent.mkdir(parents=True, exist_ok=True)
-    table.record.with_suffix('.md').write_text(table.markdown())
-    table.plot(table.record.with_suffix('.png'))
-    logger.info(f'{table.record.with_suffix(".md")}:\n{table.markdown()}')
+    table.record.with_suffix('.md').write_text(markdown(table))
+    if table.results():
+        plot(table, table.record.with_suffix('.png'))
+    logger.info(f'{table.record.with_suffix(".md")}:\n{markdown(table)}')
+    if not args.record:
+        publish(table, [Table(path) for path in sorted(table.path.parent.glob('*.yml'))])
     if failures:
         raise PreflightError('\n'.join(failures))

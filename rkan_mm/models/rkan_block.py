@@ -26,6 +26,8 @@ class RKANBlock(BaseModule):
         expansion: where given, it sees ``in_channels * expansion`` channels instead (RKAN-L: 2, 4 or 6).
         basis: config of the first KAN convolution's basis.
         second_basis: what the second one changes in ``basis``; None takes the published choice (degree 2).
+        normalization: of both KAN convolutions, before their functions, see :class:`SharedKANConv2d`; None takes what
+            the basis needs. With ``'none'`` and degree 1 they are linear: the block without KAN, to compare with.
         shortcut: whether a strided 1x1 convolution with a norm is added to the residual.
         norm_cfg: norms of this block, independent of the backbone's.
         act_cfg: activation behind the two 1x1 convolutions, or None.
@@ -54,6 +56,7 @@ class RKANBlock(BaseModule):
                  expansion: int | None = None,
                  basis: dict = dict(type='Chebyshev', degree=3),  # noqa: B006
                  second_basis: dict | None = None,
+                 normalization: str | None = None,
                  shortcut: bool = False,
                  norm_cfg: dict = dict(type='BN'),  # noqa: B006
                  act_cfg: dict | None = dict(type='SiLU', inplace=True),  # noqa: B006
@@ -70,14 +73,15 @@ class RKANBlock(BaseModule):
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
-        self.kan1 = SharedKANConv2d(3, stride, padding=1, basis=basis)
+        self.kan1 = SharedKANConv2d(3, stride, padding=1, basis=basis, normalization=normalization)
         self.norm1 = build_norm_layer(norm_cfg, channels)[1] if norm_between else nn.Identity()
         self.expand = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.kan2 = None
         if last:
             if second_basis is None:
                 second_basis = type(self.kan1.basis).second
-            self.kan2 = SharedKANConv2d(3, padding=1, basis={**basis, **second_basis})
+            self.kan2 = SharedKANConv2d(
+                3, padding=1, basis={**basis, **second_basis}, normalization=normalization)
         self.norm2 = build_norm_layer(norm_cfg, out_channels)[1]
         self.shortcut = None
         if shortcut:

@@ -1,15 +1,24 @@
 """Tables of runs: two tiny classifiers over seeds, through the command line."""
 
+import argparse
 import csv
 import json
 
 import pytest
+import torch
 import yaml
+from conftest import ROOT
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
 from mnist import write_mnist
 
 from rkan_mm.apis import table as table_module
+from rkan_mm.apis.benchmark import build
 from rkan_mm.apis.preflight import PreflightError
+from rkan_mm.apis.runner import load_config
 from rkan_mm.apis.table import Table, run_table
+from rkan_mm.apis.table_report import markdown, models
 
 CONFIG = """
 _base_ = '{root}/configs/_base_/ckan_fmnist.py'
@@ -101,12 +110,98 @@ def test_errors(project):
         run_table(['table.yml'])
 
 
+def record(table, rows):
+    """Write the record of a table: (row, seed, last, test, others)."""
+    table.record.parent.mkdir(parents=True, exist_ok=True)
+    with table.record.open('w', newline='') as file:
+        writer = csv.DictWriter(file, table_module.FIELDS)
+        writer.writeheader()
+        for row, seed, last, test, others in rows:
+            writer.writerow(dict(
+                row=row, seed=seed, config='configs/tiny.py', epochs=2, last=last, best=last, best_epoch=2, test=test,
+                seconds_per_epoch=10 + seed, peak_memory_mib=100 + seed, parameters=568, others=others))
+
+
+def test_differences_are_of_the_same_seeds(project):
+    content = yaml.safe_load((project / 'table.yml').read_text())
+    content.update(test=True, baseline='plain', rows=[*content['rows'], dict(
+        name='other', config='configs/tiny.py', macs=1234567)])
+    (project / 'table.yml').write_text(yaml.safe_dump(content))
+    table = Table('table.yml', 'out.csv')
+    record(table, [('plain', 0, 1, 50, ''), ('plain', 1, 1, 60, ''), ('other', 1, 2, 61, ''), ('other', 2, 3, 99, ''),
+                   ('other', 0, 4, 52.5, '')])
+    head, _, plain, faster, other = markdown(table).splitlines()
+    assert head == ('| Tiny | parameters | MACs | published (paper) | validation, last epoch (ours) | '
+                    'test, last epoch (ours) | over plain, paired | s/epoch | MiB | seeds |')
+    assert plain == '| [plain](tiny.py) | 568 | - | 50.00 | 1.00 ± 0.00 | 55.00 ± 7.07 | - | 10.0 | 101 | 2 |'
+    assert faster == '| [faster, lr 0.1](tiny.py) | - | - | - | not run | not run | - | - | - | 0 |'
+    assert other == ('| [other](tiny.py) | 568 | 1.23 M | - | 3.00 ± 1.00 | 70.83 ± 24.76 | +1.75 ± 1.06 | 10.0 | 102 '
+                     '| 3 |')
+    (project / 'table.yml').write_text(yaml.safe_dump(dict(content, baseline='plan')))
+    with pytest.raises(PreflightError, match="no row 'plan' for a baseline; there are plain, faster, lr 0.1, other."):
+        Table('table.yml')
+
+
+def test_other_metrics_with_names_and_a_scale(project):
+    content = yaml.safe_load((project / 'table.yml').read_text())
+    content.update(metric='coco/bbox_mAP', others=['coco/segm_mAP'], scale=100,
+                   labels={'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP'})
+    (project / 'table.yml').write_text(yaml.safe_dump(content))
+    table = Table('table.yml', 'out.csv')
+    record(table, [('plain', 0, 0.125, '', '0.25')])
+    head, _, plain, _ = markdown(table).splitlines()
+    assert '| box AP (ours) | mask AP (ours) |' in head
+    assert '| 50.00 | 12.50 | 25.00 | 10.0 |' in plain
+    (entry,) = models([table])
+    assert [result['Task'] for result in entry['Results']] == ['Object Detection'] * 2
+    assert entry['Results'][1]['Metrics'] == {'box AP': 12.5, 'mask AP': 25.0}
+
+
+def test_the_readme_and_the_metafile_follow_the_record(project):
+    page = project / 'configs/README.md'
+    page.write_text('# Head\n\n<!-- table -->\n\nold\nlines\n\ntail\n')
+    record(Table('table.yml'), [('plain', 0, 12.5, '', '')])
+    run_table(['table.yml', '--collect'])
+    assert page.read_text() == f'# Head\n\n<!-- table -->\n\n{markdown(Table("table.yml"))}\ntail\n'
+    (entry,) = yaml.safe_load((project / 'configs/metafile_tables.yml').read_text())['Models']
+    assert entry['Name'] == 'tiny'
+    published, ours = entry['Results']
+    assert published['Metrics'] == {'best epoch': 50.0}
+    assert ours['Metrics'] == {'last epoch': 12.5, 'best epoch': 12.5}
+    assert ours['Command'] == 'python tools/run_table.py table.yml --rows "plain"'
+    assert ours['Seeds'] == [0]
+
+
+TABLES = sorted((ROOT / 'configs/tables').glob('*.yml'))
+
+
 def test_tables_of_the_project_are_whole(root, monkeypatch):
     monkeypatch.chdir(root)
     page = (root / 'configs/README.md').read_text()
-    tables = sorted((root / 'configs/tables').glob('*.yml'))
-    assert tables
-    for path in tables:
-        table = Table(path)
-        assert table.markdown() in page, f'configs/README.md lacks what `run_table.py {path.name} --collect` writes'
-        assert table.record.with_suffix('.md').read_text() == table.markdown()
+    assert TABLES
+    for path in TABLES:
+        table = Table(path.relative_to(root))
+        assert f'<!-- {table.name} -->\n\n{markdown(table)}' in page, (
+            f'configs/README.md lacks what `run_table.py {path.name} --collect` writes')
+        assert table.record.with_suffix('.md').read_text() == markdown(table)
+    entries = yaml.safe_load((root / 'configs/metafile_tables.yml').read_text())['Models']
+    assert entries == models([Table(path.relative_to(root)) for path in TABLES])
+
+
+@pytest.mark.parametrize(('path', 'name'), [
+    (path, name) for path in TABLES for name in (row['name'] for row in yaml.safe_load(path.read_text())['rows'])])
+def test_parameters_and_macs_of_a_row_are_those_of_its_model(path, name, root, monkeypatch, quick_build):
+    monkeypatch.chdir(root)
+    table = Table(path)
+    row = table.rows[name]
+    options = DictAction('--cfg-options', 'options', nargs='+')
+    args = argparse.Namespace()
+    options(None, args, [f'{key}={value}' for key, value in row.get('options', {}).items()])
+    cfg = load_config(row['config'], args.options)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **cfg.model})
+    assert sum(parameter.numel() for parameter in model.parameters()) == row['parameters']
+    if table.shape:
+        flops = FlopAnalyzer(build(cfg.model.to_dict(), cfg.default_scope).eval(), torch.zeros(1, *table.shape))
+        flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        assert int(flops.total()) == row['macs']

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from rkan_mm.models import RKANBlock
 
@@ -71,3 +72,15 @@ def test_reduction_beyond_the_channels():
 def test_unknown_basis():
     with pytest.raises(ValueError, match="no basis 'Fourrier'; there are BSpline"):
         RKANBlock(8, 8, basis=dict(type='Fourrier'))
+
+
+def test_a_block_without_kan_is_linear_in_its_convolutions():
+    linear = dict(type='Chebyshev', degree=1)
+    block = RKANBlock(8, 16, last=True, basis=linear, second_basis=dict(degree=1), normalization='none')
+    x = torch.randn(2, 8, 6, 6)
+    for conv in (block.kan1, block.kan2):
+        constant = conv(torch.zeros_like(x))
+        assert_close(conv(2 * x) - constant, 2 * (conv(x) - constant))
+    whole = RKANBlock(8, 16, last=True)
+    missing = sum(p.numel() for p in whole.parameters()) - sum(p.numel() for p in block.parameters())
+    assert missing == 27  # two functions of nine taps in the first, one in the second
