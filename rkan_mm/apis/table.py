@@ -29,6 +29,7 @@ class Table:
     ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
     and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
     ``parameters``, to be shown before a run has counted them.
+    In options, ``{seed}`` is the seed of the run.
     With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
     only the last value is wanted, ``labels`` are names for them, ``scale`` is a factor (100 for a share). ``baseline``
     names the row that the others are compared with, seed by seed. ``macs`` of a row, for inputs of the table's
@@ -67,9 +68,10 @@ class Table:
         self.record = Path(record) if record else Path('configs/logs') / f'{self.name}.csv'
 
     def options(self, name: str, seed: int) -> list[str]:
-        """What ``--cfg-options`` gets for a run."""
+        """What ``--cfg-options`` gets for a run; ``{seed}`` in a value is the seed."""
         options = self.rows[name].get('options', {})
-        return [f'randomness.seed={seed}', *(f'{key}={value}' for key, value in options.items())]
+        return [f'randomness.seed={seed}',
+                *(f'{key}={str(value).replace("{seed}", str(seed))}' for key, value in options.items())]
 
     def runs(self, patterns: Sequence[str] = ('*',), seeds: Sequence[int] | None = None) -> list[tuple[str, int]]:
         """(row, seed) of the runs that are asked for, whether they are done or not."""

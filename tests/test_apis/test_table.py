@@ -97,6 +97,13 @@ def test_a_run_without_epochs_and_one_without_the_metric(project):
         table.add('plain', 1, project)
 
 
+def test_the_seed_in_an_option(project):
+    content = yaml.safe_load((project / 'table.yml').read_text())
+    content['rows'][0]['options'] = {'load_from': 'runs/seed{seed}/epoch_1.pth'}
+    (project / 'table.yml').write_text(yaml.safe_dump(content))
+    assert Table('table.yml').options('plain', 1) == ['randomness.seed=1', 'load_from=runs/seed1/epoch_1.pth']
+
+
 def test_errors(project):
     with pytest.raises(PreflightError, match=r"Table 'tabel.yml' does not exist; there are table.yml."):
         run_table(['tabel.yml'])
