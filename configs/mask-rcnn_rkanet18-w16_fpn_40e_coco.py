@@ -1,4 +1,4 @@
-"""For photographs on a CPU: a Mask R-CNN on the RKANet-18 of rkanet18-w16_1xb64-40e_tiny-imagenet-20; random weights."""
+"""For photographs on a CPU: Mask R-CNN on the RKANet-18 of rkanet18-w16_1xb64-40e_tiny-imagenet-20, random weights."""
 _base_ = [
     './_base_/models/mask-rcnn_r18-narrow_fpn.py', './_base_/datasets/coco-instance_320.py',
     './_base_/schedules/adamw-8e.py', 'mmdet::_base_/default_runtime.py'

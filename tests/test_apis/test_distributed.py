@@ -121,3 +121,23 @@ def test_sharded_processes_learn_what_one_does_and_resume(command, tmp_path):
     allow_mmengine_globals()
     a, b = (torch.load(tmp_path / f'{name}/iter_6.pth', weights_only=True)['state_dict'] for name in ('one', 'sharded'))
     assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_sharded_mask_rcnn_is_validated(root, tmp_path, monkeypatch):
+    data = make_shapes(tmp_path / 'shapes', num_train=24, num_val=2, size=64)
+    monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(root), str(root / 'tests')]))
+    bases = [str(root / 'configs' / each) for each in ('mask-rcnn_rkanet18_fpn_shapes.py', '_base_/fsdp.py')]
+    (tmp_path / 'mask.py').write_text(f"""
+_base_ = {bases}
+model = dict(backbone=dict(backbone=dict(base_channels=8, stem_channels=8)), neck=dict(in_channels=[8, 16, 32, 64]),
+             test_cfg=dict(rcnn=dict(score_thr=0)))
+train_dataloader = dict(batch_size=2)
+train_cfg = dict(max_epochs=1, val_interval=1)
+""")
+    command = [str(tmp_path / 'mask.py'), '--work-dir', str(tmp_path / 'out'), '--cfg-options', f'data_root={data}']
+    assert run_ranks(command) == [0, 0]
+    summary = json.loads((tmp_path / 'out/summary.json').read_text())
+    assert (summary['processes'], summary['iterations']) == (2, 6)
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(summary['metrics'])
+    assert run(command)[0] == 0  # one process keeps the model whole
+    assert json.loads((tmp_path / 'out/summary.json').read_text())['processes'] == 1
