@@ -75,3 +75,11 @@ def test_the_readme_has_the_record():
     for row in json.loads((ROOT / 'configs/logs/benchmark_steps.json').read_text()):
         size, peak = ' x '.join(map(str, row['size'])), row['peak_bytes'] / 2**20
         assert f'| {row["config"]} | {size} | {row["train_s"]} | {row["test_s"]} | {peak:.0f} |' in readme
+
+
+def test_the_readme_shows_the_record():
+    page = (ROOT / 'configs/README.md').read_text()
+    for row in json.loads((ROOT / 'configs/logs/benchmark_steps.json').read_text()):
+        size = ' x '.join(map(str, row['size']))
+        assert (f'| {row["config"]} | {size} | {row["train_s"]} | {row["test_s"]} | {row["peak_bytes"] / 2**20:.0f} |'
+                in page)
