@@ -59,10 +59,12 @@ def markdown(table: Table) -> str:
 
 def paired(table: Table, results: Sequence[dict], name: str) -> str:
     """Difference of a row to the baseline, mean and spread over the seeds that both have."""
-    key = 'test' if table.test else 'last'
-    by_seed = {row: {line['seed']: value for line, value in zip(lines, values(table, lines, key), strict=True)}
-               for row in (name, table.baseline) for lines in [[each for each in results if each['row'] == row]]}
-    ours, theirs = by_seed[name], by_seed[table.baseline]
+    def by_seed(row: str) -> dict[str, float]:
+        lines = [line for line in results if line['row'] == row]
+        seeds = [line['seed'] for line in lines]
+        return dict(zip(seeds, values(table, lines, 'test' if table.test else 'last'), strict=True))
+
+    ours, theirs = by_seed(name), by_seed(table.baseline)
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return spread(differences, '+.2f') if differences and name != table.baseline else '-'
 
@@ -79,22 +81,23 @@ def spread(numbers: Sequence[float], form: str = '.2f') -> str:
 
 
 def plot(table: Table, path: str | Path) -> None:
-    """Every run as a dot, the published figures as crosses."""
+    """Every run as a dot and a bar for the first two figures, the published ones as crosses."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    lines, names, labels = table.results(), list(table.rows), figures(table)
+    lines, names = table.results(), list(table.rows)
+    labels = list(figures(table).items())[:2]
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(names)), layout='constrained')
     rows = [names.index(line['row']) for line in lines]
-    for (key, label), marker in zip(reversed(labels.items()), 'o|', strict=False):
+    for (key, label), marker in zip(labels if table.others else labels[::-1], 'o|', strict=True):
         axes.plot(values(table, lines, key), rows, marker, alpha=0.7, label=f'{label}, a seed each')
     published = {i: row['published'] for i, row in enumerate(table.rows.values()) if 'published' in row}
     if published:
         axes.plot(list(published.values()), list(published), 'kx', label='published')
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel('AP' if table.others else table.metric)
+    axes.set_xlabel(', '.join(label for _, label in labels) if table.others else table.metric)
     axes.set_title(table.title)
     axes.grid(axis='x', alpha=0.3)
     axes.legend(fontsize='small')
