@@ -88,7 +88,7 @@ def plot(table: Table, path: str | Path) -> None:
 
     lines, names = table.results(), list(table.rows)
     labels = list(figures(table).items())[:2]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.32 * len(names)), layout='constrained')
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(names)), layout='constrained')
     rows = [names.index(line['row']) for line in lines]
     for (key, label), marker in zip(labels if table.others else labels[::-1], 'o|', strict=True):
         axes.plot(values(table, lines, key), rows, marker, alpha=0.7, label=f'{label}, a seed each')
@@ -96,11 +96,11 @@ def plot(table: Table, path: str | Path) -> None:
     if published:
         axes.plot(list(published.values()), list(published), 'kx', label='published')
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(', '.join(label for _, label in labels) if table.others else table.metric)
     axes.set_title(table.title)
     axes.grid(axis='x', alpha=0.3)
-    axes.legend(fontsize='small')
+    figure.legend(loc='outside lower center', ncols=3, fontsize='small')
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
