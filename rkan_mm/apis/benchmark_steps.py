@@ -45,19 +45,30 @@ def build(cfg: Config) -> BaseModel:
     return model
 
 
+NATIVE = dict(MNIST=28, FashionMNIST=28, CIFAR10=32, CIFAR100=32)
+"""Sizes of images that come in one size."""
+
+
 def image_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the images that the config tests on, landscape where it keeps their ratio."""
-    for step in reversed(cfg.test_dataloader.dataset.pipeline):
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # a wrapper
+        dataset = dataset.dataset
+    for step in reversed(dataset.pipeline):
         size = step.get('crop_size') or step.get('scale') or step.get('size')
         if size:
             return (size, size) if isinstance(size, int) else (min(size), max(size))
+    if dataset.type in NATIVE:
+        return (NATIVE[dataset.type],) * 2
     raise PreflightError(f'No step of the test pipeline of {cfg.filename} gives a size.')
 
 
 def batch(cfg: Config, images: int, size: tuple[int, int]) -> dict:
     """Random images with what a training step asks for: eight boxes and masks each, or a label."""
     rng = np.random.default_rng(0)
-    inputs = [torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)) for _ in range(images)]
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    channels = len(preprocessor.get('mean') or (0, 0, 0))
+    inputs = [torch.from_numpy(rng.integers(0, 256, (channels, *size), np.uint8)) for _ in range(images)]
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
         return dict(inputs=torch.stack(inputs), data_samples=[DataSample().set_gt_label(0) for _ in range(images)])
