@@ -109,6 +109,7 @@ def models(tables: Sequence[Table]) -> list[dict]:
     """Entries of a metafile: one for each config, with a result for each row that runs it."""
     entries: dict[str, dict] = {}
     for table in tables:
+        results = table.results()
         for name, row in table.rows.items():
             entry = entries.setdefault(row['config'], {
                 'Name': Path(row['config']).stem, 'In Collection': table.collection, 'Config': row['config'],
@@ -120,7 +121,7 @@ def models(tables: Sequence[Table]) -> list[dict]:
             if 'published' in row:
                 entry['Results'].append(dict(
                     common, Metrics={'best epoch': float(row['published'])}, Source='paper'))
-            lines = [line for line in table.results() if line['row'] == name]
+            lines = [line for line in results if line['row'] == name]
             if lines:
                 means = {label: round(statistics.mean(values(table, lines, key)), 2)
                          for key, label in figures(table).items()}
