@@ -12,19 +12,17 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
-ENTRIES: dict[str, dict] = {}
-for _name in ('metafile', 'metafile_tables'):
-    for _entry in yaml.safe_load((ROOT / f'configs/{_name}.yml').read_text())['Models']:
-        if _entry['Name'] in ENTRIES:  # a table runs a config that has results of its own
-            ENTRIES[_entry['Name']]['Results'] += _entry['Results']
-        else:
-            ENTRIES[_entry['Name']] = _entry
+CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+PATHS = {path.stem: path for path in CONFIGS}
+METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
+ENTRIES: dict[str, dict] = {entry['Name']: entry for path in METAFILES
+                            for entry in yaml.safe_load(path.read_text())['Models']}
+PAGES = sorted((ROOT / 'configs').glob('*/README.md'))
 
 
 @cache
 def _read(name: str) -> Config:
-    return Config.fromfile(ROOT / f'configs/{name}.py')
+    return Config.fromfile(PATHS.get(name, ROOT / f'configs/{name}.py'))
 
 
 def load(name: str) -> Config:

@@ -322,7 +322,7 @@ def test_a_training_and_a_validation_step(name):
 def test_macs_are_those_of_the_metafile(name, quick_build):
     from mmengine.analysis import FlopAnalyzer
 
-    from rkan_mm.apis.benchmark import build
+    from rkan_mm.benchmarks.models import build
     model = build(load(name).model.to_dict(), 'mmpretrain').eval()
     size = 32 if name in SMALL else RECIPES[name.rpartition('_')[2]][3]
     flops = FlopAnalyzer(model, torch.zeros(1, 3, size, size))

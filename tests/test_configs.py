@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from config_files import CONFIGS, ENTRIES, epoch_rates, load
+from config_files import CONFIGS, ENTRIES, METAFILES, PAGES, PATHS, epoch_rates, load
 from conftest import ROOT, on_meta
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -40,17 +40,18 @@ def test_is_a_short_leaf_with_a_docstring(path):
 
 
 def test_metafile_and_configs_name_the_same():
-    assert set(ENTRIES) == {path.stem for path in CONFIGS}
+    assert set(ENTRIES) == set(PATHS)
+    assert len(ENTRIES) == len(CONFIGS) == sum(len(yaml.safe_load(path.read_text())['Models']) for path in METAFILES)
 
 
 @each
 def test_readme_has_the_numbers_of_the_metafile(path):
     entry = ENTRIES[path.stem]
-    tables = [table.splitlines() for page in ('README.md', 'configs/README.md')
-              for table in (ROOT / page).read_text().split('\n\n') if table.startswith('|')]
+    tables = [table.splitlines() for page in (ROOT / 'README.md', *PAGES)
+              for table in page.read_text().split('\n\n') if table.startswith('|')]
     found = [line for table in tables for row in table if re.search(rf'[(/]{re.escape(path.name)}\)', row)
              for line in (table[0], row)]
-    assert found, f'no table row of README.md or configs/README.md links {path.name}'
+    assert found, f'no table row of README.md or configs/*/README.md links {path.name}'
     metadata = entry['Metadata']
     text = ' '.join(found)  # with the heads of the tables, which say whose the numbers are
     assert f'{metadata["Parameters"]:,}' in text

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from config_files import PATHS
 from conftest import ROOT
 
 from rkan_mm.apis import demo, runner
@@ -29,7 +30,7 @@ def coco(tmp_path) -> Path:
 
 
 def test_photographs_train_resume_and_give_all_figures(coco, tmp_path, capsys):
-    argv = [str(ROOT / f'configs/{OVERFIT}.py'), '--work-dir', str(tmp_path / 'work'), '--cfg-options',
+    argv = [str(PATHS[OVERFIT]), '--work-dir', str(tmp_path / 'work'), '--cfg-options',
             f'data_root={coco}', 'train_cfg.val_interval=1', 'model.test_cfg.rcnn.score_thr=0.0',
             'default_hooks.checkpoint.interval=1',
             'train_dataloader.dataset.ann_file=annotations/train.json', 'train_dataloader.batch_size=2',
@@ -43,7 +44,7 @@ def test_photographs_train_resume_and_give_all_figures(coco, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_learns_eight_photographs_by_heart(coco, tmp_path):
-    trained = runner.train([str(ROOT / f'configs/{OVERFIT}.py'), '--work-dir', str(tmp_path / 'work'),
+    trained = runner.train([str(PATHS[OVERFIT]), '--work-dir', str(tmp_path / 'work'),
                             '--cfg-options', f'data_root={coco}', 'randomness.seed=0'])
     metrics = trained.val_loop.run()
     assert metrics['coco/bbox_mAP_50'] >= 0.30

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-from rkan_mm.apis import benchmark
 from rkan_mm.apis.runner import main
+from rkan_mm.benchmarks import models
 
 if __name__ == '__main__':
-    main(benchmark.main)
+    main(models.main)

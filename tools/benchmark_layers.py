@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-from rkan_mm.apis import benchmark_layers
 from rkan_mm.apis.runner import main
+from rkan_mm.benchmarks import layers
 
 if __name__ == '__main__':
-    main(benchmark_layers.main)
+    main(layers.main)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-from rkan_mm.apis import benchmark_steps
 from rkan_mm.apis.runner import main
+from rkan_mm.benchmarks import steps
 
 if __name__ == '__main__':
-    main(benchmark_steps.main)
+    main(steps.main)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-from rkan_mm.apis import memory
 from rkan_mm.apis.runner import main
+from rkan_mm.benchmarks import memory
 
 if __name__ == '__main__':
     main(memory.main)

@@ -1,1 +1,1 @@
-"""What stands behind the scripts in tools/."""
+"""What runs: training, testing, inference and the demo, and the conversion of checkpoints."""

@@ -16,9 +16,9 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from rkan_mm.models import RKANet
+from rkan_mm.preflight import PreflightError, load_weights
 
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
-from .preflight import PreflightError, load_weights
 
 
 @dataclass

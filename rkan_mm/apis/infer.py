@@ -10,9 +10,10 @@ import mmcv
 import mmengine
 from mmengine.config import Config, DictAction
 
-from .preflight import PreflightError, check_checkpoint
+from rkan_mm.engine.safe_loading import read, safe_loading
+from rkan_mm.preflight import PreflightError, check_checkpoint
+
 from .runner import load_config
-from .safe_loading import read, safe_loading
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 

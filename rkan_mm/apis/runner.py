@@ -20,13 +20,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
 from rkan_mm.engine import RunError
+from rkan_mm.engine.safe_loading import safe_loading
+from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
+from rkan_mm.preflight.classification import CheckLabelsHook, check_classification, check_whole
+from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
 
 from .defaults import make_resumable
-from .preflight import PreflightError, check, check_checkpoint, check_fit
-from .preflight_classification import CheckLabelsHook, check_classification, check_whole
 from .resume import newest_whole
-from .safe_loading import safe_loading
-from .weights import WeightReportHook, check_pretrained
 
 
 def _parser(description: str) -> argparse.ArgumentParser:

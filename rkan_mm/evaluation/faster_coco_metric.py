@@ -8,7 +8,7 @@ import numpy as np
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
 from pycocotools.cocoeval import COCOeval
 
-from rkan_mm.apis.preflight import PreflightError
+from rkan_mm.preflight import PreflightError
 from rkan_mm.registry import METRICS
 
 

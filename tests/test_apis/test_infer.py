@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope
 from pycocotools import mask as rle
 
 from rkan_mm.apis import infer
-from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
 
 TINY = {'model.backbone.backbone.base_channels': 4, 'model.backbone.backbone.stem_channels': 4,
         'model.neck.in_channels': [4, 8, 16, 32], 'model.test_cfg.rcnn.score_thr': 0.0,

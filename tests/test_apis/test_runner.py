@@ -14,8 +14,8 @@ from mmengine.device import get_device
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
-from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 TINY = ['model.backbone.backbone.base_channels=4', 'model.backbone.backbone.stem_channels=4',

@@ -14,8 +14,8 @@ from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rkan_mm.apis.preflight import PreflightError
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
 
 NAMES = ('disc', 'rectangle', 'triangle', 'star', 'ring')
 MAX_DETS = [100, 300, 1000]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from config_files import PATHS
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -36,15 +37,15 @@ MLP = [
 ]
 
 
-def build(name, root):
-    cfg = Config.fromfile(root / f'configs/{name}.py')
+def build(name):
+    cfg = Config.fromfile(PATHS[name])
     init_default_scope('mmpretrain')
     return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
 
 
 @pytest.mark.parametrize('name', CKAN)
-def test_convolutional_kans_have_the_published_parameters(name, root):
-    model = build(f'{name}_fmnist', root)
+def test_convolutional_kans_have_the_published_parameters(name):
+    model = build(f'{name}_fmnist')
     assert sum(p.numel() for p in model.parameters()) == CKAN[name]
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
     kan_convs = [m for m in model.modules() if isinstance(m, KANConv2d)]
@@ -52,8 +53,8 @@ def test_convolutional_kans_have_the_published_parameters(name, root):
     assert any(isinstance(m, nn.ReLU) for m in model.backbone.modules()) == (not kan_convs)
 
 
-def test_convolutional_kans_begin_as_the_reference(root):
-    model = build('kkan-medium-g10_1xb32-5e_fmnist', root)
+def test_convolutional_kans_begin_as_the_reference():
+    model = build('kkan-medium-g10_1xb32-5e_fmnist')
     model.init_weights()
     first, second = (m for m in model.modules() if isinstance(m, KANConv2d))
     for layer, bound, noise in ((first, 1 / 3, 0.1), (second, 1 / 3, 0.1), (model.head.fc, 250**-0.5, 0.01)):
@@ -71,9 +72,9 @@ def test_convolutional_kans_begin_as_the_reference(root):
     ('faster-kan-fe_linear_1xb64-8e_fmnist-12k', [*FASTER_KAN, MLP[-1]], 1, 1_079_627),
     ('mlp-fe_faster-kan_1xb64-8e_fmnist-12k', MLP[:-1] + KAN_HEAD, 1, 3_620_705),
 ])
-def test_extractors_have_the_rows_of_the_report(name, rows, hidden, total, root):
+def test_extractors_have_the_rows_of_the_report(name, rows, hidden, total):
     """``hidden`` is the gate of the attention, which no table of modules shows."""
-    model = build(name, root).eval()
+    model = build(name).eval()
     seen = []
 
     def note(module, args, output):

@@ -1,0 +1,3 @@
+"""ELA-L-50 in RKAN's CIFAR-100 recipe."""
+_base_ = ['../_base_/models/ela-l50.py', '../_base_/rkan_cifar100.py']
+model = dict(head=dict(num_classes=100))

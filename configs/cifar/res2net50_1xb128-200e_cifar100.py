@@ -1,0 +1,3 @@
+"""Res2Net-50 26w4s in RKAN's CIFAR-100 recipe."""
+_base_ = ['../_base_/models/res2net50.py', '../_base_/rkan_cifar100.py']
+model = dict(head=dict(num_classes=100))

@@ -1,0 +1,3 @@
+"""ResNeSt-101 in RKAN's CIFAR-100 recipe."""
+_base_ = ['../_base_/models/resnest101.py', '../_base_/rkan_cifar100.py']
+model = dict(head=dict(num_classes=100))

@@ -1,0 +1,7 @@
+"""Conv & KAN (Small) of Convolutional KANs, grid size 10."""
+_base_ = '../_base_/ckan_fmnist.py'
+model = dict(
+    backbone=dict(channels=(5, 5)),
+    head=dict(type='KANLinearClsHead', in_channels=125, fc_cfg={{_base_.kan_linear}}))
+train_dataloader = dict(batch_size=32)
+train_cfg = dict(max_epochs=11)

@@ -1,0 +1,7 @@
+"""KANC MLP (Small) of Convolutional KANs, grid size 10."""
+_base_ = '../_base_/ckan_fmnist.py'
+model = dict(
+    backbone=dict(channels=(5, 5), conv_cfg={{_base_.kan_conv}}, act_cfg=None),
+    head=dict(in_channels=125))
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-5))
+train_cfg = dict(max_epochs=19)

@@ -1,3 +1,0 @@
-"""DenseNet-201 in RKAN's Tiny ImageNet recipe."""
-_base_ = ['./_base_/models/densenet201.py', './_base_/rkan_tiny-imagenet.py']
-model = dict(head=dict(num_classes=200))

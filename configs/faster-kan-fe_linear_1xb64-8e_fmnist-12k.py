@@ -1,2 +1,0 @@
-"""A linear layer behind FasterKAN's feature extractor."""
-_base_ = './_base_/faster-kan_fmnist-12k.py'

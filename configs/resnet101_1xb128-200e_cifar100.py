@@ -1,3 +1,0 @@
-"""ResNet-101 in RKAN's CIFAR-100 recipe."""
-_base_ = ['./_base_/models/resnet101.py', './_base_/rkan_cifar100.py']
-model = dict(head=dict(num_classes=100))

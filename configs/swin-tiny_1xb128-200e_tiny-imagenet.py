@@ -1,3 +1,0 @@
-"""Swin-T in RKAN's Tiny ImageNet recipe."""
-_base_ = ['./_base_/models/swin-tiny.py', './_base_/rkan_tiny-imagenet.py']
-model = dict(head=dict(num_classes=200))

@@ -1,0 +1,3 @@
+"""ConvNeXt-T in RKAN's Tiny ImageNet recipe."""
+_base_ = ['../_base_/models/convnext-tiny.py', '../_base_/rkan_tiny-imagenet.py']
+model = dict(head=dict(num_classes=200))

@@ -1,0 +1,3 @@
+"""DenseNet-169 in RKAN's Tiny ImageNet recipe."""
+_base_ = ['../_base_/models/densenet169.py', '../_base_/rkan_tiny-imagenet.py']
+model = dict(head=dict(num_classes=200))

@@ -1,3 +1,0 @@
-"""Wide ResNet-101-2 in RKAN's CIFAR-100 recipe."""
-_base_ = ['./_base_/models/wide-resnet101-2.py', './_base_/rkan_cifar100.py']
-model = dict(head=dict(num_classes=100))

@@ -1,3 +1,0 @@
-"""Wide ResNet-101-2 in RKAN's Tiny ImageNet recipe."""
-_base_ = ['./_base_/models/wide-resnet101-2.py', './_base_/rkan_tiny-imagenet.py']
-model = dict(head=dict(num_classes=200))

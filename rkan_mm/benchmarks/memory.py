@@ -1,0 +1,74 @@
+"""What the training of a detector needs on each GPU, counted without one."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+
+import torch
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from rkan_mm.apis.runner import load_config
+
+GIB = 2**30
+
+
+def activations(model_cfg: dict, size: int, objects: int) -> int:
+    """Bytes that autograd keeps for the backward pass of one image of ``size`` x ``size`` pixels, fp32.
+
+    Args:
+        objects: annotated in the image.
+    """
+    from mmdet.testing import demo_mm_inputs
+    model = MMENGINE_MODELS.build(model_cfg).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    data = demo_mm_inputs(1, [[3, size, size]], num_items=[objects], num_classes=2, with_mask=True)
+    data = model.data_preprocessor(data, True)
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        sum(loss.sum() for value in model.loss(data['inputs'], data['data_samples']).values()
+            for loss in (value if isinstance(value, (list, tuple)) else [value]) if loss.requires_grad)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def states(model_cfg: dict, moments: int) -> int:
+    """Bytes of the parameters, and of gradients and ``moments`` of the optimizer for those that are trained."""
+    parameters = list(MMENGINE_MODELS.build(model_cfg).parameters())
+    return 4 * sum(p.numel() * (2 + moments if p.requires_grad else 1) for p in parameters)
+
+
+def main(argv: Sequence[str] | None = None) -> float:
+    """Command line of tools/memory.py; returns GiB."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a detector')
+    parser.add_argument('--size', type=int, default=640, help='side of the images')
+    parser.add_argument('--batch', type=int, default=8, help='images a GPU')
+    parser.add_argument('--objects', type=int, default=8, help='annotated objects an image')
+    parser.add_argument('--moments', type=int, default=1, help='of the optimizer: 1 for SGD, 2 for Adam')
+    args = parser.parse_args(argv)
+    cfg = load_config(args.config)
+    init_default_scope(cfg.default_scope)
+    model_cfg = cfg.model
+    torch.manual_seed(0)
+    fixed = states(copy.deepcopy(model_cfg), args.moments)
+    table = Table(title=f'{args.config}: {args.batch} x {args.size} px a GPU, {args.objects} objects an image')
+    for column in ('', 'activations an image', 'weights, gradients, optimizer', 'together, GiB'):
+        table.add_column(column, justify='left' if not column else 'right')
+    image = activations(copy.deepcopy(model_cfg), args.size, args.objects)
+    total = (fixed + args.batch * image) / GIB
+    table.add_row('fp32', f'{image / GIB:.2f}', f'{fixed / GIB:.2f}', f'{total:.1f}')
+    console = Console(width=120)
+    console.print(table)
+    console.print('Kept for the backward pass, counted; to it come the CUDA context, workspaces and what is under way.')
+    return total

@@ -1,0 +1,182 @@
+"""Parameters, MACs, speed and memory of a config's model beside the same model on its plain backbone."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import ctypes
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from rkan_mm.preflight import PreflightError
+
+MIB = 2**20
+
+
+def plain(model_cfg: dict) -> dict:
+    """The config without RKAN: the RKANet's inner backbone in its place."""
+    if not model_cfg['backbone']['type'].endswith('RKANet'):
+        raise PreflightError(f"the backbone is {model_cfg['backbone']['type']}; only a RKANet has a plain one inside.")
+    return {**model_cfg, 'backbone': model_cfg['backbone']['backbone']}
+
+
+def build(model_cfg: dict, scope: str) -> nn.Module:
+    """What is measured: all of a classifier; backbone and neck of a detector, whose heads depend on what is seen."""
+    init_default_scope(scope)
+    model_cfg = copy.deepcopy(model_cfg)
+    parts = ('backbone', 'neck', 'head') if scope == 'mmpretrain' else ('backbone', 'neck')
+    modules = [MMENGINE_MODELS.build(model_cfg[part]) for part in parts if model_cfg.get(part)]
+    return nn.Sequential(*modules)
+
+
+def runner_of(model: nn.Module, image: torch.Tensor, training: bool) -> Callable[[], None]:
+    """A forward pass in eval mode, or a training step without the optimizer."""
+    model.train(training)
+
+    def step():
+        if not training:
+            with torch.no_grad():
+                model(image)
+            return
+        outputs = model(image)
+        outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+        sum(out.float().mean() for out in outputs).backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def compare(steps: dict[str, Callable[[], None]], rounds: int, device: str = 'cpu') -> dict[str, list[float]]:
+    """Seconds of each step, measured in turns: A B A B ..., after two rounds that do not count."""
+    seconds = {name: [] for name in steps}
+    for _ in range(rounds + 2):
+        for name, step in steps.items():
+            if device != 'cpu':
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            step()
+            if device != 'cpu':
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[2:] for name, values in seconds.items()}
+
+
+def _resident(field: str) -> int:
+    return 1024 * next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines()
+                       if line.startswith(f'{field}:'))
+
+
+def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training: bool, threads: int) -> None:
+    torch.set_num_threads(threads)
+    model, image = build(model_cfg, scope), torch.rand(shape)
+    step = runner_of(model, image, training)
+    runner_of(model, image[:1, :, :64, :64], training)()  # threads and code that are made once
+    if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+        libc.malloc_trim(0)  # what is free but not given back would hide what the step takes
+    Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak starts from here
+    before = _resident('VmRSS')
+    step()
+    queue.put(_resident('VmHWM') - before)
+
+
+def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, device: str) -> int:
+    """Bytes that one step takes on top of the model: allocated on a GPU, resident in a process of its own on a CPU."""
+    if device != 'cpu':
+        model = build(model_cfg, scope).to(device)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner_of(model, torch.rand(shape, device=device), training)()
+        return torch.cuda.max_memory_allocated() - before
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    process = context.Process(target=_peak_of_process,
+                              args=(queue, model_cfg, scope, shape, training, torch.get_num_threads()))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return peak
+
+
+def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str,
+            options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
+    """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options or {})
+    scope = cfg.get('default_scope', 'mmengine')
+    model_cfg = cfg.model.to_dict()
+    cfgs = {'plain': Config.fromfile(baseline).model.to_dict() if baseline else plain(model_cfg), 'rkan': model_cfg}
+    names = dict(plain=Path(baseline).stem, rkan=Path(config).stem) if baseline else {
+        name: part['backbone']['type'] for name, part in cfgs.items()}
+    models = {name: build(part, scope).to(device) for name, part in cfgs.items()}
+    image = torch.rand(shape, device=device)
+    rows = {}
+    for name, model in models.items():
+        flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        rows[name] = dict(backbone=names[name],
+                          params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
+    ratio = None
+    if rounds:
+        times = compare({name: runner_of(model, image, training) for name, model in models.items()}, rounds, device)
+        ratio = statistics.median(a / b for a, b in zip(times['plain'], times['rkan'], strict=True))
+        for name, seconds in times.items():
+            rows[name]['images_per_s'] = shape[0] / statistics.median(seconds)
+    models.clear()
+    if memory:
+        for name, row in rows.items():
+            row['peak_bytes'] = peak_memory(cfgs[name], scope, shape, training, device)
+    return dict(config=Path(config).stem, shape=list(shape), mode='training step' if training else 'forward',
+                device=torch.cuda.get_device_name() if device != 'cpu' else f'CPU, {torch.get_num_threads()} threads',
+                torch=torch.__version__, rounds=rounds, models=rows, throughput_ratio=ratio)
+
+
+def show(result: dict) -> None:
+    table = Table(title=f'{result["config"]}: {result["mode"]}, {"x".join(map(str, result["shape"]))}, '
+                        f'{result["device"]}, torch {result["torch"]}, median of {result["rounds"]} rounds A B A B')
+    for column in ('', 'params', 'GMACs', 'images/s', 'peak MiB'):
+        table.add_column(column, justify='left' if not column else 'right')
+    for row in result['models'].values():
+        table.add_row(row['backbone'], f'{row["params"]:,}', f'{row["macs"] / 1e9:.3f}', f'{row["images_per_s"]:.2f}',
+                      f'{row["peak_bytes"] / MIB:.0f}')
+    a, b = result['models'].values()
+    table.add_row('ratio', f'{b["params"] / a["params"]:.3f}', f'{b["macs"] / a["macs"]:.3f}',
+                  f'{result["throughput_ratio"]:.3f}',
+                  f'{b["peak_bytes"] / a["peak_bytes"]:.3f}' if a['peak_bytes'] else '-')
+    Console(width=120).print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of tools/benchmark.py."""
+    parser = argparse.ArgumentParser(description='Measure a RKANet config beside its plain backbone, in turns')
+    parser.add_argument('config', nargs='+')
+    parser.add_argument('--shape', type=int, nargs=4, default=(8, 3, 224, 224), metavar=('B', 'C', 'H', 'W'))
+    parser.add_argument('--baseline', help='another config to compare with, instead of the plain backbone')
+    parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
+    parser.add_argument('--rounds', type=int, default=25)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    parser.add_argument('--out', help='json file for the results')
+    args = parser.parse_args(argv)
+    for config in (*args.config, *([args.baseline] if args.baseline else [])):
+        if not Path(config).is_file():
+            raise PreflightError(f'Config {config!r} does not exist.')
+    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options,
+                       baseline=args.baseline)
+               for config in args.config]
+    for result in results:
+        show(result)
+    if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(args.out).write_text(json.dumps(results, indent=1))

@@ -1,0 +1,157 @@
+"""One training step and one prediction of whole configs at their own image size: CPU seconds and peak memory."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import multiprocessing
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from rkan_mm.preflight import PreflightError
+
+from .models import MIB
+
+
+def without_pretrained(node):
+    """A copy of a nested config whose models start from random weights."""
+    if isinstance(node, dict):
+        return ConfigDict({key: None if key == 'init_cfg' and 'Pretrained' in str(value) else without_pretrained(value)
+                           for key, value in node.items()})
+    return [without_pretrained(child) for child in node] if isinstance(node, (list, tuple)) else node
+
+
+def build(cfg: Config) -> BaseModel:
+    """The model of a config with random weights."""
+    init_default_scope(cfg.default_scope)
+    model_cfg = without_pretrained(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MMENGINE_MODELS.build(model_cfg)
+    model.init_weights()
+    return model
+
+
+NATIVE = dict(MNIST=28, FashionMNIST=28, CIFAR10=32, CIFAR100=32)
+"""Sizes of images that come in one size."""
+
+
+def image_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of the images that the config tests on, landscape where it keeps their ratio."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:  # a wrapper
+        dataset = dataset.dataset
+    for step in reversed(dataset.pipeline):
+        size = step.get('crop_size') or step.get('scale') or step.get('size')
+        if size:
+            return (size, size) if isinstance(size, int) else (min(size), max(size))
+    if dataset.type in NATIVE:
+        return (NATIVE[dataset.type],) * 2
+    raise PreflightError(f'No step of the test pipeline of {cfg.filename} gives a size.')
+
+
+def batch(cfg: Config, images: int, size: tuple[int, int]) -> dict:
+    """Random images with what a training step asks for: eight boxes and masks each, or a label."""
+    rng = np.random.default_rng(0)
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    channels = len(preprocessor.get('mean') or (0, 0, 0))
+    inputs = [torch.from_numpy(rng.integers(0, 256, (channels, *size), np.uint8)) for _ in range(images)]
+    if cfg.default_scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+        return dict(inputs=torch.stack(inputs), data_samples=[DataSample().set_gt_label(0) for _ in range(images)])
+    from mmdet.testing import demo_mm_inputs
+    num_classes = int(re.search(r"'num_classes': (\d+)", str(cfg.model.to_dict()))[1])
+    demo = demo_mm_inputs(images, [[3, *size]] * images, num_items=[8] * images, num_classes=num_classes,
+                          with_mask='mask_head' in cfg.model.get('roi_head', {}))
+    return dict(demo, inputs=inputs)
+
+
+def run(cfg: Config, images: int, size: tuple[int, int]) -> dict:
+    """CPU seconds of both steps, which do not grow by what else a machine does, and the loss.
+
+    Raises:
+        FloatingPointError: a loss is not finite.
+    """
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model = build(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    data = batch(cfg, images, size)
+    model.train()
+    start = time.process_time()
+    logged = {name: value.item() for name, value in model.train_step(data, wrapper).items()}
+    trained = time.process_time()
+    if not all(math.isfinite(value) for value in logged.values()):
+        raise FloatingPointError(f'{cfg.filename}: {logged}')
+    gc.collect()
+    model.eval()
+    with torch.no_grad():
+        predicted = model.test_step(data)
+    done = time.process_time()
+    assert len(predicted) == images
+    return dict(train_s=round(trained - start, 1), test_s=round(done - trained, 1), loss=round(logged['loss'], 3))
+
+
+def _in_process(queue, config: str, images: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    cfg = Config.fromfile(config)
+    size = image_size(cfg)
+    result = run(cfg, images, size)
+    peak = 1024 * next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines()
+                       if line.startswith('VmHWM:'))
+    queue.put(dict(config=Path(config).stem, images=images, size=list(size), **result, peak_bytes=peak,
+                   threads=threads, torch=torch.__version__))
+
+
+def measure(config: str, images: int, threads: int) -> dict:
+    """`run` in a process of its own, and the peak of what was resident in it."""
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_in_process, args=(queue, config, images, threads))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'{config}: the process ended with {process.exitcode}')
+    return queue.get()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of tools/benchmark_steps.py. Results that are in ``--out`` already are not measured again."""
+    parser = argparse.ArgumentParser(description='One training step and one prediction of each config on the CPU')
+    parser.add_argument('config', nargs='+')
+    parser.add_argument('--images', type=int, default=1, help='images in the batch')
+    parser.add_argument('--out', help='json file for the results')
+    args = parser.parse_args(argv)
+    for config in args.config:
+        if not Path(config).is_file():
+            raise PreflightError(f'Config {config!r} does not exist.')
+    out = Path(args.out) if args.out else None
+    results = json.loads(out.read_text()) if out and out.is_file() else []
+    for config in args.config:
+        if Path(config).stem in {result['config'] for result in results}:
+            continue
+        results.append(measure(config, args.images, torch.get_num_threads()))
+        if out:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text('[\n' + ',\n'.join(f' {json.dumps(result)}' for result in results) + '\n]\n')
+    table = Table(title='one training step with the optimizer, one prediction; random weights and images')
+    for column in ('config', 'images', 'size', 'training, s', 'prediction, s', 'peak, MiB'):
+        table.add_column(column, justify='left' if column == 'config' else 'right')
+    for result in results:
+        table.add_row(result['config'], str(result['images']), 'x'.join(map(str, result['size'])),
+                      str(result['train_s']), str(result['test_s']), f'{result["peak_bytes"] / MIB:.0f}')
+    Console(width=120).print(table)

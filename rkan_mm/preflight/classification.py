@@ -1,0 +1,138 @@
+"""What goes wrong with classification data and checkpoints, said before or at the start of a run in one sentence."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torchvision
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from rkan_mm.engine.hooks import unwrap
+
+from .checks import DOWNLOADING, PreflightError, load_weights
+from .checks import _dicts_with as dicts_with
+
+PARTS = {  # what a split of a data set cannot do without
+    'TinyImageNet': lambda split: ('train', split),
+    'Food101': lambda split: ('images', f'meta/{split}.txt'),
+}
+
+
+def check_classification(cfg: Config, training: bool) -> None:
+    """Raise `PreflightError` if parts of a data set of mmpretrain or ours are missing and cannot be downloaded.
+
+    Args:
+        cfg: config of a mmengine runner.
+        training: whether the run trains (and validates) or tests.
+    """
+    hint = cfg.get('data_hint') or 'Set its path in the config.'
+    for split in ('train', 'val') if training else ('test',):
+        for dataset in dicts_with(cfg.get(f'{split}_dataloader'), 'type', 'pipeline'):
+            kind, root = dataset['type'].rpartition('.')[2], Path(dataset.get('data_root') or '.')
+            part_of = dataset.get('split', 'train')
+            for part in PARTS.get(kind, lambda split: ())(part_of):
+                if not (root / part).exists():
+                    raise PreflightError(f'{kind}: {str(root / part)!r} does not exist. {hint}')
+            if kind in DOWNLOADING and dataset.get('download', True):
+                _check_download(kind, root, part_of, hint)
+
+
+def _check_download(kind: str, root: Path, split: str, hint: str) -> None:
+    from mmpretrain.datasets.utils import calculate_md5
+    for name, address, md5, unpacked in _downloads(kind, split):
+        if all((root / file).exists() for file in unpacked):
+            continue  # the data set itself checks these
+        archive = root / name
+        if archive.exists():
+            if (found := calculate_md5(str(archive))) != md5:
+                raise PreflightError(f'{kind}: {str(archive)!r} is torn or another file, of md5 {found} and not {md5}. '
+                                     f'Delete it. {hint}')
+            continue
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method='HEAD'), timeout=10).close()
+        except (urllib.error.URLError, OSError) as error:
+            raise PreflightError(f'{kind}: it is not in {str(root)!r} and cannot be downloaded '
+                                 f'({getattr(error, "reason", error)}). {hint}') from error
+
+
+def _downloads(kind: str, split: str) -> list[tuple[str, str, str, list[str]]]:
+    """Name, address and md5 of each file to download, and what it is unpacked to."""
+    if kind == 'SVHN':
+        address, name, md5 = torchvision.datasets.SVHN.split_list[split]
+        return [(name, address, md5, [name])]
+    init_default_scope('mmpretrain')
+    cls = DATASETS.get(f'mmpretrain.{kind}')
+    if hasattr(cls, 'tgz_md5'):
+        files = [f'{cls.base_folder}/{name}' for name, _ in (*cls.train_list, *cls.test_list)]
+        return [(cls.filename, cls.url, cls.tgz_md5, files)]
+    return [(name, cls.url_prefix + name, md5, [name.removesuffix('.gz')])
+            for name, md5 in (*cls.train_list, *cls.test_list)]
+
+
+class CheckLabelsHook(Hook):
+    """Before a training begins, compare the labels of its data with the classes of the model.
+
+    Raises:
+        PreflightError: a label that the head has no class for, with its image; a class folder without images.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        classes = getattr(getattr(unwrap(runner.model), 'head', None), 'num_classes', None)
+        loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else [])
+        for loader in loaders:
+            check_labels(loader.dataset, classes)
+
+
+def check_labels(dataset, num_classes: int | None) -> None:
+    """See `CheckLabelsHook`; a wrapper of a data set is looked into, one without single labels is left alone."""
+    while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    who = type(dataset).__name__
+    try:
+        labels = np.asarray(dataset.get_gt_labels())
+    except (AttributeError, KeyError, ValueError):
+        return
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return
+    if num_classes is not None:
+        outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
+        if len(outside):
+            where = dataset.get_data_info(int(outside[0])).get('img_path', f'image {outside[0]}')
+            raise PreflightError(f'{who}: {where} has the label {labels[outside[0]]}, but the head of the model has '
+                                 f'num_classes={num_classes} (0 to {num_classes - 1}); {len(outside)} of {len(labels)} '
+                                 'images are so.')
+    folders = getattr(dataset, 'folder_to_idx', None)
+    if folders and getattr(dataset, '_indices', None) is None and getattr(dataset, 'split', 'train') == 'train':
+        present = set(labels.tolist())
+        empty = sorted(name for name, i in folders.items() if i not in present)
+        if empty:
+            raise PreflightError(f'{who}: no images of {", ".join(empty[:5])}{", ..." if empty[5:] else ""} in '
+                                 f'{dataset.img_prefix!r}.')
+
+
+def check_whole(model: nn.Module, path: str) -> None:
+    """Raise `PreflightError` unless a classifier's checkpoint has every weight of the model, in its shape.
+
+    mmengine only warns and would test a model that is random in part.
+    """
+    if '://' in path:
+        return
+    there = {name.removeprefix('module.'): value for name, value in load_weights(path).items()}
+    own = model.state_dict()
+    for name, value in own.items():
+        if name in there and there[name].shape != value.shape:
+            raise PreflightError(f'Checkpoint {path!r} is of another model: its {name} is {tuple(there[name].shape)}, '
+                                 f'the model has {tuple(value.shape)}.')
+    missing = [name for name in own if name not in there and not name.endswith('num_batches_tracked')]
+    if missing:
+        raise PreflightError(f'Checkpoint {path!r} is of another model: it lacks {len(missing)} of {len(own)} tensors, '
+                             f'e.g. {missing[0]}.')

@@ -1,0 +1,1 @@
+"""Tables of runs over seeds: what a table is, how its runs are made, how its results are shown."""

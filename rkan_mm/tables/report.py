@@ -1,0 +1,151 @@
+"""How tables of runs are shown: as markdown, as a plot, in README.md and metafile.yml of their topic."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from .table import Table
+
+MARK = '  # Written by tools/run_table.py from the tables and their records:\n'
+
+
+def figures(table: Table) -> dict[str, str]:
+    """Column of the record -> what it is, for the results that a table shows."""
+    if table.others:
+        names = {'last': table.metric, **{str(i): name for i, name in enumerate(table.others)}}
+        return {key: table.labels.get(name, name) for key, name in names.items()}
+    if table.test:
+        return {'last': 'validation, last epoch', 'test': 'test, last epoch'}
+    return {'last': 'last epoch', 'best': 'best epoch'}
+
+
+def markdown(table: Table) -> str:
+    """Mean and spread (standard deviation over seeds) of every row, as a table.
+
+    Differences to the ``baseline`` are of runs with the same seed. Seconds are those of the fastest seed, and memory
+    that of the largest: what else a machine does can only add to them.
+    """
+    keys = figures(table)
+    with_macs = any('macs' in row for row in table.rows.values())
+    with_published = any('published' in row for row in table.rows.values())
+    heads = [table.title, 'parameters', *(['MACs'] if with_macs else []),
+             *(['published (paper)'] if with_published else []), *(f'{label} (ours)' for label in keys.values()),
+             *([f'over {table.baseline}, paired'] if table.baseline else []), 's/epoch', 'MiB', 'seeds']
+    text = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
+    results = table.results()
+    for name, row in table.rows.items():
+        lines = [line for line in results if line['row'] == name]
+        parameters = lines[0]['parameters'] if lines else row.get('parameters')
+        link = f'[{name}]({os.path.relpath(row["config"], table.topic)})'
+        cells = [link, f'{int(parameters):,}' if parameters else '-']
+        if with_macs:
+            cells.append(f'{row["macs"] / 1e6:.2f} M' if 'macs' in row else '-')
+        if with_published:
+            cells.append(f'{row["published"]:.2f}' if 'published' in row else '-')
+        cells += [spread(values(table, lines, key)) if lines else 'not run' for key in keys]
+        if table.baseline:
+            cells.append(paired(table, results, name))
+        seconds = [float(line['seconds_per_epoch']) for line in lines if line['seconds_per_epoch']]
+        cells += [f'{min(seconds):.1f}' if seconds else '-',
+                  f'{max(float(line["peak_memory_mib"]) for line in lines):.0f}' if lines else '-', str(len(lines))]
+        text.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(text) + '\n'
+
+
+def paired(table: Table, results: Sequence[dict], name: str) -> str:
+    """Difference of a row to the baseline, mean and spread over the seeds that both have."""
+    def by_seed(row: str) -> dict[str, float]:
+        lines = [line for line in results if line['row'] == row]
+        seeds = [line['seed'] for line in lines]
+        return dict(zip(seeds, values(table, lines, 'test' if table.test else 'last'), strict=True))
+
+    ours, theirs = by_seed(name), by_seed(table.baseline)
+    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return spread(differences, '+.2f') if differences and name != table.baseline else '-'
+
+
+def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:
+    """A column of the record, scaled; a digit as ``key`` means one of the other metrics."""
+    return [table.scale * float(line['others'].split()[int(key)] if key.isdigit() else line[key]) for line in lines]
+
+
+def spread(numbers: Sequence[float], form: str = '.2f') -> str:
+    """``mean ± standard deviation``, or the number of a single run."""
+    mean = format(statistics.mean(numbers), form)
+    return f'{mean} ± {statistics.stdev(numbers):.2f}' if len(numbers) > 1 else mean
+
+
+def plot(table: Table, path: str | Path) -> None:
+    """Every run as a dot and a bar for the first two figures, the published ones as crosses."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    lines, names = table.results(), list(table.rows)
+    labels = list(figures(table).items())[:2]
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(names)), layout='constrained')
+    rows = [names.index(line['row']) for line in lines]
+    for (key, label), marker in zip(labels if table.others else labels[::-1], 'o|', strict=True):
+        axes.plot(values(table, lines, key), rows, marker, alpha=0.7, label=f'{label}, a seed each')
+    published = {i: row['published'] for i, row in enumerate(table.rows.values()) if 'published' in row}
+    if published:
+        axes.plot(list(published.values()), list(published), 'kx', label='published')
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(', '.join(label for _, label in labels) if table.others else table.metric)
+    axes.set_title(table.title)
+    axes.grid(axis='x', alpha=0.3)
+    figure.legend(loc='outside lower center', ncols=3, fontsize='small')
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def models(tables: Sequence[Table]) -> list[dict]:
+    """Entries of a metafile: one for each config, with a result for each row that runs it."""
+    entries: dict[str, dict] = {}
+    for table in tables:
+        results = table.results()
+        for name, row in table.rows.items():
+            entry = entries.setdefault(row['config'], {
+                'Name': Path(row['config']).stem, 'In Collection': table.collection, 'Config': row['config'],
+                'Metadata': {}, 'Results': []})
+            if not entry['Metadata'] or ('options' not in row and 'parameters' in row):
+                entry['Metadata'] = {'Parameters': row.get('parameters')}
+            entry['Results'] += row.get('results', [])
+            common = dict(Task='Object Detection' if table.metric.startswith('coco/') else 'Image Classification',
+                          Dataset=table.title, Row=name)
+            if 'published' in row:
+                entry['Results'].append(dict(
+                    common, Metrics={'best epoch': float(row['published'])}, Source='paper'))
+            lines = [line for line in results if line['row'] == name]
+            if lines:
+                means = {label: round(statistics.mean(values(table, lines, key)), 2)
+                         for key, label in figures(table).items()}
+                entry['Results'].append(dict(
+                    common, Metrics=means, Source='ours',
+                    Command=f'python tools/run_table.py {table.path} --rows "{name}"',
+                    Seeds=[int(line['seed']) for line in lines], Machine=table.machine, Record=str(table.record)))
+    return list(entries.values())
+
+
+def publish(tables: Sequence[Table]) -> None:
+    """Put all tables of a topic into its README.md, behind marks ``<!-- name -->``, and into its metafile.yml."""
+    topic = tables[0].topic
+    page, metafile = topic / 'README.md', topic / 'metafile.yml'
+    if page.is_file():
+        text = page.read_text()
+        for table in tables:
+            before, mark, after = text.partition(f'<!-- {table.name} -->\n\n')
+            if mark:
+                rest = after.partition('\n\n')[2]
+                text = f'{before}{mark}{markdown(table)}' + (f'\n{rest}' if rest else '')
+        page.write_text(text)
+    if metafile.is_file():
+        entries = yaml.safe_dump(models(tables), sort_keys=False, allow_unicode=True, width=116)
+        metafile.write_text(metafile.read_text().partition(MARK)[0] + MARK + textwrap.indent(entries, '  '))

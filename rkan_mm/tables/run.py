@@ -1,0 +1,89 @@
+"""The runs of a table, each by tools/train.py in a process of its own: the command line of tools/run_table.py."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+
+from rkan_mm.preflight import PreflightError
+
+from .report import markdown, plot, publish
+from .table import Table
+
+
+def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int) -> None:
+    """Train one row with one seed, going on where it was left.
+
+    Raises:
+        PreflightError: the run failed.
+    """
+    prefix = dict(none=[sys.executable],
+                  pytorch=[sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}'],
+                  slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', sys.executable])[launcher]
+    work_dir.mkdir(parents=True, exist_ok=True)
+    command = [*prefix, 'tools/train.py', table.rows[name]['config'], '--work-dir', str(work_dir),
+               '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
+               *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed)]
+    log = work_dir / 'run.log'
+    with log.open('w') as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code:
+        end = '\n  '.join(log.read_text().splitlines()[-3:])
+        raise PreflightError(f'{name}, seed {seed}: exit code {code}; {log} ends with\n  {end}')
+
+
+def run_table(argv: Sequence[str] | None = None) -> None:
+    """Run what a table lacks and collect it; ``argv`` is the command line of tools/run_table.py.
+
+    Raises:
+        PreflightError: the table cannot be read, no row matches, or runs failed; the others are in the record then.
+    """
+    parser = argparse.ArgumentParser(description='Train the rows of a table over seeds; what is done is not done again')
+    parser.add_argument('table', help='yaml file, e.g. configs/tables/ckan_fmnist.yml')
+    parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
+    parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--gpus', type=int, default=1, help='for a run, with a launcher')
+    parser.add_argument('--collect', action='store_true', help='run nothing, only write the tables and the plot')
+    parser.add_argument('--record', help='csv file of the runs (default: logs/<table>.csv of the topic)')
+    args = parser.parse_args(argv)
+    table = Table(args.table, args.record)
+    wanted = table.runs(args.rows, args.seeds)
+    if not wanted:
+        raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
+    done = {(line['row'], int(line['seed'])) for line in table.results()}
+    failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
+    if not args.collect:
+        root = Path('work_dirs/tables') / table.name
+        with ThreadPoolExecutor(args.jobs) as pool:
+            futures = {}
+            for name, seed in wanted:
+                if (name, seed) not in done:
+                    folder = root / re.sub(r'\W+', '-', name).strip('-').lower() / f'seed{seed}'
+                    future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus)
+                    futures[future] = name, seed, folder
+            for future in as_completed(futures):
+                name, seed, folder = futures[future]
+                try:
+                    future.result()
+                    table.add(name, seed, folder)
+                except (PreflightError, OSError) as error:
+                    failures.append(str(error))
+                logger.info(f'{name}, seed {seed}: {"failed" if future.exception() else "done"}')
+    table.record.parent.mkdir(parents=True, exist_ok=True)
+    table.record.with_suffix('.md').write_text(markdown(table))
+    if table.results():
+        plot(table, table.record.with_suffix('.png'))
+    logger.info(f'{table.record.with_suffix(".md")}:\n{markdown(table)}')
+    if not args.record:
+        publish([Table(path) for path in sorted(table.path.parent.glob('*.yml'))])
+    if failures:
+        raise PreflightError('\n'.join(failures))

@@ -1,0 +1,113 @@
+"""A table of configs over seeds, and the record of what its runs came to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+
+from rkan_mm.preflight import PreflightError
+
+FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
+          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others')
+
+
+class Table:
+    """A table of experiments, as a yaml file describes it.
+
+    ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
+    and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
+    ``parameters``, to be shown before a run has counted them.
+    In options, ``{seed}`` is the seed of the run.
+    With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
+    only the last value is wanted, ``labels`` are names for them, ``scale`` is a factor (100 for a share). ``baseline``
+    names the row that the others are compared with, seed by seed. ``macs`` of a row, for inputs of the table's
+    ``shape``, are shown; ``collection`` and ``machine`` enter the metafile, and so do a row's ``results``, which are of
+    other commands.
+
+    Args:
+        path: the yaml file.
+        record: csv file with a line for every finished run; those in it are not run again. Default: ``logs/<name>.csv``
+            beside the table's folder ``tables``.
+
+    Raises:
+        PreflightError: there is no such file, or it has no such entries.
+    """
+
+    def __init__(self, path: str | Path, record: str | Path | None = None) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise PreflightError(f'Table {str(path)!r} does not exist; there are '
+                                 f'{", ".join(map(str, sorted(path.parent.glob("*.yml")))) or "none beside it"}.')
+        content = yaml.safe_load(path.read_text())
+        missing = [key for key in ('title', 'metric', 'seeds', 'rows') if key not in (content or {})]
+        if missing:
+            raise PreflightError(f'Table {str(path)!r} has no {", ".join(missing)}.')
+        self.path, self.name = path, path.stem
+        self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
+        self.test, self.others = content.get('test', False), content.get('others', [])
+        self.labels, self.scale = content.get('labels', {}), content.get('scale', 1)
+        self.baseline, self.shape = content.get('baseline'), content.get('shape')
+        self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
+        self.rows = {row['name']: row for row in content['rows']}
+        for name, row in self.rows.items():
+            if not Path(row['config']).is_file():
+                raise PreflightError(f'Table {str(path)!r}, row {name!r}: config {row["config"]!r} does not exist.')
+        if self.baseline and self.baseline not in self.rows:
+            raise PreflightError(f'Table {str(path)!r}: no row {self.baseline!r} for a baseline; there are '
+                                 f'{", ".join(self.rows)}.')
+        # the folder with README.md and metafile.yml; tables/ and logs/ stand in it
+        self.topic = path.parent.parent if path.parent.name == 'tables' else path.parent
+        self.record = Path(record) if record else self.topic / 'logs' / f'{self.name}.csv'
+
+    def options(self, name: str, seed: int) -> list[str]:
+        """What ``--cfg-options`` gets for a run; ``{seed}`` in a value is the seed."""
+        options = self.rows[name].get('options', {})
+        return [f'randomness.seed={seed}',
+                *(f'{key}={str(value).replace("{seed}", str(seed))}' for key, value in options.items())]
+
+    def runs(self, patterns: Sequence[str] = ('*',), seeds: Sequence[int] | None = None) -> list[tuple[str, int]]:
+        """(row, seed) of the runs that are asked for, whether they are done or not."""
+        return [(name, seed) for name, row in self.rows.items() if any(fnmatch(name, each) for each in patterns)
+                for seed in (row.get('seeds', self.seeds) if seeds is None else seeds)]
+
+    def results(self) -> list[dict]:
+        """Lines of the record, in the order of the rows."""
+        if not self.record.exists():
+            return []
+        with self.record.open(newline='') as file:
+            lines = [line for line in csv.DictReader(file) if line['row'] in self.rows]
+        order = list(self.rows)
+        return sorted(lines, key=lambda line: (order.index(line['row']), int(line['seed'])))
+
+    def add(self, name: str, seed: int, work_dir: Path) -> None:
+        """Put a finished run into the record."""
+        summary = json.loads((work_dir / 'summary.json').read_text())
+        for name_of_metric in (self.metric, *self.others):
+            if name_of_metric not in summary['metrics']:
+                raise PreflightError(f'{work_dir}: no metric {name_of_metric!r}; there are '
+                                     f'{", ".join(summary["metrics"])}.')
+        metric = summary['metrics'][self.metric]
+        line = dict(
+            row=name, seed=seed, config=self.rows[name]['config'], epochs=summary['epochs'],
+            last=f'{metric["last"]:.4f}', best=f'{metric["best"]:.4f}', best_epoch=metric['best_epoch'],
+            test=f'{summary["test"][self.metric]:.4f}' if self.test else '',
+            seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}' if summary['seconds_per_epoch'] else '',
+            peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
+            device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
+            curve=' '.join(f'{value:.4f}' for value in metric['curve']),
+            others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others))
+        done = {(each['row'], int(each['seed'])): each for each in self.results()}
+        done[name, seed] = line
+        order = list(self.rows)
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.record.with_suffix('.partial')
+        with partial.open('w', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(done[key] for key in sorted(done, key=lambda key: (order.index(key[0]), key[1])))
+        partial.replace(self.record)

@@ -1,0 +1,91 @@
+import json
+import re
+
+import pytest
+import torch
+
+from rkan_mm.benchmarks import models as benchmark
+from rkan_mm.preflight import PreflightError
+
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='rkan_mm.RKANet', backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64, topk=(1,)))
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / 'tiny.py').write_text(CONFIG)
+    return str(tmp_path / 'tiny.py')
+
+
+@pytest.mark.parametrize('flags', [[], ['--train']])
+def test_measures_both_models(config, tmp_path, capsys, flags):
+    out = tmp_path / 'out.json'
+    argv = ['--shape', '2', '3', '64', '64', '--rounds', '3', '--device', 'cpu', '--out', str(out)]
+    benchmark.main([config, *argv, *flags])
+    result = json.loads(out.read_text())[0]
+    plain, rkan = result['models']['plain'], result['models']['rkan']
+    # 8-channel ResNet-18, stage 4: 32 -> 64 channels, 16 in the middle, two KAN convs, two norms
+    assert rkan['params'] - plain['params'] == 32 * 16 + 16 * 64 + 2 * (16 + 64) + 54 + 45
+    assert rkan['macs'] > plain['macs']
+    assert result['throughput_ratio'] > 0
+    assert rkan['peak_bytes'] >= 0
+    assert 'RKANet' in capsys.readouterr().out
+
+
+def test_macs_are_those_counted_by_hand(config):
+    result = benchmark.measure(config, (1, 3, 64, 64), training=False, rounds=1, device='cpu')
+    macs = {name: row['macs'] for name, row in result['models'].items()}
+    # stage 4 sees 4x4 and gives 2x2: reduce, base and three powers of KAN conv 1, expand, base and two of KAN conv 2
+    pixels = 32 * 16 * 16 + 4 * 16 * 9 * 4 + 16 * 64 * 4 + 3 * 64 * 9 * 4
+    norms = 2 * (16 + 64) * 4  # mmengine counts two for each element of a norm, one in eval mode
+    assert macs['rkan'] - macs['plain'] in (pixels + norms, pixels + norms // 2)
+
+
+def test_steps_take_turns():
+    order = []
+    times = benchmark.compare({'a': lambda: order.append('a'), 'b': lambda: order.append('b')}, rounds=3)
+    assert ''.join(order) == 'ab' * 5
+    assert {name: len(values) for name, values in times.items()} == {'a': 3, 'b': 3}
+
+
+def test_a_training_step_leaves_no_gradients():
+    model = torch.nn.Linear(2, 2)
+    benchmark.runner_of(model, torch.rand(1, 2), training=True)()
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_plain_config_has_nothing_beside_it(tmp_path):
+    (tmp_path / 'plain.py').write_text("model = dict(backbone=dict(type='ResNet'))")
+    with pytest.raises(PreflightError, match='the backbone is ResNet; only a RKANet'):
+        benchmark.main([str(tmp_path / 'plain.py')])
+
+
+def test_beside_another_config(config, tmp_path, capsys):
+    other = tmp_path / 'other.py'
+    other.write_text("_base_ = './tiny.py'\nmodel = dict(backbone=dict(backbone=dict(depth=34)))")
+    out = tmp_path / 'out.json'
+    argv = ['--shape', '2', '3', '64', '64', '--rounds', '2', '--device', 'cpu', '--out', str(out)]
+    benchmark.main([config, '--baseline', str(other), *argv])
+    models = json.loads(out.read_text())[0]['models']
+    assert [row['backbone'] for row in models.values()] == ['other', 'tiny']
+    assert models['plain']['params'] > models['rkan']['params']
+    assert 'other' in capsys.readouterr().out
+    with pytest.raises(PreflightError, match="Config 'none.py' does not exist"):
+        benchmark.main([config, '--baseline', 'none.py'])
+
+
+def test_readme_has_the_recorded_ratios_of_convolutional_kans(root):
+    page = (root / 'configs/ckan/README.md').read_text()
+    for result in json.loads((root / 'configs/ckan/logs/benchmark_ckan.json').read_text()):
+        family = re.match('kanc-mlp|kkan|conv-kan', result['config'])[0]
+        name = {'kanc-mlp': 'KANC MLP', 'kkan': 'KKAN', 'conv-kan': 'Conv & KAN'}[family]
+        size, grid = re.search('(small|medium|big)-g(10|20)', result['config']).groups()
+        column = 1 + 2 * ['small', 'medium', 'big'].index(size) + (grid == '20')
+        (row,) = re.findall(rf'^\| {name}, a training step \(ours\) .*$', page, re.MULTILINE)
+        assert row.split(' | ')[column].strip(' |') == f'{1 / result["throughput_ratio"]:.2f}'

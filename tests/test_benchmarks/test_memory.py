@@ -1,0 +1,13 @@
+from mmengine.registry import init_default_scope
+
+from rkan_mm.apis.runner import load_config
+from rkan_mm.benchmarks import memory
+
+
+def test_activations_of_a_detector(root):
+    cfg = load_config(str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'))
+    init_default_scope('mmdet')
+    small, large = (memory.activations(cfg.model, size, 2) for size in (64, 128))
+    assert 2 * small < large < 4 * small  # the heads see as many objects
+    count = sum(p.numel() for p in memory.MMENGINE_MODELS.build(cfg.model).parameters())
+    assert memory.states(cfg.model, 1) == 12 * count

@@ -1,0 +1,153 @@
+import copy
+import re
+import urllib.error
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from rkan_mm.apis import runner
+from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
+
+SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
+
+
+@pytest.fixture
+def cfg(root, tmp_path):
+    make_shapes(tmp_path / 'shapes', 1, 1)
+    return runner.load_config(str(root / SHAPES), dict(data_root=str(tmp_path / 'shapes')))
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr('urllib.request.urlopen', refuse)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    return tmp_path / 'hub' / 'checkpoints'
+
+
+def test_a_whole_config_passes(cfg):
+    check(cfg, training=True)
+    check(cfg, training=False)
+
+
+def test_missing_data_root_says_how_to_get_it(root):
+    cfg = runner.load_config(str(root / SHAPES), dict(data_root='nowhere/shapes'))
+    with pytest.raises(PreflightError, match="CocoDataset: data root 'nowhere/shapes' does not exist. Make it with: "
+                                             'python tools/make_shapes.py'):
+        check(cfg, training=True)
+
+
+@pytest.mark.parametrize(('config', 'message'), [
+    ('mask-rcnn_rkanet50_fpn_1x_coco.py', "data root 'data/coco' does not exist. Get COCO 2017 .* --cfg-options"),
+    ('imagenet/rkan-resnet50_1xb128-100e_in1k.py',
+     "ImageNet: data root 'data/imagenet' does not exist. Get ILSVRC 2012"),
+])
+def test_published_configs_say_where_their_data_is(root, monkeypatch, tmp_path, config, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PreflightError, match=message):
+        check(runner.load_config(str(root / 'configs' / config)), training=True)
+
+
+@pytest.mark.parametrize(('path', 'what'), [
+    ('annotations/train.json', 'CocoDataset: annotation file'), ('train', 'CocoDataset: image folder'),
+    ('annotations/val.json', 'CocoDataset: annotation file'),
+])
+def test_missing_parts_are_named(cfg, path, what):
+    target = re.escape(f'{cfg.data_root}/{path}')
+    (Path(cfg.data_root) / path).rename(f'{cfg.data_root}/moved')
+    with pytest.raises(PreflightError, match=f"{what} '{target}' does not exist"):
+        check(cfg, training=True)
+
+
+def test_missing_evaluator_file(cfg):
+    cfg.test_evaluator.ann_file = 'gone.json'
+    with pytest.raises(PreflightError, match="CocoMetric: annotation file 'gone.json' does not exist"):
+        check(cfg, training=False)
+
+
+def test_wrapped_data_sets_are_seen(cfg):
+    inner = copy.deepcopy(cfg.train_dataloader.dataset)
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=inner)
+    cfg.train_dataloader.dataset.dataset.ann_file = 'gone.json'
+    with pytest.raises(PreflightError, match=r"annotation file '.*gone.json' does not exist"):
+        check(cfg, training=True)
+
+
+def test_missing_checkpoint_lists_what_is_there(tmp_path):
+    (tmp_path / 'epoch_1.pth').touch()
+    with pytest.raises(PreflightError, match=r"epoch_2.pth' does not exist; .* has epoch_1.pth\."):
+        check_checkpoint(str(tmp_path / 'epoch_2.pth'))
+    with pytest.raises(PreflightError, match=r'there is no .pth file in'):
+        check_checkpoint(str(tmp_path / 'other' / 'epoch_2.pth'))
+
+
+def test_init_cfg_is_checked(cfg):
+    cfg.model.backbone.backbone.init_cfg = dict(type='Pretrained', checkpoint='gone.pth')
+    with pytest.raises(PreflightError, match="Checkpoint 'gone.pth' does not exist"):
+        check(cfg, training=True)
+    check(cfg, training=False)
+
+
+def test_weights_that_cannot_be_downloaded(offline):
+    with pytest.raises(PreflightError, match=r"'torchvision://resnet50' is not in .*checkpoints and cannot be "
+                                             r'downloaded \(no network\): put resnet50-\w+.pth there, or start'):
+        check_checkpoint('torchvision://resnet50')
+    offline.mkdir(parents=True)
+    (offline / 'model.pth').touch()
+    check_checkpoint('https://example.org/model.pth')
+
+
+def test_unknown_torchvision_weights(offline):
+    with pytest.raises(PreflightError, match="'torchvision://resnet51': torchvision has no such weights"):
+        check_checkpoint('torchvision://resnet51')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU is here')
+def test_amp_without_a_gpu(cfg):
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    with pytest.raises(PreflightError, match='needs a GPU and this machine has none'):
+        check(cfg, training=True)
+
+
+def test_mmpretrain_folder_of_a_split(tmp_path):
+    dataset = dict(type='ImageNet', data_root=str(tmp_path), split='train', pipeline=[])
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset), optim_wrapper=dict(), model={}))
+    with pytest.raises(PreflightError, match="ImageNet: image folder '.*/train' does not exist"):
+        check(cfg, training=True)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ('this must never run',)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    torch.save(dict(state_dict=Malicious()), tmp_path / 'bad.pth')
+    with pytest.raises(PreflightError, match='cannot be read as plain weights: .*print'):
+        load_weights(str(tmp_path / 'bad.pth'))
+    assert 'never' not in capsys.readouterr().out
+
+
+def test_files_that_are_no_checkpoint(tmp_path):
+    (tmp_path / 'torn.pth').write_bytes(b'PK\x03\x04 torn')
+    with pytest.raises(PreflightError, match='cannot be read as plain weights'):
+        load_weights(str(tmp_path / 'torn.pth'))
+    torch.save(dict(epoch=3), tmp_path / 'other.pth')
+    with pytest.raises(PreflightError, match='holds no state_dict'):
+        load_weights(str(tmp_path / 'other.pth'))
+
+
+def test_a_checkpoint_of_another_model(tmp_path):
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))))
+    torch.save(dict(state_dict={'encoder.weight': torch.zeros(1)}), tmp_path / 'other.pth')
+    with pytest.raises(PreflightError, match=r'fits nothing of the model: it has encoder.weight, ...; the model has '
+                                             r'backbone.backbone.bias, backbone.backbone.weight'):
+        check_fit(model, str(tmp_path / 'other.pth'))
+    for plain in ({'backbone.weight': torch.zeros(1, 1)}, {'module.backbone.backbone.bias': torch.zeros(1)}):
+        torch.save(plain, tmp_path / 'plain.pth')
+        check_fit(model, str(tmp_path / 'plain.pth'))

@@ -1,0 +1,158 @@
+"""Bad classification data and checkpoints: each is one sentence that names what, where and how to mend it."""
+
+import hashlib
+import pickle
+import re
+import urllib.error
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from config_files import PATHS
+from mmengine.registry import DATASETS, init_default_scope
+
+from rkan_mm.apis import runner
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.classification import check_classification, check_labels, check_whole
+
+TINY_IMAGENET = 'configs/tiny-imagenet/rkan-resnet34_1xb128-200e_tiny-imagenet.py'
+SMALL = ['model.backbone.backbone.base_channels=8', 'model.backbone.backbone.stem_channels=8',
+         'model.head.in_channels=64', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
+         'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0', 'train_cfg.max_epochs=1']
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr('urllib.request.urlopen', refuse)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Three of Tiny ImageNet's classes in the layout of its archive."""
+    root, rng, table = tmp_path / 'tiny-imagenet-200', np.random.default_rng(0), ''
+    (root / 'val/images').mkdir(parents=True)
+    for name in ('n01443537', 'n01629819', 'n04008634'):
+        (root / f'train/{name}/images').mkdir(parents=True)
+        for j in range(2):
+            cv2.imwrite(str(root / f'train/{name}/images/{j}.JPEG'), rng.integers(0, 255, (64, 64, 3), np.uint8))
+        cv2.imwrite(str(root / f'val/images/{name}.JPEG'), rng.integers(0, 255, (64, 64, 3), np.uint8))
+        table += f'{name}.JPEG\t{name}\t0\t0\t1\t1\n'
+    (root / 'val/val_annotations.txt').write_text(table)
+    return root
+
+
+def command(root, data, work_dir, *options):
+    return [str(root / TINY_IMAGENET), '--work-dir', str(work_dir), '--cfg-options', f'data_root={data}', *SMALL,
+            *options]
+
+
+def test_a_published_config_trains_and_tests(root, tiny, tmp_path, capsys):
+    trained = runner.train(command(root, tiny, tmp_path / 'work'))
+    assert trained.epoch == 1
+    assert re.search(r'top1: last \d+\.\d{4}, best \d+\.\d{4} \(validation 1 of 1\)', capsys.readouterr().out)
+    argv = command(root, tiny, tmp_path / 'work')
+    assert 'accuracy/top5' in runner.test([argv[0], str(tmp_path / 'work/epoch_1.pth'), *argv[1:]])
+
+    with pytest.raises(PreflightError, match=r'epoch_1.pth. is of another model: its head.fc.weight is \(200, 64\), '
+                                             r'the model has \(100, 64\)'):
+        runner.test([argv[0], str(tmp_path / 'work/epoch_1.pth'), *argv[1:], 'model.head.num_classes=100'])
+
+
+def test_a_label_beyond_the_classes_of_the_head(root, tiny, tmp_path):
+    with pytest.raises(PreflightError, match=r'TinyImageNet: .*n04008634/images/0.JPEG has the label 2, but the head '
+                                             r'of the model has num_classes=2 \(0 to 1\); 2 of 6 images are so'):
+        runner.train(command(root, tiny, tmp_path, 'model.head.num_classes=2', 'model.head.topk=(1,)',
+                             'data_preprocessor.num_classes=2'))
+
+
+def test_a_corrupt_image_is_named(root, tiny, tmp_path):
+    (tiny / 'train/n01629819/images/1.JPEG').write_bytes(b'no picture')
+    with pytest.raises(Exception, match=r'n01629819/images/1\.JPEG'):
+        runner.train(command(root, tiny, tmp_path))
+
+
+def test_a_class_folder_without_images(tmp_path):
+    init_default_scope('mmpretrain')
+    for name in ('cat', 'dog', 'owl'):
+        (tmp_path / name).mkdir()
+    for name in ('cat', 'owl'):
+        cv2.imwrite(str(tmp_path / name / '1.png'), np.zeros((8, 8, 3), np.uint8))
+    data = DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path)))
+    with pytest.raises(PreflightError, match=f"CustomDataset: no images of dog in '{tmp_path}/?'"):
+        check_labels(data, 3)
+    cv2.imwrite(str(tmp_path / 'dog/1.png'), np.zeros((8, 8, 3), np.uint8))
+    check_labels(DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path))), 3)
+    wrapped = DATASETS.build(dict(type='RepeatDataset', times=2, dataset=dict(
+        type='CustomDataset', data_root=str(tmp_path))))
+    with pytest.raises(PreflightError, match=r'owl/1.png has the label 2'):
+        check_labels(wrapped, 2)
+    check_labels([1, 2, 3], 2)  # not one of mm's
+
+
+@pytest.mark.parametrize(('config', 'message'), [
+    ('rkan-resnet50_1xb128-200e_food101', "Food101: data root 'gone' does not exist. Get it with: wget -P data http://"
+     'data.vision.ee.ethz.ch/cvl/food-101.tar.gz && tar -C data -xf data/food-101.tar.gz'),
+    ('rkan-resnet50_1xb128-200e_tiny-imagenet', "TinyImageNet: data root 'gone' does not exist. Get it with: wget -P "
+     'data http://cs231n.stanford.edu/tiny-imagenet-200.zip && unzip -q data/tiny-imagenet-200.zip -d data'),
+])
+def test_wrong_data_root_of_folders(root, config, message):
+    with pytest.raises(PreflightError, match=re.escape(message)):
+        runner.train([str(PATHS[config]), '--cfg-options', 'data_root=gone'])
+
+
+@pytest.mark.parametrize(('config', 'missing'), [
+    ('rkan-resnet50_1xb128-200e_food101', 'images'), ('rkan-resnet50_1xb128-200e_tiny-imagenet', 'train')])
+def test_a_data_root_with_other_things_in_it(root, tmp_path, config, missing):
+    cfg = runner.load_config(str(PATHS[config]), dict(data_root=str(tmp_path)))
+    with pytest.raises(PreflightError, match=f"'{tmp_path}/{missing}' does not exist. Get it with: wget"):
+        check_classification(cfg, training=True)
+
+
+@pytest.mark.parametrize('data', ['cifar10', 'cifar100', 'svhn'])
+def test_downloads_without_a_network(root, tmp_path, offline, data):
+    cfg = runner.load_config(str(PATHS[f'resnet50_1xb128-200e_{data}']), dict(data_root=str(tmp_path)))
+    with pytest.raises(PreflightError, match=rf"{data.upper()}: it is not in '{tmp_path}' and cannot be downloaded \("
+                                             rf'no network\). Get it with: wget -P data/{data} http'):
+        check_classification(cfg, training=True)
+
+
+def test_a_torn_archive(root, tmp_path, offline):
+    cfg = runner.load_config(str(PATHS['resnet50_1xb128-200e_cifar100']), dict(data_root=str(tmp_path)))
+    (tmp_path / 'cifar-100-python.tar.gz').write_bytes(b'torn')
+    with pytest.raises(PreflightError, match=r"CIFAR100: '.*cifar-100-python.tar.gz' is torn or another file, of md5 "
+                                             r'\w+ and not eb9058c3a382ffc7106e4002c42a8d85. Delete it. Get it with'):
+        check_classification(cfg, training=True)
+
+
+def test_what_is_unpacked_needs_no_network(root, tmp_path, offline, monkeypatch):
+    from mmpretrain.datasets import CIFAR100
+    folder, md5 = tmp_path / 'cifar-100-python', {}
+    folder.mkdir()
+    for name in ('train', 'test'):
+        content = dict(data=np.zeros((2, 3072), np.uint8), fine_labels=[3, 99])
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    cfg = runner.load_config(str(PATHS['resnet50_1xb128-200e_cifar100']), dict(data_root=str(tmp_path)))
+    check_classification(cfg, training=True)
+    monkeypatch.setattr(CIFAR100, 'train_list', [['train', md5['train']]])
+    monkeypatch.setattr(CIFAR100, 'test_list', [['test', md5['test']]])
+    init_default_scope('mmpretrain')
+    sample = DATASETS.build(cfg.train_dataloader.dataset)[1]
+    assert (sample['inputs'].shape, sample['data_samples'].gt_label.tolist()) == ((3, 128, 128), [99])
+
+
+def test_a_checkpoint_that_lacks_weights(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    path = str(tmp_path / 'a.pth')
+    weights = model.state_dict()
+    weights.pop('1.num_batches_tracked')
+    torch.save(dict(state_dict={f'module.{name}': value for name, value in weights.items()}), path)
+    check_whole(model, path)
+    weights.pop('0.bias')
+    torch.save(dict(state_dict=weights), path)
+    with pytest.raises(PreflightError, match=r"a.pth' is of another model: it lacks 1 of 7 tensors, e.g. 0.bias"):
+        check_whole(model, path)
