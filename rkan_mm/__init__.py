@@ -3,6 +3,6 @@
 Importing this package registers its models, hooks and data sets; it imports neither mmdet nor mmpretrain.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 from rkan_mm import datasets, engine, models  # noqa: F401

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
@@ -18,6 +16,8 @@ from torch import Tensor, nn
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, load_weights
 
+from .command_line import command_line
+from .configs import read_config
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
 
 
@@ -174,16 +174,15 @@ def _translate(key: str, rules: Rules, places: dict[str, str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/convert_checkpoint.py."""
-    parser = argparse.ArgumentParser(description='Convert a checkpoint to the layout of rkan_mm')
+    parser = command_line('Convert a checkpoint to the layout of rkan_mm', 'residualkan SRC.pth DST.pth '
+                          '--config configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py')
     parser.add_argument('layout', choices=['residualkan', *PLAIN], help='whose checkpoint it is')
     parser.add_argument('src', help='checkpoint to read')
     parser.add_argument('dst', help='checkpoint to write')
     parser.add_argument('--config', required=True, help='config of the model that will load it')
     args = parser.parse_args(argv)
-    if not Path(args.config).is_file():
-        raise PreflightError(f'Config {args.config!r} does not exist.')
     source = load_weights(args.src)
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
         model = MMENGINE_MODELS.build(cfg.model)

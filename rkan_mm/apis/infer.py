@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mmengine.config import Config, DictAction
 from rkan_mm.engine.safe_loading import read, safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
 
+from .command_line import command_line
 from .runner import load_config
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
@@ -85,8 +85,9 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/infer.py."""
-    parser = argparse.ArgumentParser(description='Predict on pictures with a model of mmdet or mmpretrain')
-    parser.add_argument('config', help='config file of mmdet or mmpretrain')
+    parser = command_line('Predict on pictures with a model of mmdet or mmpretrain',
+                          'configs/mask-rcnn_rkanet50_fpn_1x_coco.py epoch_12.pth pictures/')
+    parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
     parser.add_argument('checkpoint')
     parser.add_argument('image', nargs='+', help='image, or a folder of images')
     parser.add_argument('--out-dir', help='for vis/ and preds/ (default: work_dirs/<config>/infer)')

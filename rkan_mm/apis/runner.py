@@ -25,13 +25,15 @@ from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
 from rkan_mm.preflight.classification import CheckLabelsHook, check_classification, check_whole
 from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
 
+from .command_line import command_line
+from .configs import read_config
 from .defaults import make_resumable
 from .resume import newest_whole
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file of mmdet or mmpretrain')
+def _parser(description: str, example: str) -> argparse.ArgumentParser:
+    parser = command_line(description, example)
+    parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={},
                         help='override settings of the config; data_root=DIR moves every path below the old data root')
@@ -50,9 +52,7 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     Raises:
         PreflightError: there is no such config file.
     """
-    if not Path(config).is_file():
-        raise PreflightError(f'Config {config!r} does not exist.')
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     old_root = cfg.get('data_root')
     cfg.merge_from_dict(cfg_options or {})
     if isinstance(old_root, str) and cfg.data_root != old_root:
@@ -150,7 +150,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         PreflightError: a file or device that the run needs is missing; nothing has been built or written then.
         RunError: the loss is no number, or a checkpoint cannot be written; the one before is kept.
     """
-    parser = _parser('Train a model of mmdet or mmpretrain')
+    parser = _parser('Train a model of mmdet or mmpretrain', 'configs/mask-rcnn_rkanet50_fpn_1x_coco.py --amp')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint, or from the latest in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
@@ -212,7 +212,8 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     Raises:
         PreflightError: as in `train`.
     """
-    parser = _parser('Test a model of mmdet or mmpretrain')
+    parser = _parser('Test a model of mmdet or mmpretrain',
+                     'configs/mask-rcnn_rkanet50_fpn_1x_coco.py epoch_12.pth --classwise')
     parser.add_argument('checkpoint')
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')

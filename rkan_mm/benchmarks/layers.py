@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from rkan_mm.apis.command_line import command_line
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
@@ -262,7 +262,7 @@ def plot(rows: dict[str, list], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/benchmark_layers.py."""
-    parser = argparse.ArgumentParser(description='Measure KAN layers beside ordinary ones, in turns')
+    parser = command_line('Measure KAN layers beside ordinary ones, in turns', 'models --rounds 25')
     parser.add_argument('rows', nargs='*', metavar='ROWS', help=f'of {", ".join((*CASES, "models", "scaling"))}; all')
     parser.add_argument('--rounds', type=int, default=100, help='of each layer; models take a fifth')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from rkan_mm.apis.command_line import command_line
 from rkan_mm.apis.runner import load_config
 
 GIB = 2**30
@@ -50,7 +50,7 @@ def states(model_cfg: dict, moments: int) -> int:
 
 def main(argv: Sequence[str] | None = None) -> float:
     """Command line of tools/memory.py; returns GiB."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, 'configs/mask-rcnn_rkanet50_fpn_1x_coco.py --batch 16')
     parser.add_argument('config', help='config of a detector')
     parser.add_argument('--size', type=int, default=640, help='side of the images')
     parser.add_argument('--batch', type=int, default=8, help='images a GPU')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import ctypes
 import json
@@ -14,13 +13,15 @@ from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.configs import read_config
 from rkan_mm.preflight import PreflightError
 
 MIB = 2**20
@@ -113,11 +114,11 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, devic
 def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str,
             options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
     """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     cfg.merge_from_dict(options or {})
     scope = cfg.get('default_scope', 'mmengine')
     model_cfg = cfg.model.to_dict()
-    cfgs = {'plain': Config.fromfile(baseline).model.to_dict() if baseline else plain(model_cfg), 'rkan': model_cfg}
+    cfgs = {'plain': read_config(baseline).model.to_dict() if baseline else plain(model_cfg), 'rkan': model_cfg}
     names = dict(plain=Path(baseline).stem, rkan=Path(config).stem) if baseline else {
         name: part['backbone']['type'] for name, part in cfgs.items()}
     models = {name: build(part, scope).to(device) for name, part in cfgs.items()}
@@ -159,7 +160,8 @@ def show(result: dict) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/benchmark.py."""
-    parser = argparse.ArgumentParser(description='Measure a RKANet config beside its plain backbone, in turns')
+    parser = command_line('Measure a RKANet config beside its plain backbone, in turns',
+                          'configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py --train')
     parser.add_argument('config', nargs='+')
     parser.add_argument('--shape', type=int, nargs=4, default=(8, 3, 224, 224), metavar=('B', 'C', 'H', 'W'))
     parser.add_argument('--baseline', help='another config to compare with, instead of the plain backbone')
@@ -169,9 +171,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
-    for config in (*args.config, *([args.baseline] if args.baseline else [])):
-        if not Path(config).is_file():
-            raise PreflightError(f'Config {config!r} does not exist.')
     results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options,
                        baseline=args.baseline)
                for config in args.config]

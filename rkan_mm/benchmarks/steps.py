@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
@@ -22,6 +21,8 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
+from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 
 from .models import MIB
@@ -108,7 +109,7 @@ def run(cfg: Config, images: int, size: tuple[int, int]) -> dict:
 
 def _in_process(queue, config: str, images: int, threads: int) -> None:
     torch.set_num_threads(threads)
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     size = image_size(cfg)
     result = run(cfg, images, size)
     peak = 1024 * next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines()
@@ -131,14 +132,13 @@ def measure(config: str, images: int, threads: int) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/benchmark_steps.py. Results that are in ``--out`` already are not measured again."""
-    parser = argparse.ArgumentParser(description='One training step and one prediction of each config on the CPU')
+    parser = command_line('One training step and one prediction of each config on the CPU',
+                          'configs/mask-rcnn_rkanet50_fpn_1x_coco.py')
     parser.add_argument('config', nargs='+')
     parser.add_argument('--images', type=int, default=1, help='images in the batch')
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
-    for config in args.config:
-        if not Path(config).is_file():
-            raise PreflightError(f'Config {config!r} does not exist.')
+    args.config = [find_config(config) for config in args.config]
     out = Path(args.out) if args.out else None
     results = json.loads(out.read_text()) if out and out.is_file() else []
     for config in args.config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
+from rkan_mm.apis.command_line import command_line
 from rkan_mm.preflight import PreflightError
 
 from .report import markdown, plot, publish
@@ -45,7 +45,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     Raises:
         PreflightError: the table cannot be read, no row matches, or runs failed; the others are in the record then.
     """
-    parser = argparse.ArgumentParser(description='Train the rows of a table over seeds; what is done is not done again')
+    parser = command_line('Train the rows of a table over seeds; what is done is not done again',
+                          'configs/ckan/tables/ckan_fmnist.yml --rows "CNN*" --jobs 2')
     parser.add_argument('table', help='yaml file, e.g. configs/tables/ckan_fmnist.yml')
     parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
     parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')

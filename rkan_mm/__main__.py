@@ -1,0 +1,3 @@
+from rkan_mm.cli import main
+
+main()

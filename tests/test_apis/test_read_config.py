@@ -1,0 +1,43 @@
+"""Configs by path and by name, and ours as bases."""
+
+import pytest
+from config_files import CONFIGS
+
+from rkan_mm.apis.configs import find_config, read_config
+from rkan_mm.preflight import PreflightError
+
+NAME = 'mask-rcnn_rkanet50_fpn_1x_coco'
+
+
+@pytest.mark.parametrize('name', [NAME, f'{NAME}.py', f'rkan_mm::{NAME}.py'])
+def test_ours_by_name(name, root):
+    assert read_config(name).to_dict() == read_config(str(root / f'configs/{NAME}.py')).to_dict()
+
+
+def test_every_config_by_its_name_alone():
+    for path in CONFIGS:
+        assert find_config(path.stem).endswith(f'{path.stem}.py')
+
+
+def test_a_folder_may_stand_before_the_name():
+    assert find_config('coco/mask-rcnn_rkanet-e50_fpn_1x_coco').endswith('coco/mask-rcnn_rkanet-e50_fpn_1x_coco.py')
+    with pytest.raises(PreflightError, match=r"Config 'voc/mask-rcnn_rkanet-e50_fpn_1x_coco' does not exist; did you "):
+        find_config('voc/mask-rcnn_rkanet-e50_fpn_1x_coco')
+
+
+@pytest.mark.parametrize('base', [f"'rkan_mm::{NAME}.py'", f'["rkan_mm::{NAME}.py", "./other.py"]', "'./middle.py'"])
+def test_ours_as_a_base(tmp_path, root, base):
+    (tmp_path / 'other.py').write_text('')
+    (tmp_path / 'middle.py').write_text(f"_base_ = 'rkan_mm::{NAME}.py'\n")
+    (tmp_path / 'mine.py').write_text(f'_base_ = {base}\nmodel = dict(neck=dict(out_channels=128))\n')
+    cfg = read_config(str(tmp_path / 'mine.py'))
+    assert cfg.filename == str(tmp_path / 'mine.py')
+    expected = read_config(NAME)
+    expected.model.neck.out_channels = 128
+    assert cfg.to_dict() == expected.to_dict()
+
+
+def test_a_base_that_is_not_ours(tmp_path):
+    (tmp_path / 'mine.py').write_text(f"_base_ = 'rkan_mm::{NAME[:-1]}.py'\n")
+    with pytest.raises(PreflightError, match=f'did you mean {NAME} or'):
+        read_config(str(tmp_path / 'mine.py'))

@@ -1,0 +1,68 @@
+"""The console command, and what every command line has in common."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import rkan_mm
+from rkan_mm.cli import COMMANDS, main
+
+TOOLS = sorted(path for path in (ROOT / 'tools').glob('*.py') if path.stem not in ('setup_env', 'compile_mmcv'))
+
+
+def test_usage(capsys):
+    for argv in ([], ['--help']):
+        main(argv)
+        text = capsys.readouterr().out
+        assert all(f'  {name} ' in text for name in COMMANDS)
+        assert len(text.splitlines()) <= 24
+    main(['--version'])
+    assert capsys.readouterr().out.strip() == rkan_mm.__version__
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['trian'], "rkan-mm: no command 'trian'; did you mean 'train'?"),
+    (['xyz'], "rkan-mm: no command 'xyz'; there are train, test"),
+])
+def test_unknown_command(argv, message):
+    with pytest.raises(SystemExit) as error:
+        main(argv)
+    assert str(error.value).startswith(message)
+
+
+def test_a_config_by_a_name_that_is_nearly_right(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(['train', 'mask-rcnn_rkanet50_fpn_1x_coc'])
+    assert error.value.code == 2
+    assert 'did you mean mask-rcnn_rkanet50_fpn_1x_coco or' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_of_every_command_has_an_example(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['rkan-mm'])
+    with pytest.raises(SystemExit) as end:
+        main([name, '--help'])
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert f'\nexample: rkan-mm {name} ' in text
+    assert len(text.splitlines()) <= 40
+
+
+def test_every_tool_is_a_command():
+    functions = {target.partition(':')[::2] for target, _ in COMMANDS.values()}
+    for module, function in functions:
+        assert callable(getattr(importlib.import_module(module), function))
+    modules = {module.rpartition('.')[2] for module, _ in functions}
+    for tool in TOOLS:
+        assert any(module in tool.read_text() for module in modules) or tool.stem == 'demo', tool.stem
+
+
+def test_as_a_module_and_as_a_script():
+    for command in ([sys.executable, '-m', 'rkan_mm', 'make-shapes', '--help'],
+                    [sys.executable, str(ROOT / 'tools/make_shapes.py'), '--help']):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        assert 'example: ' in done.stdout
