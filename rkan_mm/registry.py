@@ -1,7 +1,6 @@
 """Registries of rkan_mm.
 
-`MODELS`, `HOOKS`, `LOOPS`, `STRATEGIES`, `OPTIM_WRAPPERS`, `DATASETS`, `METRICS` and `FUNCTIONS` are children of
-mmengine's registries with scope ``rkan_mm``, so mm configs find ``type='rkan_mm.RKANet'``.
+They are children of mmengine's registries with scope ``rkan_mm``, so mm configs find ``type='rkan_mm.RKANet'``.
 `BASES` and `FUSIONS` hold the parts that only rkan_mm's own layers build.
 """
 
@@ -9,30 +8,52 @@ from __future__ import annotations
 
 import difflib
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
-from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
-from mmengine.registry import Registry
+from mmengine import registry as mmengine_registry
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DefaultScope
+from mmengine.registry import Registry as MMRegistry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='rkan_mm', locations=['rkan_mm.models'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='rkan_mm', locations=['rkan_mm.engine'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='rkan_mm', locations=['rkan_mm.datasets'])
-LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='rkan_mm', locations=['rkan_mm.engine'])
-OPTIM_WRAPPERS = Registry('optim_wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='rkan_mm',
-                          locations=['rkan_mm.engine'])
-STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='rkan_mm', locations=['rkan_mm.engine'])
-FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope='rkan_mm', locations=['rkan_mm.engine'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='rkan_mm', locations=['rkan_mm.evaluation'])
-BASES = Registry('basis', scope='rkan_mm', locations=['rkan_mm.models'])
-FUSIONS = Registry('fusion', scope='rkan_mm', locations=['rkan_mm.models'])
+SCOPE = 'rkan_mm'
+MODULE2PACKAGE.setdefault(SCOPE, SCOPE)  # mmengine looks up configs by name in packages that stand here
 
 
-def build(registry: Registry, cfg: dict, caller: str, **defaults):
+class Registry(MMRegistry):
+    """A registry that also finds the names of mmdet and mmpretrain while ``rkan_mm`` is the default scope.
+
+    mmengine's inferencers make the package of a config's name the default scope: ``DetInferencer(name,
+    scope='rkan_mm')``. Our configs name mmdet's classes without a prefix.
+    """
+
+    def get(self, key: str) -> type | None:
+        """Class of a name, or None."""
+        scope = DefaultScope.get_current_instance()
+        if '.' not in key and key not in self._module_dict and scope is not None and scope.scope_name == SCOPE:
+            for other in ('mmdet', 'mmpretrain'):  # before mmengine: mmcv has a LoadAnnotations of its own there
+                if (found := self.parent.get(f'{other}.{key}')) is not None:
+                    return found
+        return super().get(key)
+
+
+def _child(name: str, location: str = 'rkan_mm.models') -> Registry:
+    parent = getattr(mmengine_registry, name)
+    return Registry(parent.name, parent=parent, scope=SCOPE, locations=[location])
+
+
+MODELS = _child('MODELS', 'rkan_mm.models')
+HOOKS = _child('HOOKS', 'rkan_mm.engine')
+DATASETS = _child('DATASETS', 'rkan_mm.datasets')
+LOOPS = _child('LOOPS', 'rkan_mm.engine')
+OPTIM_WRAPPERS = _child('OPTIM_WRAPPERS', 'rkan_mm.engine')
+STRATEGIES = _child('STRATEGIES', 'rkan_mm.engine')
+FUNCTIONS = _child('FUNCTIONS', 'rkan_mm.engine')
+METRICS = _child('METRICS', 'rkan_mm.evaluation')
+# nothing of ours is in these
+TRANSFORMS, TASK_UTILS, VISUALIZERS = _child('TRANSFORMS'), _child('TASK_UTILS'), _child('VISUALIZERS')
+BASES = MMRegistry('basis', scope=SCOPE, locations=['rkan_mm.models'])
+FUSIONS = MMRegistry('fusion', scope=SCOPE, locations=['rkan_mm.models'])
+
+
+def build(registry: MMRegistry, cfg: dict, caller: str, **defaults):
     """Build ``cfg`` from one of our own registries, whatever the default scope is.
 
     Args:

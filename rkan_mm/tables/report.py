@@ -114,7 +114,7 @@ def models(tables: Sequence[Table]) -> list[dict]:
         for name, row in table.rows.items():
             entry = entries.setdefault(row['config'], {
                 'Name': Path(row['config']).stem, 'In Collection': table.collection, 'Config': row['config'],
-                'Metadata': {}, 'Results': []})
+                'Weights': None, 'Metadata': {}, 'Results': []})
             if not entry['Metadata'] or ('options' not in row and 'parameters' in row):
                 entry['Metadata'] = {'Parameters': row.get('parameters')}
             entry['Results'] += row.get('results', [])
