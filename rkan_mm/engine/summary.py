@@ -20,6 +20,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
 
+from .provenance import commit, fingerprint
+
 
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
@@ -30,6 +32,10 @@ class RunSummaryHook(Hook):
     ``loss`` the lowest), the median seconds of a training epoch without validation, the peak memory in MiB (of the GPU,
     else resident), parameters, seed and versions; metrics of a test that follows are added. The best value of a metric
     was chosen by the data it is measured on, the last one was not.
+
+    It also holds the fingerprint of the data of each split and the commit of the code; of a run that was resumed, all
+    that it had. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other
+    data is warned of when it starts, and ``other_data`` names the splits.
     """
 
     priority = 'VERY_LOW'
@@ -39,6 +45,45 @@ class RunSummaryHook(Hook):
         whole = FullyShardedDataParallel.summon_full_params(runner.model, writeback=False) if sharded else nullcontext()
         with whole:
             self._parameters = sum(p.numel() for p in runner.model.parameters())
+        self._note_provenance(runner)
+
+    @master_only
+    def _note_provenance(self, runner: Runner) -> None:
+        loaders = dict(train=runner.train_dataloader, val=runner.val_dataloader if runner.val_loop else None)
+        self._remember(runner, 'commit', commit())
+        for split, loader in loaders.items():
+            if loader is not None:
+                self._check_data(runner, split, fingerprint(loader.dataset))
+
+    def _check_data(self, runner: Runner, split: str, data: str | None) -> None:
+        before = self._remember(runner, f'data_{split}', data)
+        if before and before[-1] != data:
+            runner.logger.warning(f'The {split} data changed since this run began: fingerprint {data}, it was '
+                                  f'{before[-1]}')
+        expected = (runner.cfg.get('data_fingerprints') or {}).get(split)
+        if expected and data != expected:
+            hint = runner.cfg.get('data_hint')
+            runner.logger.warning(
+                f'The {split} data is not what this config was made for: fingerprint {data}, expected {expected}. Its '
+                f'results do not compare with recorded ones.{f" {hint}" if hint else ""}')
+
+    @staticmethod
+    def _remember(runner: Runner, name: str, value: str | None) -> list[str]:
+        """Append to what checkpoints keep of the run, unless it is the newest already; what was there before."""
+        before = runner.message_hub.get_info(f'provenance_{name}', [])
+        if value and value not in before[-1:]:
+            runner.message_hub.update_info(f'provenance_{name}', [*before, value])
+        return before
+
+    @staticmethod
+    def _provenance(runner: Runner) -> dict:
+        def known(name: str) -> list[str]:
+            return runner.message_hub.get_info(f'provenance_{name}', [])
+
+        data = {split: known(f'data_{split}') for split in ('train', 'val', 'test') if known(f'data_{split}')}
+        expected = runner.cfg.get('data_fingerprints') or {}
+        return dict(commits=known('commit'), data=data, other_data=[
+            split for split in data if split in expected and data[split] != [expected[split]]])
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -61,6 +106,7 @@ class RunSummaryHook(Hook):
             peak_memory_mib=self._memory(),
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU',
             threads=torch.get_num_threads(),
+            **self._provenance(runner),
             processes=get_world_size(),
             versions=dict(python=platform.python_version(), torch=torch.__version__, mmengine=mmengine.__version__))
         self._path(runner).write_text(json.dumps(summary, indent=1))
@@ -72,7 +118,8 @@ class RunSummaryHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if runner.iter and self._path(runner).exists():
             summary = json.loads(self._path(runner).read_text())
-            self._path(runner).write_text(json.dumps(dict(summary, test=metrics), indent=1))
+            self._check_data(runner, 'test', fingerprint(runner.test_dataloader.dataset))
+            self._path(runner).write_text(json.dumps({**summary, **self._provenance(runner), 'test': metrics}, indent=1))
 
     @staticmethod
     def _path(runner: Runner) -> Path:

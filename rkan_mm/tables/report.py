@@ -29,7 +29,8 @@ def markdown(table: Table) -> str:
     """Mean and spread (standard deviation over seeds) of every row, as a table.
 
     Differences to the ``baseline`` are of runs with the same seed. Seconds are those of the fastest seed, and memory
-    that of the largest: what else a machine does can only add to them.
+    that of the largest: what else a machine does can only add to them. Runs on other data than their config was made
+    for are counted beside the seeds.
     """
     keys = figures(table)
     with_macs = any('macs' in row for row in table.rows.values())
@@ -51,9 +52,11 @@ def markdown(table: Table) -> str:
         cells += [spread(values(table, lines, key)) if lines else 'not run' for key in keys]
         if table.baseline:
             cells.append(paired(table, results, name))
+        others = sum(bool(line['other_data']) for line in lines)
         seconds = [float(line['seconds_per_epoch']) for line in lines if line['seconds_per_epoch']]
         cells += [f'{min(seconds):.1f}' if seconds else '-',
-                  f'{max(float(line["peak_memory_mib"]) for line in lines):.0f}' if lines else '-', str(len(lines))]
+                  f'{max(float(line["peak_memory_mib"]) for line in lines):.0f}' if lines else '-',
+                  f'{len(lines)}{f" ({others} on other data)" if others else ""}']
         text.append(f'| {" | ".join(cells)} |')
     return '\n'.join(text) + '\n'
 

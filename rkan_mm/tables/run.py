@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -18,8 +19,20 @@ from .report import markdown, plot, publish
 from .table import Table
 
 
-def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int) -> None:
-    """Train one row with one seed, going on where it was left.
+def share_of_cores(jobs: int) -> dict[str, str]:
+    """Environment for one of several runs at the same time: its share of the cores, and barriers that do not spin.
+
+    Where all runs take all cores, OpenMP's threads wait for each other by spinning, and steps take many times as long.
+    What the caller's environment already says stands.
+    """
+    if jobs < 2:
+        return dict(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return {'OMP_NUM_THREADS': str(max(1, cores // jobs)), 'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+
+
+def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int, jobs: int = 1) -> None:
+    """Train one row with one seed, going on where it was left; ``jobs`` is how many runs share the machine.
 
     Raises:
         PreflightError: the run failed.
@@ -33,7 +46,8 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
                *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed)]
     log = work_dir / 'run.log'
     with log.open('w') as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT,
+                              env=share_of_cores(jobs)).returncode
     if code:
         end = '\n  '.join(log.read_text().splitlines()[-3:])
         raise PreflightError(f'{name}, seed {seed}: exit code {code}; {log} ends with\n  {end}')
@@ -50,7 +64,7 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('table', help='yaml file, e.g. configs/tables/ckan_fmnist.yml')
     parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
     parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time, each on its share of the cores')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--gpus', type=int, default=1, help='for a run, with a launcher')
     parser.add_argument('--collect', action='store_true', help='run nothing, only write the tables and the plot')
@@ -69,7 +83,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
             for name, seed in wanted:
                 if (name, seed) not in done:
                     folder = root / re.sub(r'\W+', '-', name).strip('-').lower() / f'seed{seed}'
-                    future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus)
+                    future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus,
+                                         args.jobs)
                     futures[future] = name, seed, folder
             for future in as_completed(futures):
                 name, seed, folder = futures[future]

@@ -13,7 +13,7 @@ import yaml
 from rkan_mm.preflight import PreflightError
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
-          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others')
+          'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data', 'commit')
 
 
 class Table:
@@ -76,11 +76,11 @@ class Table:
                 for seed in (row.get('seeds', self.seeds) if seeds is None else seeds)]
 
     def results(self) -> list[dict]:
-        """Lines of the record, in the order of the rows."""
+        """Lines of the record, in the order of the rows; columns that an older record lacks are empty."""
         if not self.record.exists():
             return []
         with self.record.open(newline='') as file:
-            lines = [line for line in csv.DictReader(file) if line['row'] in self.rows]
+            lines = [dict.fromkeys(FIELDS, '') | line for line in csv.DictReader(file) if line['row'] in self.rows]
         order = list(self.rows)
         return sorted(lines, key=lambda line: (order.index(line['row']), int(line['seed'])))
 
@@ -100,7 +100,10 @@ class Table:
             peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
             device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
             curve=' '.join(f'{value:.4f}' for value in metric['curve']),
-            others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others))
+            others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others),
+            threads=summary.get('threads', ''),
+            data=' '.join(f'{split}:{"+".join(prints)}' for split, prints in summary.get('data', {}).items()),
+            other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])))
         done = {(each['row'], int(each['seed'])): each for each in self.results()}
         done[name, seed] = line
         order = list(self.rows)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rkan_mm.datasets.shapes import CLASSES, draw_scene, make_shapes
+from rkan_mm.datasets.shapes import CLASSES, VERSION, draw_scene, make_shapes
 
 
 def digest(root):
@@ -23,6 +23,18 @@ def test_is_deterministic_and_an_image_does_not_depend_on_the_others(tmp_path):
         {name: value for name, value in a.items() if name.endswith('.png')}
     assert a['train/000000.png'] != digest(make_shapes(tmp_path / 'd', 4, 2, seed=4))['train/000000.png']
     assert a['train/000000.png'] != a['val/000000.png']
+
+
+def test_a_version_names_one_drawing():
+    total = hashlib.sha256()
+    for index in range(8):
+        picture, instances = draw_scene(np.random.default_rng([0, 0, index]), 128)
+        total.update(picture.tobytes())
+        for kind, mask in instances:
+            total.update(bytes([kind]) + mask.tobytes())
+    drawings = {2: 'eca44c717bac'}
+    assert total.hexdigest()[:12] == drawings.get(VERSION), (
+        'the pictures changed: raise VERSION, and make data_fingerprints and the records of the shapes anew')
 
 
 def test_is_coco(tmp_path):

@@ -1,6 +1,7 @@
 """The drawn shapes of rkan_mm (tools/make_shapes.py) at their own size of 128 px."""
 data_root = 'data/shapes/'
 data_hint = 'Make it with: python tools/make_shapes.py data/shapes'
+data_fingerprints = dict(train='96946a70743a', val='5de41149ef68')
 metainfo = dict(classes=('disc', 'rectangle', 'triangle', 'star', 'ring'))
 
 train_pipeline = [
