@@ -56,10 +56,9 @@ def _parts(info: dict) -> Iterator[bytes]:
 def _plain(value: Any) -> bytes:
     if isinstance(value, torch.Tensor):
         value = value.numpy()
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = np.asarray(value)
-        return str(value.shape).encode() + (value.tobytes() if value.ndim > 1 else repr(value.tolist()).encode())
-    return repr(value).encode()
+    if isinstance(value, np.ndarray) and value.ndim > 1:  # an image
+        return str(value.shape).encode() + value.tobytes()
+    return repr(value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value).encode()
 
 
 def commit() -> str | None:

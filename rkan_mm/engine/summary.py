@@ -119,7 +119,8 @@ class RunSummaryHook(Hook):
         if runner.iter and self._path(runner).exists():
             summary = json.loads(self._path(runner).read_text())
             self._check_data(runner, 'test', fingerprint(runner.test_dataloader.dataset))
-            self._path(runner).write_text(json.dumps({**summary, **self._provenance(runner), 'test': metrics}, indent=1))
+            summary = {**summary, **self._provenance(runner), 'test': metrics}
+            self._path(runner).write_text(json.dumps(summary, indent=1))
 
     @staticmethod
     def _path(runner: Runner) -> Path:

@@ -3,6 +3,9 @@
 import argparse
 import csv
 import json
+import os
+import re
+import subprocess
 
 import pytest
 import torch
@@ -38,7 +41,7 @@ def project(tmp_path, root, monkeypatch):
     (tmp_path / 'tools').symlink_to(root / 'tools')
     rows = [dict(name='plain', config='configs/tiny.py', published=50),
             dict(name='faster, lr 0.1', config='configs/tiny.py', seeds=[3],
-                 options={'optim_wrapper.optimizer.lr': 0.1})]
+                 options={'optim_wrapper.optimizer.lr': 0.1, 'data_fingerprints.train': 'other'})]
     (tmp_path / 'table.yml').write_text(yaml.safe_dump(
         dict(title='Tiny', metric='accuracy/top1', seeds=[0, 1], rows=rows)))
     monkeypatch.chdir(tmp_path)
@@ -46,13 +49,16 @@ def project(tmp_path, root, monkeypatch):
     return tmp_path
 
 
-def test_a_table_is_run_once_and_collected(project, monkeypatch):
+def test_a_table_is_run_once_and_collected(project, root, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     run_table(['table.yml', '--rows', 'plain', '--seeds', '1', '--record', 'out.csv'])
     launched = []
     launch = table_module.launch
     monkeypatch.setattr(table_module, 'launch', lambda *args: (launched.append(args[1:3]), launch(*args)))
     run_table(['table.yml', '--record', 'out.csv', '--jobs', '2'])
     assert sorted(launched) == [('faster, lr 0.1', 3), ('plain', 0)]
+    head = ['git', '-C', str(root), 'rev-parse', 'HEAD']
+    git_log = subprocess.run(head, capture_output=True, text=True).stdout
     with open('out.csv', newline='') as file:
         lines = list(csv.DictReader(file))
     assert [(line['row'], line['seed']) for line in lines] == [('plain', '0'), ('plain', '1'), ('faster, lr 0.1', '3')]
@@ -64,6 +70,15 @@ def test_a_table_is_run_once_and_collected(project, monkeypatch):
         assert curve[int(line['best_epoch']) - 1] == max(curve)
         assert float(line['seconds_per_epoch']) > 0
         assert float(line['peak_memory_mib']) > 50
+        assert re.fullmatch(r'train:[0-9a-f]{12} val:[0-9a-f]{12}', line['data'])
+        assert line['data'] == lines[0]['data']
+        assert line['commit'].removesuffix('-dirty') in git_log
+    assert [line['other_data'] for line in lines] == ['', '', 'train']
+    log = (project / 'work_dirs/tables/table/faster-lr-0-1/seed3/run.log').read_text()
+    assert 'The train data is not what this config was made for: fingerprint ' in log
+    assert '| 1 (1 on other data) |' in (project / 'out.md').read_text()
+    cores = len(os.sched_getaffinity(0))
+    assert [line['threads'] for line in lines] == [str(max(1, cores // 2)), str(cores), str(max(1, cores // 2))]
     mean = sum(float(line['last']) for line in lines[:2]) / 2
     row = next(row for row in (project / 'out.md').read_text().splitlines() if 'plain' in row)
     assert row.startswith('| [plain](configs/tiny.py) | 568 | 50.00 | ')
@@ -96,6 +111,27 @@ def test_a_run_without_epochs_and_one_without_the_metric(project):
     (project / 'summary.json').write_text(json.dumps(dict(summary, metrics={'loss': metric})))
     with pytest.raises(PreflightError, match="no metric 'accuracy/top1'; there are loss"):
         table.add('plain', 1, project)
+
+
+def test_a_record_of_before_has_empty_columns(project):
+    old = FIELDS[:FIELDS.index('threads')]
+    with open('out.csv', 'w', newline='') as file:
+        writer = csv.DictWriter(file, old)
+        writer.writeheader()
+        writer.writerow(dict.fromkeys(old, '1') | dict(row='plain'))
+    (line,) = Table('table.yml', 'out.csv').results()
+    assert [line[name] for name in ('last', 'threads', 'data', 'other_data', 'commit')] == ['1', '', '', '', '']
+    assert markdown(Table('table.yml', 'out.csv')).splitlines()[2].endswith('| 1 |')
+
+
+@pytest.mark.parametrize(('jobs', 'caller', 'threads'), [(1, {}, None), (2, {}, '3'), (4, {}, '1'), (99, {}, '1'),
+                                                         (2, {'OMP_NUM_THREADS': '5'}, '5')])
+def test_runs_share_the_cores(monkeypatch, jobs, caller, threads):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(6)), raising=False)
+    for name, value in caller.items():
+        monkeypatch.setenv(name, value)
+    assert table_module.share_of_cores(jobs).get('OMP_NUM_THREADS') == threads
 
 
 def test_the_seed_in_an_option(project):

@@ -1,0 +1,96 @@
+"""What a run was made of."""
+
+import copy
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.registry import DATASETS, init_default_scope
+
+from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.engine import provenance
+from rkan_mm.engine.provenance import commit, fingerprint
+
+
+def shapes(root):
+    init_default_scope('mmdet')
+    return DATASETS.build(dict(
+        type='CocoDataset', data_root=str(root), ann_file='annotations/train.json', data_prefix=dict(img='train/'),
+        metainfo=dict(classes=('disc', 'rectangle', 'triangle', 'star', 'ring')), pipeline=[]))
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_shapes(tmp_path / 'shapes', num_train=6, num_val=1)
+
+
+def test_of_the_data_and_not_of_where_it_lies(root, tmp_path):
+    first = fingerprint(shapes(root))
+    assert len(first) == 12
+    assert fingerprint(shapes(shutil.copytree(root, tmp_path / 'elsewhere'))) == first
+    assert fingerprint(RepeatDataset(shapes(root), 1)) == first
+
+
+def test_every_change_shows(root, tmp_path):
+    prints = [fingerprint(shapes(root)), fingerprint(shapes(make_shapes(tmp_path / 'more', 7, 1))),
+              fingerprint(shapes(make_shapes(tmp_path / 'other', 6, 1, seed=1)))]
+    picture = root / 'train/000002.png'
+    picture.write_bytes((root / 'train/000003.png').read_bytes())
+    prints.append(fingerprint(shapes(root)))
+    annotations = root / 'annotations/train.json'
+    annotations.write_text(annotations.read_text().replace('"category_id": 1,', '"category_id": 2,', 1))
+    prints.append(fingerprint(shapes(root)))
+    assert len(set(prints)) == len(prints)
+
+
+class Labelled(BaseDataset):
+    def load_data_list(self):
+        return copy.deepcopy(self._metainfo['entries'])
+
+
+def labelled(entries):
+    return Labelled(metainfo=dict(entries=entries), pipeline=[])
+
+
+def test_pictures_in_memory_and_their_labels():
+    entries = [dict(img=np.full((4, 4), i, np.uint8), gt_label=np.int64(i)) for i in range(3)]
+    first = fingerprint(labelled(entries))
+    assert fingerprint(labelled([{**entry, 'gt_label': int(entry['gt_label'])} for entry in entries])) == first
+    entries[1]['img'][0, 0] = 9
+    second = fingerprint(labelled(entries))
+    entries[1]['gt_label'] = np.int64(7)
+    assert len({first, second, fingerprint(labelled(entries))}) == 3
+
+
+def test_of_a_large_set_evenly_spaced_entries(monkeypatch):
+    monkeypatch.setattr(provenance, 'SAMPLED', 10)
+    entries = [dict(gt_label=i) for i in range(100)]
+    first = fingerprint(labelled(entries))
+    assert first != fingerprint(labelled(entries[1:]))
+    entries[99]['gt_label'] = 0  # the first and the last are always among them
+    assert first != fingerprint(labelled(entries))
+
+
+def test_what_has_no_entries_has_none():
+    assert fingerprint([1, 2]) is None
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
+    def git(*args):
+        subprocess.run(['git', '-C', str(tmp_path), '-c', 'user.name=a', '-c', 'user.email=a@b', *args], check=True,
+                       capture_output=True)
+
+    module = tmp_path / 'provenance.py'
+    module.write_text('a')
+    monkeypatch.setattr(provenance, '__file__', str(module))
+    assert commit() is None  # no checkout
+    git('init')
+    assert commit() is None  # a checkout of something else
+    git('add', '.')
+    git('commit', '-m', 'a')
+    clean = commit()
+    assert len(clean) == 12
+    module.write_text('b')
+    assert commit() == f'{clean}-dirty'
