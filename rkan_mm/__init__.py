@@ -1,6 +1,7 @@
 """RKAN (Residual Kolmogorov-Arnold Network) and KAN convolutions for MMDetection and MMPretrain.
 
-Importing this package registers its models, hooks and data sets; it imports neither mmdet nor mmpretrain.
+Importing this package registers its models, hooks and data sets; it imports neither mmdet nor mmpretrain. `formula`,
+which needs the extra ``rkan_mm[inspect]``, is imported at its first use.
 """
 
 __version__ = '0.2.0'
@@ -9,3 +10,10 @@ from rkan_mm import datasets, engine, models  # noqa: F401
 from rkan_mm.hub import register_when_imported
 
 register_when_imported()
+
+
+def __getattr__(name: str):
+    if name == 'formula':
+        from rkan_mm.inspection import formula
+        return formula
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -203,7 +203,7 @@ class Setup:
         # torch is named again so that no dependency may move it away from what mmcv was compiled for
         version = self.ask('import torch; print(torch.__version__.split("+")[0])')
         self.pip(f'rkan_mm with the {self.stack} stack', '1 min', 'install', f'torch=={version}', str(wheel), '-e',
-                 f'.[{self.stack},dev]')
+                 f'.[{self.stack},inspect,dev]')
         if subprocess.run([self.python, '-c', 'import cv2'], capture_output=True).returncode:
             # opencv-python needs libGL, which servers lack; the headless build of the same version does not
             cv2_version = self.ask('from importlib.metadata import version; print(version("opencv-python"))')

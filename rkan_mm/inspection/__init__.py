@@ -1,0 +1,6 @@
+"""What a trained network has learned: its functions as curves and formulas, and what they are worth."""
+
+from .formulas import Formula, LayerFormula, formula
+from .functions import LayerFunctions, kan_layers
+
+__all__ = ['Formula', 'LayerFormula', 'LayerFunctions', 'formula', 'kan_layers']
