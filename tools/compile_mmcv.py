@@ -5,7 +5,7 @@ mmcv's files all include the same headers of torch. The first call compiles thes
 very flags of the files; the others wait for it and use it. A compiler that refuses the header compiles as ever, and
 the log says so. The host files of a CUDA build pass through here too; nvcc calls its own compiler.
 
-Environment: RKAN_MM_CXX, the compiler; RKAN_MM_BUILD, a folder for the header and for commands.jsonl, a line a file.
+Environment: RKAN_MM_CXX, the compiler; RKAN_MM_BUILD, a folder for the header and mmcv-commands.jsonl, a line a file.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(args: list[str]) -> int:
         header = precompile(cxx, shared_flags(args), build) if has_header(args) else None
         if header:
             args = ['-include', str(header), *args]
-        with (build / 'commands.jsonl').open('a') as log:
+        with (build / 'mmcv-commands.jsonl').open('a') as log:
             log.write(json.dumps(dict(file=Path(source).name, args=[*cxx, *args])) + '\n')
     return subprocess.run([*cxx, *args]).returncode
 

@@ -40,7 +40,7 @@ print(f'torch {torch.__version__}, torchvision {torchvision.__version__}, mmengi
 """
 
 
-COMMANDS = 'commands.jsonl'  # how each file of mmcv was compiled, written by tools/compile_mmcv.py
+COMMANDS = 'mmcv-commands.jsonl'  # how each file of mmcv was compiled, written by tools/compile_mmcv.py
 
 
 def optimisation(args: list[str]) -> str:
@@ -141,7 +141,7 @@ class Setup:
                  'ninja')
 
     def install_torch(self) -> None:
-        self.pip(' and '.join(self.torch), '1 to 10 min, up to 3 GB of downloads', 'install', *self.torch)
+        self.pip(' and '.join(self.torch), '2 to 10 min, up to 3 GB of downloads', 'install', *self.torch)
 
     def mmcv_wheel(self) -> Path:
         """The compiled wheel from the cache, or else built from its sdist against the installed torch."""
@@ -151,8 +151,9 @@ class Setup:
         cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rkan_mm'
         folder = cache / f'{name}-{platform.machine()}-{device}'
         wheels = sorted(folder.glob('*.whl'))
-        if wheels:
+        if wheels and (folder / COMMANDS).exists():  # one without a record of its flags is compiled again
             print(f'==> compiled {self.mmcv} found in {folder}', flush=True)
+            shutil.copy(folder / COMMANDS, self.venv)
             return wheels[0]
         if device == 'cuda' and not (shutil.which('nvcc') or os.environ.get('CUDA_HOME')):
             raise SetupError('torch sees a GPU, but nvcc, which compiles the CUDA ops of mmcv, was not found.\n'
@@ -185,7 +186,8 @@ class Setup:
             wheel = next(Path(tmp).glob('*.whl'))
             self.check_optimised(build / COMMANDS)
             folder.mkdir(exist_ok=True)
-            shutil.move(build / COMMANDS, folder / COMMANDS)
+            shutil.copy(build / COMMANDS, folder / COMMANDS)
+            shutil.copy(build / COMMANDS, self.venv)
             return Path(shutil.move(wheel, folder / wheel.name))
 
     def check_optimised(self, commands: Path) -> None:
