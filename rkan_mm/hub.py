@@ -16,14 +16,14 @@ import yaml
 
 MIM = Path(__file__).parent / '.mim'
 HUB = 'mmpretrain.apis.model'
-DETECTION = ('coco', 'voc')  # folders without a classifier
+OTHERS = ('coco', 'rotated', 'segmentation', 'voc')  # folders without a classifier
 
 
 def classifiers() -> list[dict]:
     """Entries of our metafiles that are no detectors."""
     loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
     index = yaml.load((MIM / 'model-index.yml').read_text(), loader)
-    entries = [entry for path in index['Import'] if Path(path).parent.name not in DETECTION
+    entries = [entry for path in index['Import'] if Path(path).parent.name not in OTHERS
                for entry in yaml.load((MIM / path).read_text(), loader)['Models']]
     return [entry for entry in entries
             if all(result['Task'] == 'Image Classification' for result in entry['Results'])]

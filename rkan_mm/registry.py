@@ -7,14 +7,18 @@ They are children of mmengine's registries with scope ``rkan_mm``, so mm configs
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 
 from mmengine import registry as mmengine_registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope
 from mmengine.registry import Registry as MMRegistry
+from mmengine.utils import is_installed
 
 SCOPE = 'rkan_mm'
 MODULE2PACKAGE.setdefault(SCOPE, SCOPE)  # mmengine looks up configs by name in packages that stand here
+if find_spec('mmseg') and not is_installed(MODULE2PACKAGE.get('mmseg', 'mmseg')):
+    MODULE2PACKAGE['mmseg'] = 'mmseg'  # the fork's package has another name, by which mmengine does not find `mmseg::`
 
 
 class Registry(MMRegistry):

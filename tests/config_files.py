@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 import yaml
@@ -12,12 +13,13 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
-CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-PATHS = {path.stem: path for path in CONFIGS}
+LIBRARIES = {'segmentation': 'mmseg', 'rotated': 'mmrotate'}  # folders whose configs need other libraries, too
+PATHS = {path.stem: path for path in sorted((ROOT / 'configs').rglob('*.py')) if '_base_' not in path.parts}
+CONFIGS = [path for path in PATHS.values() if find_spec(LIBRARIES.get(path.parent.name, 'mmdet'))]
 METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 ENTRIES: dict[str, dict] = {entry['Name']: entry for path in METAFILES
                             for entry in yaml.safe_load(path.read_text())['Models']}
-PAGES = sorted((ROOT / 'configs').glob('*/README.md'))
+PAGES = [*sorted((ROOT / 'configs').glob('*/README.md')), ROOT / 'docs/numbers.md']
 
 
 @cache

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from config_files import CONFIGS, ENTRIES, METAFILES, PAGES, PATHS, epoch_rates, load
+from config_files import CONFIGS, ENTRIES, LIBRARIES, METAFILES, PAGES, PATHS, epoch_rates, load
 from conftest import ROOT, on_meta
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, TRANSFORMS
 
-each = pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+each = pytest.mark.parametrize('path', PATHS.values(), ids=lambda path: path.stem)
 
 
-@each
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_builds_with_the_parameters_of_the_metafile(path, quick_build):
     cfg = load(path.stem)
     entry = ENTRIES[path.stem]
@@ -41,7 +41,7 @@ def test_is_a_short_leaf_with_a_docstring(path):
 
 def test_metafile_and_configs_name_the_same():
     assert set(ENTRIES) == set(PATHS)
-    assert len(ENTRIES) == len(CONFIGS) == sum(len(yaml.safe_load(path.read_text())['Models']) for path in METAFILES)
+    assert len(ENTRIES) == len(PATHS) == sum(len(yaml.safe_load(path.read_text())['Models']) for path in METAFILES)
 
 
 @each
@@ -66,7 +66,7 @@ def test_readme_has_the_numbers_of_the_metafile(path):
             assert (f'{value:.1f}' if result['Source'] == 'mmdet' else f'{value:.2f}') in text
     if 'Plain Config' in metadata:
         assert metadata['Plain Config'] in text
-        assert all(f'{metadata[key]:.1f}' in text for key in ('Plain Box AP', 'Plain Mask AP') if key in metadata)
+        assert all(str(metadata[key]) in text for key in metadata if key.startswith('Plain '))
 
 
 def test_every_number_says_whose_it_is():
@@ -77,9 +77,9 @@ def test_every_number_says_whose_it_is():
                 assert {'Command', 'Seeds', 'Machine'} <= set(result)
 
 
-RKAN_COCO = [path.stem for path in CONFIGS if re.search(r'^mask-rcnn_.*_fpn_(residualkan-)?1x_coco$', path.stem)]
-RKAN_VOC = [path.stem for path in CONFIGS if path.stem.endswith('_1x_voc0712')]
-MMDET = [path.stem for path in CONFIGS if 'mmdet-' in path.stem]
+RKAN_COCO = [path.stem for path in PATHS.values() if re.search(r'^mask-rcnn_.*_fpn_(residualkan-)?1x_coco$', path.stem)]
+RKAN_VOC = [path.stem for path in PATHS.values() if path.stem.endswith('_1x_voc0712')]
+MMDET = [path.stem for path in PATHS.values() if 'mmdet-' in path.stem]
 # config of ours: the one of mmdet that it equals but for the backbone, and what else differs on purpose
 MMDET_BASES = {name: 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco' for name in MMDET if name.startswith('mask-rcnn')} | {
     name: ENTRIES[name]['Metadata']['Plain Config'][len('mmdet::'):-len('.py')]
@@ -212,6 +212,8 @@ def test_mmdets_numbers_are_those_of_its_metafiles():
     configs = Path(mmdet.__file__).parent / '.mim/configs'
     found = 0
     for name, entry in ENTRIES.items():
+        if PATHS[name].parent.name in LIBRARIES:
+            continue
         plain = {result['Task']: result['Metrics'] for result in entry['Results'] if result['Source'] == 'mmdet'}
         metadata = entry['Metadata']
         if 'Plain Config' in metadata:
@@ -226,7 +228,7 @@ def test_mmdets_numbers_are_those_of_its_metafiles():
         model, = [each for each in theirs['Models'] if each['Name'] == Path(base).stem]
         assert {result['Task']: result['Metrics'] for result in model['Results']} == plain
         found += 1
-    assert found == 7
+    assert found == 8
 
 
 def test_coco_pipeline_scales_flips_and_jitters():

@@ -89,6 +89,7 @@ class RKANet(BaseModule):
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
         input_size: height and width of the image with which the stages are measured once.
         with_cp: ``with_cp`` of the blocks; that of the inner backbone stands in its own config.
+        pretrained: weights of the inner backbone, which the models of mmsegmentation hand to their backbone.
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
 
     Raises:
@@ -108,8 +109,11 @@ class RKANet(BaseModule):
                  fusion: dict = dict(type='Addition'),  # noqa: B006
                  input_size: tuple[int, int] = (64, 64),
                  with_cp: bool = False,
+                 pretrained: str | None = None,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
+        if pretrained is not None:
+            backbone = self._with_pretrained(backbone, pretrained)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
         if isinstance(stages, str):
             stages = (stages,)
@@ -132,6 +136,15 @@ class RKANet(BaseModule):
             bridge = BridgedStage(name, stage_block, stage_fusion)
             bridge.attach(*spans[name])
             self.bridges[name.replace('.', '_').replace(':', '-')] = bridge
+
+    @staticmethod
+    def _with_pretrained(backbone: dict, pretrained: str) -> dict:
+        if not isinstance(backbone, dict):
+            raise TypeError(f'RKANet: pretrained={pretrained!r} needs a config of a backbone, got a '
+                            f'{type(backbone).__name__}; load the weights into it before')
+        if 'backbone' in backbone:  # a PluggedBackbone
+            return {**backbone, 'backbone': RKANet._with_pretrained(backbone['backbone'], pretrained)}
+        return {**backbone, 'pretrained': pretrained}
 
     @staticmethod
     def _build_backbone(cfg: dict) -> nn.Module:
