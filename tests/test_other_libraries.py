@@ -9,7 +9,8 @@ from config_files import PATHS
 
 from rkan_mm.apis import runner
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]  # mmrotate's
+# mmrotate's metric leaves a temporary folder behind
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]
 
 
 def picture(path, seed):
