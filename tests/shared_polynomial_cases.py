@@ -55,10 +55,10 @@ def values_and_gradients(form: Callable, inputs: list[Tensor | None], options: d
     return [y.detach(), *torch.autograd.grad(y, [t for t in leaves if t is not None], grad)]
 
 
-def check(form: Callable, inputs: list[Tensor | None], options: dict, tolerance: float = 2e-6) -> list[Tensor]:
+def check(form: Callable, inputs: list[Tensor | None], options: dict, tolerance: float = 2e-6,
+          oracle: Callable = shared_polynomial_conv2d_torch) -> list[Tensor]:
     """Compare a form with the oracle, relative to the largest value; returns what the form gave."""
-    right = values_and_gradients(shared_polynomial_conv2d_torch, [t if t is None else t.double() for t in inputs],
-                                 options)
+    right = values_and_gradients(oracle, [t if t is None else t.double() for t in inputs], options)
     results = values_and_gradients(form, inputs, options)
     for result, expected in zip(results, right, strict=True):
         assert result.shape == expected.shape

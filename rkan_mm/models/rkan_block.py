@@ -59,7 +59,7 @@ class RKANBlock(BaseModule):
                  normalization: str | None = None,
                  shortcut: bool = False,
                  norm_cfg: dict = dict(type='BN'),  # noqa: B006
-                 act_cfg: dict | None = dict(type='SiLU', inplace=True),  # noqa: B006
+                 act_cfg: dict | None = dict(type='SiLU'),  # noqa: B006
                  norm_between: bool = True,
                  zero_init_residual: bool = False,
                  with_cp: bool = False,

@@ -119,15 +119,13 @@ class SharedKANConv2d(BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.scaler is None else self.weight * self.scaler
-        if self.normalization in PATCHWISE:
-            out = recompute(self._over_patches, x, weight)
-        elif isinstance(self.basis, Polynomial):
-            out = shared_polynomial_conv2d(x, self.basis.to_monomials(weight), self.base_weight,
-                                           ELEMENTWISE[self.normalization], self.base_act, self.stride, self.padding,
-                                           self.dilation)
+        if isinstance(self.basis, Polynomial) and self.normalization in ELEMENTWISE:
+            out = shared_polynomial_conv2d(x, self.weight, self.base_weight, ELEMENTWISE[self.normalization],
+                                           self.base_act, self.stride, self.padding, self.dilation, self.scaler,
+                                           self.basis)
         else:
-            out = recompute(self._over_planes, x, weight)
+            weight = self.weight if self.scaler is None else self.weight * self.scaler
+            out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight)
         return out if self.bias is None else out + self.bias
 
     def _over_planes(self, x: Tensor, weight: Tensor) -> Tensor:

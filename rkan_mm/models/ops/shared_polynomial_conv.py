@@ -6,6 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,17 @@ from .compiled import is_transformed
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-KERNELS = dict(cpu='shared_polynomial_conv_cpu', cuda='shared_polynomial_conv_triton')
+TYPES = (Tensor, nn.Parameter)
+
+
+class Polynomials(Protocol):
+    """What is asked of a basis: how its polynomials are made of monomials."""
+
+    change: tuple[float, ...]
+    """(d + 1)^2 numbers: row n has what each polynomial has of t^n."""
+
+    def to_monomials(self, weight: Tensor) -> Tensor:
+        """Coefficients of the polynomials, (d + 1, kh, kw), to those of the monomials."""
 
 
 def shared_polynomial_conv2d(x: Tensor,
@@ -24,8 +35,10 @@ def shared_polynomial_conv2d(x: Tensor,
                              base_act: Callable[[Tensor], Tensor] | None = None,
                              stride: tuple[int, int] = (1, 1),
                              padding: tuple[int, int] = (0, 0),
-                             dilation: tuple[int, int] = (1, 1)) -> Tensor:
-    r"""Sum over taps `p` of :math:`w_p a(x_p) + \sum_{n=0}^d c_{n,p} u(x_p)^n`, for each channel alone, all alike.
+                             dilation: tuple[int, int] = (1, 1),
+                             scaler: Tensor | None = None,
+                             basis: Polynomials | None = None) -> Tensor:
+    r"""Sum over taps `p` of :math:`w_p a(x_p) + s_p \sum_{n=0}^d c_{n,p} P_n(u(x_p))`, the same for every channel.
 
     Where a kernel of this package serves (single or half precision, ``normalize`` tanh or :func:`identity`, no
     ``base_act``, no tracing, compiling or transform under way), backward needs the input and nothing else, and all is
@@ -34,36 +47,98 @@ def shared_polynomial_conv2d(x: Tensor,
 
     Args:
         x: input, (B, C, H, W).
-        weight: coefficients `c` of the monomials, constants first, (d + 1, kh, kw).
+        weight: coefficients `c`, (d + 1, kh, kw).
         base_weight: `w`, (kh, kw).
         normalize: `u`, element-wise, with u(0) = 0.
         base_act: `a`, element-wise, with a(0) = 0; None is the identity.
         stride, padding, dilation: as in :func:`torch.nn.functional.conv2d`.
+        scaler: `s`, (kh, kw); None is 1.
+        basis: the polynomials `P`; None are the monomials, constant first.
 
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
     window = Window(stride, padding, dilation)
-    plain = base_act is None and normalize in (torch.tanh, identity)
-    if plain and not is_transformed():
-        kernels = _kernels(x, weight, base_weight, window)
-        if kernels is not None:
-            run = _SharedPolynomialConv.apply if torch.is_grad_enabled() else _evaluate
-            return run(x, weight, base_weight, normalize is torch.tanh, window, kernels)
-    return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
+    plain = base_act is None and normalize in (torch.tanh, identity) and not is_transformed()
+    form = _form(x, (weight, base_weight, scaler), normalize is torch.tanh, window, basis) if plain else None
+    if form is None or not form.prepares:
+        weight, scaler = _monomials(weight, scaler, basis), None
+    if form is None:
+        return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
+    run = _SharedPolynomialConv.apply if torch.is_grad_enabled() else _evaluate
+    return run(x, weight, base_weight, scaler, form)
 
 
-def _kernels(x: Tensor, weight: Tensor, base_weight: Tensor | None, window: Window) -> ModuleType | None:
-    """The module with kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
-    if x.device.type not in KERNELS or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= MAX_DEGREE + 1):
+def _monomials(weight: Tensor, scaler: Tensor | None, basis: Polynomials | None) -> Tensor:
+    weight = weight if scaler is None else weight * scaler
+    return weight if basis is None else basis.to_monomials(weight)
+
+
+class _OnCpu(NamedTuple):
+    """Compiled kernels, which take coefficients of monomials."""
+
+    squash: bool
+    window: Window
+    basis: None = None
+    prepares = False
+
+    def forward(self, x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: None) -> Tensor:
+        weights, dtype = _folded(weight, base_weight, self.squash), _autocast_dtype('cpu') or x.dtype
+        y = _module('shared_polynomial_conv_cpu').forward(x, *weights, self.squash, self.window, dtype)
+        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+    def backward(self, inputs: tuple[Tensor | None, ...], grad: Tensor,
+                 needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+        x, weight, base_weight, _ = inputs
+        grads = _module('shared_polynomial_conv_cpu').backward(x.detach(), *_folded(weight, base_weight, self.squash),
+                                                               self.squash, self.window, grad, needed[0],
+                                                               any(needed[1:]))
+        if not self.squash and needed[2]:
+            grads = *grads[:2], grads[1][1]
+        return *grads, None
+
+
+class _OnGpu(NamedTuple):
+    """Triton kernels, which take the parameters as they are."""
+
+    squash: bool
+    window: Window
+    basis: Polynomials | None
+    prepares = True
+
+    @property
+    def change(self) -> tuple[float, ...] | None:
+        return None if self.basis is None else self.basis.change
+
+    def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        return _module('shared_polynomial_conv_triton').forward(x, parameters, self.change, self.squash, self.window,
+                                                                _autocast_dtype('cuda') or x.dtype)
+
+    def backward(self, inputs: tuple[Tensor | None, ...], grad: Tensor,
+                 needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+        return _module('shared_polynomial_conv_triton').backward(inputs[0], inputs[1:], self.change, self.squash,
+                                                                 self.window, grad, needed[0], any(needed[1:]))
+
+
+def _form(x: Tensor, parameters: tuple[Tensor | None, ...], squash: bool, window: Window,
+          basis: Polynomials | None) -> _OnCpu | _OnGpu | None:
+    """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
+    device, weight = x.device.type, parameters[0]
+    if device not in ('cpu', 'cuda') or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= MAX_DEGREE + 1):
         return None
-    dtype = None if _autocast_dtype(x.device.type) else x.dtype  # None: any
-    for t in (x, weight, base_weight):
-        if t is not None and not (type(t) in (Tensor, nn.Parameter) and t.dtype in DTYPES and t.device == x.device
-                                  and t.dtype == (dtype or t.dtype)):
+    autocast = _autocast_dtype(device)
+    for t in (x, *parameters):
+        if t is not None and not (type(t) in TYPES and t.dtype in DTYPES and t.device == x.device
+                                  and t.dtype == (t.dtype if autocast else x.dtype)):
             return None
-    kernels = _module(KERNELS[x.device.type])
-    return kernels if kernels and min(window.output_size(x, weight)) > 0 and kernels.is_there() else None
+    if min(window.output_size(x, weight)) <= 0:
+        return None
+    if device == 'cpu':
+        return _OnCpu(squash, window) if _module('shared_polynomial_conv_cpu').is_there() else None
+    form, kernels = _OnGpu(squash, window, basis), _module('shared_polynomial_conv_triton')
+    there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, autocast or x.dtype)
+    return form if there else None
 
 
 @functools.cache
@@ -82,37 +157,29 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
-def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window,
-              kernels: ModuleType) -> Tensor:
-    dtype = _autocast_dtype(x.device.type) or x.dtype
-    y = kernels.forward(x, *_folded(weight, base_weight, squash), squash, window, dtype)
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
+              form: _OnCpu | _OnGpu) -> Tensor:
+    return form.forward(x, weight, base_weight, scaler)
 
 
 class _SharedPolynomialConv(torch.autograd.Function):
     """Of the values of the forward pass, the input alone is kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window,
-                kernels: ModuleType) -> Tensor:
-        ctx.save_for_backward(x, weight, base_weight)
-        ctx.squash, ctx.window, ctx.kernels = squash, window, kernels
-        return _evaluate(x.detach(), weight, base_weight, squash, window, kernels)
+    def forward(ctx, x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
+                form: _OnCpu | _OnGpu) -> Tensor:
+        ctx.save_for_backward(x, weight, base_weight, scaler)
+        ctx.form = form
+        return form.forward(x, weight, base_weight, scaler)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, base_weight = inputs = ctx.saved_tensors
-        squash, window = ctx.squash, ctx.window
-        needed = ctx.needs_input_grad[:3]
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():  # create_graph: a second derivative may follow
-            return *_differentiable_backward(inputs, needed, squash, window, grad), None, None, None
-        grads = ctx.kernels.backward(x.detach(), *_folded(weight, base_weight, squash), squash, window, grad, needed[0],
-                                     any(needed[1:]))
-        if not squash and needed[2]:
-            grads = *grads[:2], grads[1][1]
+            return *_differentiable_backward(inputs, needed, ctx.form, grad), None
+        grads = ctx.form.backward(inputs, grad, needed)
         grads = [g.to(t.dtype) if need else None for g, t, need in zip(grads, inputs, needed, strict=True)]
-        return *grads, None, None, None
+        return *grads, None
 
 
 def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[Tensor, Tensor | None]:
@@ -123,12 +190,13 @@ def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[T
     return torch.cat([weight[:1], weight[1:2] + base_weight, weight[2:]]), None
 
 
-def _differentiable_backward(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], squash: bool,
-                             window: Window, grad: Tensor) -> list[Tensor | None]:
+def _differentiable_backward(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], form: _OnCpu | _OnGpu,
+                             grad: Tensor) -> list[Tensor | None]:
     """The gradients by PyTorch, as functions of the inputs and of ``grad``."""
     with torch.autocast(grad.device.type, enabled=False):
-        x, *weights = (None if t is None else t.float() for t in inputs)
-        y = shared_polynomial_conv2d_torch(x, *weights, torch.tanh if squash else identity, None, *window)
+        x, weight, base_weight, scaler = (None if t is None else t.float() for t in inputs)
+        y = shared_polynomial_conv2d_torch(x, _monomials(weight, scaler, form.basis), base_weight,
+                                           torch.tanh if form.squash else identity, None, *form.window)
         grads = iter(torch.autograd.grad(y.to(grad.dtype), [t for t, need in zip(inputs, needed, strict=True) if need],
                                          grad, create_graph=True))
     return [next(grads) if need else None for need in needed]

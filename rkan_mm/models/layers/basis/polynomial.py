@@ -41,6 +41,7 @@ class Polynomial(Basis):
         # P_j(t) = sum_n monomials[j][n] t^n; plain numbers, so that no device or dtype of the model touches them
         rows = self.evaluate(np.polynomial.Polynomial([1.0]), np.polynomial.Polynomial([0.0, 1.0]))
         self._monomials = tuple(tuple(row.coef.tolist()) for row in rows)
+        self.change = tuple(row[n] if n < len(row) else 0.0 for n in range(degree + 1) for row in self._monomials)
         self._change = {}  # the change to monomials, for each dtype and device
 
     @abstractmethod
@@ -64,8 +65,7 @@ class Polynomial(Basis):
         plain = not is_transformed()  # what a compiler or tracer sees does not last
         if plain and key in self._change:
             return self._change[key]
-        rows = [[row[n] if n < len(row) else 0.0 for row in self._monomials] for n in range(self.num_functions)]
-        matrix = torch.tensor(rows, dtype=like.dtype, device=like.device)
+        matrix = torch.tensor(self.change, dtype=like.dtype, device=like.device).unflatten(0, (self.num_functions, -1))
         if plain:
             self._change[key] = matrix
         return matrix
