@@ -2,5 +2,6 @@
 
 from .formulas import Formula, LayerFormula, formula
 from .functions import LayerFunctions, kan_layers
+from .statistics import Lines, Recorder, Statistics
 
-__all__ = ['Formula', 'LayerFormula', 'LayerFunctions', 'formula', 'kan_layers']
+__all__ = ['Formula', 'LayerFormula', 'LayerFunctions', 'Lines', 'Recorder', 'Statistics', 'formula', 'kan_layers']

@@ -71,9 +71,13 @@ class LayerFunctions:
                 coefficients = layer.weight if layer.scaler is None else layer.weight * layer.scaler
                 coefficients, base = coefficients.movedim(0, -1), layer.base_weight  # (F, k, k) -> (k, k, F)
             else:
-                coefficients, base = layer.coefficients().movedim(2, -1), layer.weight  # (out, in, ..., F)
-                if base is not None and layer.mask is not None:
-                    base = base * layer.mask
+                coefficients, base = layer.basis_weight, layer.weight
+                if layer.scaler is not None:
+                    coefficients = coefficients * layer.scaler.unsqueeze(2)
+                coefficients = coefficients.movedim(2, -1)  # (out, in, F, ...) -> (out, in, ..., F)
+            mask = getattr(layer, 'mask', None)
+            if mask is not None:
+                coefficients, base = coefficients * mask.unsqueeze(-1), None if base is None else base * mask
         self.coefficients = coefficients.detach().double().cpu()
         self.base = None if base is None else base.detach().double().cpu()
         self.basis.cpu()
@@ -169,6 +173,24 @@ class LayerFunctions:
         if self.base is None:
             return self.coefficients
         return torch.cat([self.base.unsqueeze(-1), self.coefficients], -1)
+
+    def by_place(self, weights: Tensor) -> Tensor:
+        """From (*shape, P) to (rows, P, functions of the same inputs, taps)."""
+        layer, taps = self.layer, math.prod(self.taps)
+        if self.shared:
+            return weights.reshape(1, 1, taps, -1).permute(0, 3, 1, 2)
+        weights = weights.reshape(*self.shape[:2], taps, -1)
+        if getattr(layer, 'transposed', False):
+            return weights.permute(0, 3, 1, 2)
+        weights = weights.unflatten(0, (getattr(layer, 'groups', 1), -1))  # (groups, out, in, taps, P)
+        return weights.permute(0, 2, 4, 1, 3).flatten(0, 1)
+
+    def by_index(self, values: Tensor) -> Tensor:
+        """The inverse without P: from (rows, functions of the same inputs, taps) to the shape of the weight."""
+        layer = self.layer
+        if not self.shared and not getattr(layer, 'transposed', False):
+            values = values.unflatten(0, (getattr(layer, 'groups', 1), -1)).transpose(1, 2)  # (groups, out, in, taps)
+        return values.reshape(self.shape)
 
     def curve(self, index: Index, x: Tensor | np.ndarray, u: Tensor | np.ndarray | None = None) -> Tensor:
         """Values of one function at points (N,), in float64.

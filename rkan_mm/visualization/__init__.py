@@ -1,3 +1,4 @@
+from .functions import draw_functions
 from .gallery import draw_gallery
 
-__all__ = ['draw_gallery']
+__all__ = ['draw_functions', 'draw_gallery']

@@ -1,0 +1,218 @@
+"""What the functions of KAN layers do on real inputs: their sizes, how straight they are, where they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from rkan_mm.models.layers import GridBasis
+
+from .functions import Index, LayerFunctions, kan_layers, unwrap
+from .inputs import tap_inputs
+
+LIMIT = 1 << 16
+"""Numbers that are looked at for each tap, layer and call."""
+SATURATED = 0.99
+"""From this |tanh| on an input counts as beyond the range of its function."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The best straight line of each function over its inputs, tensors in the shape of the ordinary layer's weight.
+
+    Args:
+        intercept: value at 0.
+        slope: by x.
+        slope_u: by what the normalisation makes of x, where functions have two arguments.
+    """
+
+    intercept: Tensor
+    slope: Tensor
+    slope_u: Tensor | None
+
+
+class Statistics:
+    r"""Of one layer: second moments of all that its functions are made of, over the inputs that each tap has.
+
+    From these follow, for every function and without keeping inputs, mean, variance, root mean square, best straight
+    line and the share of its variance that no straight line explains.
+
+    Args:
+        functions: of the layer.
+        keep: functions whose inputs are kept as samples, to draw them.
+        num_samples: inputs kept of each.
+        seed: for drawing places where there are too many.
+    """
+
+    def __init__(self, functions: LayerFunctions, keep: list[Index] | None = None, num_samples: int = 100_000,
+                 seed: int = 0) -> None:
+        self.functions, self.num_samples = functions, num_samples
+        self.generator = torch.Generator().manual_seed(seed)
+        self.calls = self.count = 0
+        self._gram: Tensor | None = None  # (taps, rows, Q, Q) over 1, x, [u], planes
+        self._beyond = self._seen = 0
+        self._range: tuple[Tensor, Tensor] | None = None  # (taps, rows) each
+        self._kept: dict[tuple[int, int], list[Tensor]] = {self._place(index): [] for index in keep or ()}
+
+    def _place(self, index: Index) -> tuple[int, int]:
+        """Tap and row of a function."""
+        tap = 0
+        for place, size in zip(index[-len(self.functions.taps):] if self.functions.taps else (), self.functions.taps,
+                               strict=True):
+            tap = tap * size + place
+        return (0 if getattr(self.functions.layer, 'transposed', False) else tap), self.functions.row(index)
+
+    def add(self, x: Tensor) -> None:
+        """Look at one input of the layer."""
+        taps, count = tap_inputs(self.functions, x, LIMIT, self.generator)
+        if not count:
+            return
+        self.calls += 1
+        self.count += count
+        grams, lows, highs = [], [], []
+        for tap, (x, u) in enumerate(taps):
+            x, u = x.double(), u.double()
+            argument = u if self.functions.two_arguments else x
+            straight = (torch.ones_like(x), x, u)[:3 if self.functions.two_arguments else 2]
+            design = torch.cat([torch.stack(straight, 1), self.functions.planes(x, u)], 1)  # (rows, Q, N)
+            grams.append(design @ design.mT * (count / x.shape[1]))
+            lows.append(argument.amin(1))
+            highs.append(argument.amax(1))
+            beyond = self._outside(argument)
+            if beyond is not None:
+                self._beyond += beyond.sum().item() * count / x.shape[1]
+                self._seen += count * len(x)
+            self._keep(tap, x, u)
+        gram, low, high = torch.stack(grams), torch.stack(lows), torch.stack(highs)
+        if self._gram is None:
+            self._gram, self._range = gram, (low, high)
+        else:
+            self._gram += gram
+            self._range = torch.minimum(self._range[0], low), torch.maximum(self._range[1], high)
+
+    def _outside(self, argument: Tensor) -> Tensor | None:
+        functions = self.functions
+        if functions.normalization == 'tanh':
+            return argument.tanh().abs() > SATURATED
+        if not isinstance(functions.basis, GridBasis):
+            return None
+        points = functions.basis.interior()
+        return (argument < points[:, :1]) | (argument > points[:, -1:])
+
+    def _keep(self, tap: int, x: Tensor, u: Tensor) -> None:
+        for (own_tap, row), samples in self._kept.items():
+            have = sum(s.shape[1] for s in samples)
+            if own_tap == tap and have < self.num_samples:
+                samples.append(torch.stack([x[row], u[row]])[:, :self.num_samples - have])
+
+    # -- what follows ------------------------------------------------------------------------------------------------
+    def samples(self, index: Index) -> tuple[Tensor, Tensor]:
+        """Kept inputs of a function: x and u, (N,) each.
+
+        Raises:
+            KeyError: it is not among those whose inputs are kept.
+        """
+        parts = self._kept[self._place(index)]
+        both = torch.cat(parts, 1) if parts else torch.zeros(2, 0, dtype=torch.float64)
+        return both[0], both[1]
+
+    def range(self, index: Index) -> tuple[float, float]:
+        """Least and greatest argument that a function had."""
+        tap, row = self._place(index)
+        low, high = self._range
+        tap = min(tap, len(low) - 1)
+        return low[tap, row].item(), high[tap, row].item()
+
+    @property
+    def overflow(self) -> float | None:
+        """Part of the inputs beyond the grid, or where tanh is above 0.99; None where there is neither."""
+        return self._beyond / self._seen if self._seen else None
+
+    def _solve(self) -> tuple[Tensor, ...]:
+        """Of all functions: mean, mean square, what a line explains of it, and the line: (rows, M, taps) each."""
+        if self._gram is None:
+            raise ValueError(f'{self.functions.name or type(self.functions.layer).__name__}: the layer has not run')
+        functions, gram = self.functions, self._gram / self.count
+        q = 3 if functions.two_arguments else 2
+        weights = functions.by_place(functions.all_weights())  # (rows, P, M, taps)
+        parts = []
+        for tap in range(weights.shape[3]):
+            g, w = gram[min(tap, len(gram) - 1)], weights[..., tap]
+            right = g[:, :q, q:] @ w  # (rows, q, M)
+            line = torch.linalg.pinv(g[:, :q, :q], hermitian=True, rtol=1e-12) @ right
+            parts.append((right[:, 0], (w * (g[:, q:, q:] @ w)).sum(1), (line * right).sum(1), line))
+        mean, square, explained = (torch.stack([part[i] for part in parts], -1) for i in range(3))
+        return mean, square, explained, torch.stack([part[3] for part in parts], -1)
+
+    def rms(self) -> Tensor:
+        """Root mean square of each function over its inputs: its importance, in the shape of the weight."""
+        return self.functions.by_index(self._solve()[1].clamp(min=0).sqrt())
+
+    def std(self) -> Tensor:
+        """Standard deviation of each function over its inputs."""
+        mean, square, *_ = self._solve()
+        return self.functions.by_index((square - mean**2).clamp(min=0).sqrt())
+
+    def nonlinear_share(self) -> Tensor:
+        """Part of each function's variance that its best straight line leaves; NaN where it hardly varies."""
+        mean, square, explained, _ = self._solve()
+        variance = square - mean**2
+        share = ((square - explained) / variance).clamp(0, 1)
+        return self.functions.by_index(torch.where(variance > 1e-12 * square, share, torch.nan))
+
+    def total_nonlinear_share(self) -> float:
+        """The same of all functions together: their unexplained variances by their variances, summed."""
+        mean, square, explained, _ = self._solve()
+        variance = (square - mean**2).clamp(min=0).sum()
+        return ((square - explained).clamp(min=0).sum() / variance).item() if variance > 0 else float('nan')
+
+    def lines(self) -> Lines:
+        """The best straight line of each function."""
+        line = self._solve()[3]
+        own = [self.functions.by_index(line[:, i]) for i in range(line.shape[1])]
+        return Lines(own[0], own[1], own[2] if len(own) > 2 else None)
+
+
+class Recorder:
+    """While it is entered, collects `Statistics` of KAN layers from all that a model is given.
+
+    Args:
+        model: holds KAN layers.
+        layers: names of those to look at; None for all.
+        keep: by name, functions whose inputs are kept; None keeps those of layers with at most 64.
+
+    Example:
+        >>> block = RKANBlock(8, 8).eval()
+        >>> with Recorder(block) as recorder:
+        ...     _ = block(torch.rand(2, 8, 6, 6))
+        >>> recorder['kan1'].nonlinear_share().shape
+        torch.Size([3, 3])
+    """
+
+    def __init__(self, model: nn.Module, layers: list[str] | None = None,
+                 keep: dict[str, list[Index]] | None = None) -> None:
+        self._layers = {name: layer for name, layer in kan_layers(unwrap(model)).items()
+                        if layers is None or name in layers}
+        self.statistics = {}
+        for name, layer in self._layers.items():
+            functions = LayerFunctions(layer, name)
+            few = functions.indices() if len(functions) <= 64 else []
+            self.statistics[name] = Statistics(functions, few if keep is None else keep.get(name, []))
+        self._handles = []
+
+    def __getitem__(self, name: str) -> Statistics:
+        return self.statistics[name]
+
+    def __enter__(self) -> Recorder:
+        for name, layer in self._layers.items():
+            own = self.statistics[name]
+            self._handles.append(layer.register_forward_pre_hook(lambda layer, args, own=own: own.add(args[0])))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
