@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import can_spline_conv, expand, spline_conv2d
+from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, readable, spline_conv2d
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer, recompute
@@ -27,7 +27,13 @@ class KANConv(KANLayer):
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(self.base_act).__name__} is not')
 
+    def _fits(self, x: Tensor) -> bool:
+        if x.dim() not in (self.spatial + 1, self.spatial + 2):
+            return False
+        return torch.jit.is_tracing() or x.shape[-1 - self.spatial] == self.num_inputs
+
     def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
         normed = self.normed(x)
@@ -76,7 +82,9 @@ class KANConv2d(KANConv, nn.Conv2d):
         functions, base = self.basis.functions(), self.compiled_base
         if (functions is None or not functions.kind.startswith('spline') or base is None or self.normalization != 'none'
                 or (self.stride, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, 'zeros')
-                or isinstance(self.padding, str) or not can_spline_conv(x, self.out_channels)):
+                or isinstance(self.padding, str)
+                or not can_spline_conv(x, self.basis_weight, self.basis.rows, self.padding)
+                or not readable(self.basis.grid, dtypes=FLOATS)):
             return super()._forward(x, normed)
         y = spline_conv2d(x, self.kernel(self.coefficients()), self.basis.grid[:, 0], functions.inverse,
                           self.basis.order, base, self.padding, self._convolve)
@@ -122,6 +130,7 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         return max(1, shape[0] // self.groups * shape[3:].numel() // math.prod(self.stride))
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        self.check_input(x, output_size)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -132,6 +133,33 @@ class KANLayer(GridUpdate, Sparsity):
         """For mmcv and mmengine, which would otherwise initialise this as an ordinary layer."""
         self.reset_parameters()
 
+    # -- what it takes -----------------------------------------------------------------------------------------------
+    def check_input(self, x: Tensor, *args) -> None:
+        """Let the ordinary layer of this shape raise what it has against an input; what it takes passes.
+
+        Raises:
+            RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, no tensor.
+        """
+        weight = self.basis_weight
+        if not (isinstance(x, Tensor) and x.dtype == weight.dtype and x.device == weight.device
+                and x.layout is torch.strided and self._fits(x)):
+            self._ordinary()(x, *args)
+
+    @abstractmethod
+    def _fits(self, x: Tensor) -> bool:
+        """Whether number of dimensions and of channels are the layer's. For a tracer they are."""
+
+    def _ordinary(self) -> nn.Module:
+        """The ordinary layer with this one's arguments, and zeros as weights."""
+        parent = next(cls for cls in type(self).__mro__ if cls.__module__.startswith('torch.nn'))
+        layer = parent.__new__(parent)
+        nn.Module.__init__(layer)
+        layer.__dict__ = {**self.__dict__, **layer.__dict__, 'training': self.training}
+        shape = self.basis_weight.shape
+        layer.weight = nn.Parameter(self.basis_weight.new_zeros(()).expand(*shape[:2], *shape[3:]))
+        layer.bias = self.bias
+        return layer
+
     # -- computing ---------------------------------------------------------------------------------------------------
     def coefficients(self) -> Tensor:
         """`s c` of the functions that are not pruned, (out, in, F, ...)."""
@@ -163,7 +191,9 @@ class KANLayer(GridUpdate, Sparsity):
         if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
             return None
         functions = self.basis.functions()
-        return (self._planes, functions, base, self.normalization == 'tanh') if can_expand(x, functions) else None
+        if not can_expand(x, functions, x.shape[self.channel_dim]):
+            return None
+        return self._planes, functions, base, self.normalization == 'tanh'
 
     def _planes(self, x: Tensor, normed: Tensor | None, dim: int, centre: bool) -> Tensor:
         """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
@@ -27,7 +28,11 @@ class KANLinear(KANLayer, nn.Linear):
 
     channel_dim = -1
 
+    def _fits(self, x: Tensor) -> bool:
+        return x.dim() > 0 and (torch.jit.is_tracing() or x.shape[-1] == self.in_features)
+
     def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
         normed = self.normed(x)
         return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
 

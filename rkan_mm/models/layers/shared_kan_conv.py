@@ -119,6 +119,10 @@ class SharedKANConv2d(BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            if not isinstance(x, Tensor) or x.dim() != 3:  # says what is wrong, as a plain convolution does
+                F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
+            return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
         if isinstance(self.basis, Polynomial) and self.normalization in ELEMENTWISE:
             out = shared_polynomial_conv2d(x, self.weight, self.base_weight, ELEMENTWISE[self.normalization],
                                            self.base_act, self.stride, self.padding, self.dilation, self.scaler,

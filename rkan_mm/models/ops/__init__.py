@@ -1,10 +1,11 @@
-from .compiled import is_transformed, load_kernels, pointer
+from .compiled import load_kernels
 from .expand import Functions, can_expand, expand
+from .gate import FLOATS, is_transformed, pointer, readable
 from .shared_polynomial_conv import shared_polynomial_conv2d
 from .shared_polynomial_conv_torch import identity, shared_polynomial_conv2d_torch
 from .spline_conv import can_spline_conv, spline_conv2d
 
 __all__ = [
-    'Functions', 'can_expand', 'can_spline_conv', 'expand', 'identity', 'is_transformed', 'load_kernels', 'pointer',
-    'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d',
+    'FLOATS', 'Functions', 'can_expand', 'can_spline_conv', 'expand', 'identity', 'is_transformed', 'load_kernels',
+    'pointer', 'readable', 'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d',
 ]

@@ -13,14 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from mmengine.logging import MMLogger
-from torch import Tensor
-from torch.autograd import forward_ad
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SOURCES = Path(__file__).with_name('csrc')
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fno-exceptions', '-fopenmp', '-shared', '-fPIC')
@@ -38,29 +34,18 @@ def load_kernels(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None
 
     The library is kept in ``$XDG_CACHE_HOME/rkan_mm/kernels`` (else ``~/.cache``) under a hash of all that it depends
     on, and shares torch's OpenMP runtime. Several processes may ask for it at once. Call its functions with
-    :func:`pointer` for tensors, and pass :func:`torch.get_num_threads` on to ``num_threads``.
+    `gate.pointer` for tensors, and pass :func:`torch.get_num_threads` on to ``num_threads``.
 
     Args:
         source: a file of ``csrc``, or a path. All headers (``.h``) beside it count as parts of it.
         check: tells of the loaded library whether its results are right. One function a source, not a lambda: what
-            was found is remembered for both.
+            was found is remembered for both. It runs in a thread of its own; the default dtype is still the caller's.
 
     Returns:
         The library; None where it is not wanted (``RKAN_MM_KERNELS=0``) or cannot be had (no Linux, no compiler, it
         fails, the check fails), of which the log tells once. Then take the PyTorch form.
     """
     return _load(source, check) if kernels_wanted() else None
-
-
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where the data of a tensor starts; null for None. Contiguity and dtype are the caller's to see to."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def is_transformed() -> bool:
-    """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
-    return (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
-            or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
 
 
 @functools.cache
@@ -70,14 +55,19 @@ def _load(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None) -> ct
         if sys.platform != 'linux':
             raise OSError(f'they are compiled on Linux only, not on {sys.platform}')
         library = _library(source)
-        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):  # a checkpoint counts what is saved
-            if check is not None and not check(library):
-                raise OSError('their results differ from those of PyTorch')
-    except (OSError, subprocess.SubprocessError) as error:
+        if check is not None and not _alone(check, library):
+            raise OSError('their results differ from those of PyTorch')
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         MMLogger.get_current_instance().log(
             logging.WARNING, f'rkan_mm goes on in plain PyTorch, without the kernels of {source.name}: {error}')
         return None
     return library
+
+
+def _alone(check: Callable[[ctypes.CDLL], bool], library: ctypes.CDLL) -> bool:
+    """``check(library)`` in its own thread, out of reach of the caller's grad mode, autocast, devices and hooks."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(check, library).result()
 
 
 def _library(source: Path) -> ctypes.CDLL:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .compiled import is_transformed, load_kernels, pointer
+from .compiled import load_kernels
+from .gate import FLOATS, gradients, pointer, readable
 
 KINDS = dict(polynomial=0, spline1=1, spline2=2, spline3=3, gaussian=4, switch=5)
 BASES = dict(none=0, identity=1, silu=2)
@@ -27,11 +28,15 @@ class Functions(NamedTuple):
     """(grids,) inverse widths."""
 
 
-def can_expand(x: Tensor, functions: Functions | None) -> bool:
-    """Whether there is a compiled kernel for this input and these functions."""
-    if functions is None or functions.count > MAX_FUNCTIONS or x.dtype != torch.float32 or x.device.type != 'cpu':
+def can_expand(x: Tensor, functions: Functions | None, channels: int) -> bool:
+    """Whether there is a compiled kernel for this input and these functions; ``channels`` is what x has of them."""
+    if functions is None or functions.count > MAX_FUNCTIONS or not readable(x):
         return False
-    return not is_transformed() and load_kernels('expand.cpp', _is_right) is not None
+    points, inverse = functions.points, functions.inverse
+    grids = 1 if inverse is None else len(inverse)
+    return (grids in (1, channels) and readable(points, inverse, dtypes=FLOATS)
+            and points.shape == (3 if inverse is None else grids, functions.count)
+            and load_kernels('expand.cpp', _is_right) is not None)
 
 
 def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: str, squash: bool, centre: bool,
@@ -56,51 +61,68 @@ def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: 
 class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, plain, functions, base, squash, centre, own):
-        ctx.plain, ctx.centre, ctx.own = plain, centre, own
         x = x.contiguous()
-        planes = functions.count + (base != 'none')
-        out = x.new_empty(*x.shape[:-1], planes, x.shape[-1])
-        ctx.save_for_backward(x)
-        ctx.call = _arguments(x, functions, base, squash, centre, own)
-        points, inverse, numbers, threads, _ = ctx.call
-        library = load_kernels('expand.cpp', _is_right)
-        library.expand_forward(pointer(x), points, inverse, pointer(out), numbers, threads)
+        points, inverse = _arrays(functions, own)
+        ctx.plain, ctx.centre, ctx.own = plain, centre, own
+        ctx.call = _Call(functions.kind, functions.count, base, squash, centre, own)
+        ctx.save_for_backward(x, points, inverse)
+        out = x.new_empty(*x.shape[:-1], functions.count + (base != 'none'), x.shape[-1])
+        ctx.call(load_kernels('expand.cpp', _is_right).expand_forward, x, points, inverse, out)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
-            values = ctx.plain(x, None, 1, ctx.centre)
-            values = values.transpose(1, 2) if ctx.own else values
-            return *torch.autograd.grad(values, x, grad, create_graph=True), *[None] * 6
-        grad, result = grad.contiguous(), torch.empty_like(x)
-        points, inverse, numbers, threads, _ = ctx.call
-        library = load_kernels('expand.cpp', _is_right)
-        library.expand_backward(pointer(x), points, inverse, pointer(grad), pointer(result), numbers, threads)
+        x, points, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled() or not readable(x, points, inverse, grad):
+            def plain(x):
+                values = ctx.plain(x, None, 1, ctx.centre)
+                return values.transpose(1, 2) if ctx.own else values
+
+            return *gradients(plain, [x], [True], grad), *[None] * 6
+        # what was saved may lie in another way, if somebody's hooks have packed it
+        x, points, inverse, grad = (t if t is None else t.contiguous() for t in (x, points, inverse, grad))
+        result = torch.empty_like(x)
+        ctx.call(load_kernels('expand.cpp', _is_right).expand_backward, x, points, inverse, grad, result)
         return result, *[None] * 6
 
 
-def _arguments(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool, own: bool) -> tuple:
-    """The kernel's arguments but for the arrays of x and y, and the tensors behind them, to keep them alive."""
+class _Call(NamedTuple):
+    """A call of the kernel but for its arrays."""
+
+    kind: str
+    count: int
+    base: str
+    squash: bool
+    centre: bool
+    own: bool
+
+    def __call__(self, kernel: Callable, x: Tensor, points: Tensor, inverse: Tensor | None, *others: Tensor) -> None:
+        """Run ``kernel``; of the others the first has a plane for each function, a second one the shape of x."""
+        count, elements, size, grids = self.count, x.numel(), x.shape[-1], 1 if inverse is None else len(inverse)
+        planes = count + (self.base != 'none')
+        if self.own and grids > 1:
+            grids = 0  # one for each element
+        numbers = (ctypes.c_int64 * 8)(KINDS[self.kind], elements // size, size, count, BASES[self.base], grids,
+                                       self.squash, self.centre)
+        kernel(pointer(x, elements), pointer(points, (3 if inverse is None else grids or size) * count),
+               pointer(inverse, grids or size),
+               *(pointer(each, n * elements) for each, n in zip(others, (planes, 1), strict=False)), numbers,
+               ctypes.c_int64(torch.get_num_threads()))
+
+
+def _arrays(functions: Functions, own: bool) -> tuple[Tensor, Tensor | None]:
+    """The points and inverse widths as the kernel reads them; elements last if each has a grid of its own."""
     points, inverse = functions.points, functions.inverse
-    grids = 1 if inverse is None else len(inverse)
-    if own and grids > 1:
-        points, grids = points.T, 0  # elements last
-    points = points.float().contiguous()
-    inverse = None if inverse is None else inverse.float().contiguous()
-    rows = x.numel() // max(1, x.shape[-1])
-    numbers = (ctypes.c_int64 * 8)(KINDS[functions.kind], rows, x.shape[-1], functions.count, BASES[base], grids,
-                                   squash, centre)
-    return pointer(points), pointer(inverse), numbers, ctypes.c_int64(torch.get_num_threads()), (points, inverse)
+    if own and inverse is not None and len(inverse) > 1:
+        points = points.T
+    return points.float().contiguous(), None if inverse is None else inverse.float().contiguous()
 
 
 def _is_right(library: ctypes.CDLL) -> bool:
     """Whether a small case comes out as it should: Chebyshev polynomials of tanh, and SiLU."""
-    x = torch.linspace(-9, 9, 61)
+    x = torch.linspace(-9, 9, 61, dtype=torch.float32)
     out = x.new_empty(3, 61)
-    points, inverse, numbers, _, _ = _arguments(x, Functions('polynomial', 2, torch.tensor([[1.0, 2], [0, 0], [0, 1]])),
-                                                'silu', True, False, False)
-    library.expand_forward(pointer(x), points, inverse, pointer(out), numbers, ctypes.c_int64(1))
+    steps = x.new_tensor([[1, 2], [0, 0], [0, 1]])
+    _Call('polynomial', 2, 'silu', True, False, False)(library.expand_forward, x, steps, None, out)
     t = x.tanh()
     return torch.allclose(out, torch.stack([x * x.sigmoid(), t, 2 * t * t - 1]), rtol=1e-5, atol=1e-6)

@@ -9,13 +9,12 @@ from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .compiled import is_transformed
+from .gate import gradients, readable
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-TYPES = (Tensor, nn.Parameter)
 
 
 class Polynomials(Protocol):
@@ -59,7 +58,7 @@ def shared_polynomial_conv2d(x: Tensor,
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
     window = Window(stride, padding, dilation)
-    plain = base_act is None and normalize in (torch.tanh, identity) and not is_transformed()
+    plain = base_act is None and normalize in (torch.tanh, identity)
     form = _form(x, (weight, base_weight, scaler), normalize is torch.tanh, window, basis) if plain else None
     if form is None or not form.prepares:
         weight, scaler = _monomials(weight, scaler, basis), None
@@ -124,16 +123,17 @@ class _OnGpu(NamedTuple):
 def _form(x: Tensor, parameters: tuple[Tensor | None, ...], squash: bool, window: Window,
           basis: Polynomials | None) -> _OnCpu | _OnGpu | None:
     """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
-    device, weight = x.device.type, parameters[0]
-    if device not in ('cpu', 'cuda') or not (x.dim() == 4 and x.numel() and 1 < len(weight) <= MAX_DEGREE + 1):
+    device, (weight, *others) = x.device.type, parameters
+    if device not in ('cpu', 'cuda') or not readable(x, *parameters, dtypes=DTYPES, device=device):
+        return None
+    if not (x.dim() == 4 and weight.dim() == 3 and 1 < len(weight) <= MAX_DEGREE + 1):
+        return None
+    if any(t is not None and t.shape != weight.shape[1:] for t in others) or not window.is_served(x, weight):
         return None
     autocast = _autocast_dtype(device)
-    for t in (x, *parameters):
-        if t is not None and not (type(t) in TYPES and t.dtype in DTYPES and t.device == x.device
-                                  and t.dtype == (t.dtype if autocast else x.dtype)):
+    for t in parameters:
+        if t is not None and not (t.device == x.device and t.dtype == (t.dtype if autocast else x.dtype)):
             return None
-    if min(window.output_size(x, weight)) <= 0:
-        return None
     if device == 'cpu':
         return _OnCpu(squash, window) if _module('shared_polynomial_conv_cpu').is_there() else None
     form, kernels = _OnGpu(squash, window, basis), _module('shared_polynomial_conv_triton')
@@ -175,8 +175,8 @@ class _SharedPolynomialConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
-            return *_differentiable_backward(inputs, needed, ctx.form, grad), None
+        if torch.is_grad_enabled() or not readable(*inputs, grad, dtypes=DTYPES, device=inputs[0].device.type):
+            return *_by_pytorch(inputs, needed, ctx.form, grad), None
         grads = ctx.form.backward(inputs, grad, needed)
         grads = [g.to(t.dtype) if need else None for g, t, need in zip(grads, inputs, needed, strict=True)]
         return *grads, None
@@ -190,13 +190,14 @@ def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[T
     return torch.cat([weight[:1], weight[1:2] + base_weight, weight[2:]]), None
 
 
-def _differentiable_backward(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], form: _OnCpu | _OnGpu,
-                             grad: Tensor) -> list[Tensor | None]:
-    """The gradients by PyTorch, as functions of the inputs and of ``grad``."""
-    with torch.autocast(grad.device.type, enabled=False):
+def _by_pytorch(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], form: _OnCpu | _OnGpu,
+                grad: Tensor) -> list[Tensor | None]:
+    """The gradients by PyTorch, in single precision."""
+    def plain(*inputs: Tensor | None) -> Tensor:
         x, weight, base_weight, scaler = (None if t is None else t.float() for t in inputs)
         y = shared_polynomial_conv2d_torch(x, _monomials(weight, scaler, form.basis), base_weight,
                                            torch.tanh if form.squash else identity, None, *form.window)
-        grads = iter(torch.autograd.grad(y.to(grad.dtype), [t for t, need in zip(inputs, needed, strict=True) if need],
-                                         grad, create_graph=True))
-    return [next(grads) if need else None for need in needed]
+        return y.to(grad.dtype)
+
+    with torch.autocast(grad.device.type, enabled=False):
+        return gradients(plain, inputs, needed, grad)

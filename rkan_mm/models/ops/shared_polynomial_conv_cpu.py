@@ -8,7 +8,8 @@ import functools
 import torch
 from torch import Tensor
 
-from .compiled import load_kernels, pointer
+from .compiled import load_kernels
+from .gate import pointer
 from .shared_polynomial_conv_torch import Window, agrees_with_pytorch
 
 SOURCE = 'shared_polynomial_conv.cpp'
@@ -44,10 +45,8 @@ def _forward(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, base_weight: Tenso
              window: Window, dtype: torch.dtype) -> Tensor:
     layout, size = _layout(x), window.output_size(x, weight)
     x = x.float().contiguous(memory_format=layout)
-    y = torch.empty(*x.shape[:2], *size, memory_format=layout)
-    kernels.shared_polynomial_conv_forward(pointer(x), pointer(weight), pointer(base_weight), pointer(y),
-                                           _numbers(x.shape, layout, weight.shape, size, squash, window),
-                                           ctypes.c_int64(torch.get_num_threads()))
+    y = torch.empty(*x.shape[:2], *size, dtype=x.dtype, device=x.device, memory_format=layout)
+    _call(kernels, False, layout, squash, window, x, weight, base_weight, y)
     return y.to(dtype)
 
 
@@ -59,11 +58,7 @@ def _backward(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, base_weight: Tens
     grad_x = torch.empty_like(x) if for_input else None
     grad_weight = torch.empty_like(weight) if for_weights else None
     grad_base = torch.empty_like(base_weight) if for_weights and base_weight is not None else None
-    kernels.shared_polynomial_conv_backward(pointer(x), pointer(weight), pointer(base_weight), pointer(grad),
-                                            pointer(grad_x), pointer(grad_weight), pointer(grad_base),
-                                            _numbers(x.shape, layout, weight.shape, grad.shape[2:], squash,
-                                                     window),
-                                            ctypes.c_int64(torch.get_num_threads()))
+    _call(kernels, True, layout, squash, window, x, weight, base_weight, grad, grad_x, grad_weight, grad_base)
     return grad_x, grad_weight, grad_base
 
 
@@ -72,10 +67,26 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if apart else torch.channels_last
 
 
+def _call(kernels: ctypes.CDLL, backward: bool, layout: torch.memory_format, squash: bool, window: Window, x: Tensor,
+          weight: Tensor, base_weight: Tensor | None, y: Tensor, *gradients: Tensor | None) -> None:
+    """Run the forward pass into y, or the backward pass with the gradient y into the others."""
+    shape, weight_shape, size = x.shape, weight.shape, window.output_size(x, weight)
+    numbers, floats = _numbers(kernels, backward, shape, layout, weight_shape, size, squash, window)
+    pixels, taps, threads = shape[0] * shape[1], weight_shape[1] * weight_shape[2], torch.get_num_threads()
+    counts = pixels * shape[2] * shape[3], weight_shape[0] * taps, taps
+    scratch = x.new_empty(threads * floats)
+    kernel = kernels.shared_polynomial_conv_backward if backward else kernels.shared_polynomial_conv_forward
+    kernel(*map(pointer, (x, weight, base_weight), counts), pointer(y, pixels * size[0] * size[1]),
+           *map(pointer, gradients, counts), pointer(scratch, threads * floats), numbers, ctypes.c_int64(threads))
+
+
 @functools.lru_cache(maxsize=256)
-def _numbers(shape: torch.Size, layout: torch.memory_format, weight_shape: torch.Size, size: tuple[int, int],
-             squash: bool, window: Window) -> ctypes.Array:
+def _numbers(kernels: ctypes.CDLL, backward: bool, shape: torch.Size, layout: torch.memory_format,
+             weight_shape: torch.Size, size: tuple[int, int], squash: bool,
+             window: Window) -> tuple[ctypes.Array, int]:
+    """What the C++ source calls `numbers`, and the floats of scratch memory that a thread needs."""
     numbers = [shape[0] * shape[1], shape[1] if layout is torch.channels_last else 1, weight_shape[0] - 1, squash,
                *shape[2:], *size, *weight_shape[1:], *window.stride, *window.padding, *window.dilation]
-    return (ctypes.c_int64 * len(numbers))(*map(int, numbers))
-
+    numbers = (ctypes.c_int64 * len(numbers))(*map(int, numbers))
+    kernels.shared_polynomial_conv_scratch.restype = ctypes.c_int64
+    return numbers, kernels.shared_polynomial_conv_scratch(numbers, ctypes.c_int64(backward))

@@ -16,6 +16,9 @@ CHUNK_BYTES = 3 << 19
 MAX_DEGREE = 6
 """Of the polynomials that the kernels of this package take: `kMaxDegree` in the C++ source."""
 
+MAX_REACH = 128
+"""Stride, padding and extent of a kernel that those take: their scratch memory grows with it."""
+
 
 class Window(NamedTuple):
     """How the taps lie on the input: as in :func:`torch.nn.functional.conv2d`."""
@@ -28,12 +31,26 @@ class Window(NamedTuple):
         """Of an input (B, C, H, W) and kernels (..., kh, kw); less than one where the kernel does not fit."""
         return _output_size(x.shape[2:], weight.shape[-2:], self)
 
+    def is_served(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether the kernels take it; PyTorch does what is beyond them, or says what is wrong."""
+        return _is_served(x.shape[2:], weight.shape[-2:], self)
+
 
 @functools.lru_cache(maxsize=256)
 def _output_size(size: torch.Size, kernel: torch.Size, window: Window) -> tuple[int, int]:
     height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1
                      for n, k, s, p, d in zip(size, kernel, *window, strict=True))
     return height, width
+
+
+@functools.lru_cache(maxsize=256)
+def _is_served(size: torch.Size, kernel: torch.Size, window: Window) -> bool:
+    if not all(type(n) is int for pair in window for n in pair) or any(len(pair) != 2 for pair in window):
+        return False
+    if not (min(*window.stride, *window.dilation, *kernel) >= 1 and min(window.padding) >= 0):
+        return False
+    reach = max(*window.stride, *window.padding, *(d * k for d, k in zip(window.dilation, kernel, strict=True)))
+    return reach <= MAX_REACH and min(_output_size(size, kernel, window)) >= 1
 
 
 def identity(x: Tensor) -> Tensor:
@@ -88,7 +105,7 @@ def agrees_with_pytorch(forward: Callable[..., Tensor], backward: Callable[..., 
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
     for degree, stride, squash in ((2, 1, True), (3, 2, True), (MAX_DEGREE, 3, False)):
         window = Window((stride, stride), (1, 1), (1, 1))

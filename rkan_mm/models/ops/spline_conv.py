@@ -9,18 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compiled import is_transformed, load_kernels, pointer
+from .compiled import load_kernels
 from .expand import BASES
+from .gate import gradients, pointer, readable
 
 MAX_OUTPUTS = 16
 """With more output channels a convolution over all functions is as fast."""
 
 
-def can_spline_conv(x: Tensor, outputs: int) -> bool:
-    """Whether there is a compiled kernel for this input, (B, C, H, W), and it is worth using."""
-    if x.dtype != torch.float32 or x.device.type != 'cpu' or outputs > MAX_OUTPUTS:
+def can_spline_conv(x: Tensor, weight: Tensor, grids: int, padding: tuple[int, int]) -> bool:
+    """Whether there is a compiled kernel for this input and this shape of weights, and it is worth using.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (O, C, ..., kh, kw), a parameter; the number of functions is not looked at.
+        grids: for how many channels there are grids.
+        padding: of height and width.
+    """
+    if weight.shape[0] > MAX_OUTPUTS or not readable(x, weight) or torch.is_autocast_enabled('cpu'):
         return False
-    return not is_transformed() and not torch.is_autocast_enabled('cpu') and _library() is not None
+    return (x.dim() == 4 and x.shape[1] == weight.shape[1] and grids in (1, x.shape[1]) and min(padding) >= 0
+            and all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], padding, weight.shape[-2:], strict=True))
+            and _library() is not None)
 
 
 def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, order: int, base: str,
@@ -52,31 +62,42 @@ class _SplineConv(torch.autograd.Function):
         (batch, _, height, width), (ph, pw) = x.shape, padding
         functions = planes - (base != 'none')
         ctx.order, ctx.base, ctx.plain = order, base, plain
-        ctx.numbers = (ctypes.c_int64 * 13)(order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions,
-                                            BASES[base], len(start))
+        ctx.numbers = (order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions, BASES[base],
+                       len(start))
         ctx.save_for_backward(x, weight, start, inverse)
         y = x.new_empty(batch, outputs, height + 2 * ph - kh + 1, width + 2 * pw - kw + 1)
-        packed = _pack(weight, order, base)  # a name keeps it alive
-        _library().spline_conv_forward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(y),
-                                       ctx.numbers, ctypes.c_int64(torch.get_num_threads()))
+        _call(_library(), torch.get_num_threads(), ctx.numbers, x, _pack(weight, order, base), start, inverse, y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, start, inverse = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # create_graph: a second derivative may follow
-            inputs = [each for each, want in zip((x, weight), wanted, strict=True) if want]
-            found = iter(torch.autograd.grad(ctx.plain(x, weight), inputs, grad, create_graph=True))
-            return *[next(found) if want else None for want in wanted], *[None] * 6
-        packed = _pack(weight, ctx.order, ctx.base)
-        threads = torch.get_num_threads()
+        if torch.is_grad_enabled() or not readable(x, weight, start, inverse, grad):
+            return *gradients(ctx.plain, (x, weight), wanted, grad), *[None] * 6
+        packed, threads = _pack(weight, ctx.order, ctx.base), torch.get_num_threads()
         sums = packed.new_zeros(threads, *packed.shape)
+        # what was saved may lie in another way, if somebody's hooks have packed it
+        x, start, inverse, grad = (t.contiguous() for t in (x, start, inverse, grad))
         gx = torch.empty_like(x) if wanted[0] else None
-        grad = grad.contiguous()
-        _library().spline_conv_backward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(grad),
-                                        pointer(gx), pointer(sums), ctx.numbers, ctypes.c_int64(threads))
+        _call(_library(), threads, ctx.numbers, x, packed, start, inverse, grad, gx, sums)
         return gx, _unpack(sums.sum(0), weight, ctx.order, ctx.base), *[None] * 6
+
+
+def _call(library: ctypes.CDLL, threads: int, numbers: tuple[int, ...], x: Tensor, packed: Tensor, start: Tensor,
+          inverse: Tensor, y: Tensor, *gradients: Tensor | None) -> None:
+    """Run the forward pass into y; or, where there are arrays for the gradients of x and ``packed``, the backward."""
+    order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions, _, grids = numbers
+    lanes = library.spline_conv_lanes()
+    weights = channels * (functions + 2 * order + 1) * kh * -(-kw * outputs // lanes) * lanes
+    counts = (batch * channels * height * width, weights, grids, grids,
+              batch * outputs * (height + 2 * ph - kh + 1) * (width + 2 * pw - kw + 1),
+              batch * channels * height * width, threads * weights)
+    arrays = (x, packed, start, inverse, y, *gradients)
+    given = (ctypes.c_int64 * len(numbers))(*numbers)
+    scratch = x.new_empty(threads * library.spline_conv_scratch(given, ctypes.c_int64(bool(gradients))))
+    kernel = library.spline_conv_backward if gradients else library.spline_conv_forward
+    kernel(*map(pointer, arrays, counts), pointer(scratch, scratch.numel()), given, ctypes.c_int64(threads))
 
 
 def _pack(weight: Tensor, order: int, base: str) -> Tensor:
@@ -103,14 +124,11 @@ def _library() -> ctypes.CDLL | None:
 
 def _is_right(library: ctypes.CDLL) -> bool:
     """Whether a small case comes out as it should: the splines of a grid sum to 1."""
-    library.spline_conv_lanes.restype = ctypes.c_int64
-    lanes = library.spline_conv_lanes()
-    x = torch.linspace(-0.9, 0.9, 35).reshape(1, 1, 5, 7)
-    packed = torch.zeros(1, 13, 1, lanes)
+    library.spline_conv_lanes.restype = library.spline_conv_scratch.restype = ctypes.c_int64
+    x = torch.linspace(-0.9, 0.9, 35, dtype=torch.float32).reshape(1, 1, 5, 7)
+    packed = x.new_zeros(1, 13, 1, library.spline_conv_lanes())
     packed[:, 0, :, 0], packed[:, 4:10, :, 0] = 2.0, 3.0
-    start, inverse = torch.tensor([-4.0]), torch.tensor([1.0])  # knots -4, ..., 5
-    numbers = (ctypes.c_int64 * 13)(3, 1, 1, 5, 7, 1, 1, 1, 0, 0, 6, 1, 1)
     y = torch.empty_like(x)
-    library.spline_conv_forward(pointer(x), pointer(packed), pointer(start), pointer(inverse), pointer(y), numbers,
-                                ctypes.c_int64(1))
+    knots = x.new_tensor([-4]), x.new_tensor([1])  # -4, ..., 5
+    _call(library, 1, (3, 1, 1, 5, 7, 1, 1, 1, 0, 0, 6, 1, 1), x, packed, *knots, y)
     return torch.allclose(y, 2 * x + 3, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from rkan_mm.models.ops import compiled
+from rkan_mm.models.ops import compiled, pointer
 
 SOURCE = """
 #include <omp.h>
@@ -49,7 +49,7 @@ def cached(source: Path) -> list[Path]:
 
 def twice(library: ctypes.CDLL) -> torch.Tensor:
     x, y = torch.arange(1000.0), torch.empty(1000)
-    library.twice(compiled.pointer(x), compiled.pointer(y), ctypes.c_long(1000), torch.get_num_threads())
+    library.twice(pointer(x, 1000), pointer(y, 1000), ctypes.c_long(1000), torch.get_num_threads())
     return y
 
 

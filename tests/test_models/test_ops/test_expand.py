@@ -103,7 +103,7 @@ def test_far_outside_and_nan(basis):
 
 def test_what_the_kernel_does_not_know(monkeypatch):
     x = torch.rand(2, 3, 4, 4)
-    assert can_expand(x, KANConv2d(3, 3, 1).basis.functions())
+    assert can_expand(x, KANConv2d(3, 3, 1).basis.functions(), 3)
     for layer in (KANConv2d(3, 3, 1, basis=dict(type='Fourier')), KANConv2d(3, 3, 1, base_act_cfg=dict(type='GELU')),
                   KANConv2d(3, 3, 1, basis=dict(type='RSWAF', trainable_grid=True)),
                   KANConv2d(3, 3, 1, basis=dict(type='BSpline', order=4)),

@@ -42,7 +42,7 @@ class Polynomial(Basis):
         rows = self.evaluate(np.polynomial.Polynomial([1.0]), np.polynomial.Polynomial([0.0, 1.0]))
         self._monomials = tuple(tuple(row.coef.tolist()) for row in rows)
         self.change = tuple(row[n] if n < len(row) else 0.0 for n in range(degree + 1) for row in self._monomials)
-        self._change = {}  # the change to monomials, for each dtype and device
+        self._constants = {}
 
     @abstractmethod
     def evaluate(self, one, x) -> list:
@@ -57,18 +57,21 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        change = self._matrix(weight)  # (n, j)
-        return (change.reshape(*change.shape, *[1] * (weight.dim() - 1)) * weight).sum(1)
+        change = self._constant('change', weight.dtype, weight.device)
+        change = change.reshape(self.num_functions, -1, *[1] * (weight.dim() - 1))  # (n, j, ...)
+        return (change * weight).sum(1)
 
-    def _matrix(self, like: Tensor) -> Tensor:
-        key = like.dtype, like.device
+    def _constant(self, name: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+        """The numbers of the attribute ``name`` as a tensor, kept for the next call in whatever mode of autograd that is."""
+        key = name, dtype, device
         plain = not is_transformed()  # what a compiler or tracer sees does not last
-        if plain and key in self._change:
-            return self._change[key]
-        matrix = torch.tensor(self.change, dtype=like.dtype, device=like.device).unflatten(0, (self.num_functions, -1))
-        if plain:
-            self._change[key] = matrix
-        return matrix
+        if plain and key in self._constants:
+            return self._constants[key]
+        numbers = getattr(self, name)
+        if not plain:
+            return torch.tensor(numbers, dtype=dtype, device=device)
+        with torch.inference_mode(False):
+            return self._constants.setdefault(key, torch.tensor(numbers, dtype=dtype, device=device))
 
     def extra_repr(self) -> str:
         return f'degree={self.degree}'
@@ -82,12 +85,13 @@ class OrthogonalPolynomial(Polynomial):
 
     constant_first: ClassVar[bool] = True
 
-    def __init__(self, degree: int = 3) -> None:
-        super().__init__(degree)
-        self._functions = Functions('polynomial', degree, torch.tensor([self.step(n) for n in range(degree)]).T)
+    @property
+    def steps(self) -> list[list[float]]:
+        """All :meth:`step`, by coefficient: (3, degree)."""
+        return [list(row) for row in zip(*(self.step(n) for n in range(self.degree)), strict=True)]
 
     def functions(self) -> Functions:
-        return self._functions
+        return Functions('polynomial', self.degree, self._constant('steps', torch.float32, 'cpu'))
 
     def at_zero(self, like: Tensor) -> Tensor:
         if like.device.type != 'cpu':

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kParallelFloats = 1 << 14;  // fewer values are not worth a second thread
 constexpr int kMaxFunctions = 64;
 
-inline Vec positive(Vec x) { return x > 0.0f ? x : Vec{}; }
+inline Vec positive(Vec x) { return x <= 0.0f ? Vec{} : x; }  // NaN stays NaN
 
 struct Grid {
     const float *points, *inverse;  // (F, or F x n if each element has its own), 1 / h (1, or n)
@@ -62,7 +62,7 @@ struct Spline {
                        : Order == 2 ? 0.5f * outer * outer - 1.5f * inner * inner
                                     : outer * outer * outer * (1.0f / 6) - inner * inner * inner * (2.0f / 3));
             } else {
-                const Vec fall = Order == 1   ? (outer > 0.0f ? splat(1.0f) : Vec{})
+                const Vec fall = Order == 1   ? (outer > 0.0f ? splat(1.0f) : outer)
                                  : Order == 2 ? outer - 3.0f * inner
                                               : 0.5f * outer * outer - 2.0f * inner * inner;
                 put(f, (z < 0.0f ? fall : -fall) * scale);

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -101,11 +100,7 @@ struct Problem {
 // Zeroed scratch memory of one thread, handed out in vectors.
 class Arena {
 public:
-    explicit Arena(int64_t floats) : memory_(static_cast<float*>(std::aligned_alloc(64, (4 * floats + 63) / 64 * 64))) {
-        std::memset(memory_, 0, 4 * floats);
-    }
-    ~Arena() { std::free(memory_); }
-    Arena(const Arena&) = delete;
+    Arena(float* memory, int64_t floats) : memory_(memory) { std::memset(memory_, 0, 4 * floats); }
     float* take(int64_t floats) {
         float* start = memory_ + used_;
         used_ += floats;
@@ -355,10 +350,20 @@ struct Evaluate {
     }
 };
 
+struct ForwardScratch {
+    int64_t max_rows, x_floats, y_floats, total;  // of the outputs, at a time; of each array; of a thread
+
+    explicit ForwardScratch(const Problem& problem)
+        : max_rows(std::min(problem.band, problem.h.out)),
+          x_floats(problem.phase_floats(max_rows + problem.h.max_shift())), y_floats(problem.phase_floats(max_rows)),
+          total(Phases::needs(problem, x_floats) + y_floats) {}
+};
+
 void forward(const Problem& problem, const float* x, const float* weight, const float* base_weight, float* y,
-             int64_t threads) {
+             float* scratch, int64_t threads) {
     const Axis &h = problem.h, &w = problem.w;
-    const int64_t max_rows = std::min(problem.band, h.out), max_inputs = max_rows + h.max_shift();
+    const ForwardScratch sizes(problem);
+    const int64_t max_rows = sizes.max_rows, x_floats = sizes.x_floats, y_floats = sizes.y_floats;
     const auto coefficients = by_tap(problem, weight, base_weight, false);
     double constant = 0;
     for (size_t k = 0; k < problem.taps.size(); ++k) constant += weight[k];
@@ -368,8 +373,7 @@ void forward(const Problem& problem, const float* x, const float* weight, const 
 
 #pragma omp parallel num_threads(problem.threads(threads))
     {
-        const int64_t x_floats = problem.phase_floats(max_inputs), y_floats = problem.phase_floats(max_rows);
-        Arena arena(Phases::needs(problem, x_floats) + y_floats);
+        Arena arena(scratch + omp_get_thread_num() * sizes.total, sizes.total);
         Phases phases(h, w, layout, problem.pitch, x_floats, problem.squash, arena);
         float* flat = arena.take(y_floats);
         std::vector<int64_t> taps;
@@ -517,10 +521,22 @@ struct ByPhase {
     }
 };
 
+struct BackwardScratch {
+    int64_t max_rows, x_floats, g_floats, front, total;  // of the phases, at a time; of each array; of a thread
+
+    explicit BackwardScratch(const Problem& problem)
+        : max_rows(std::min(problem.band, problem.h.extent())), x_floats(problem.phase_floats(max_rows)),
+          g_floats(problem.phase_floats(max_rows + problem.h.max_shift())),
+          front(ceil_div(problem.w.max_shift() * problem.layout.group, kLanes) * kLanes),
+          total(Phases::needs(problem, x_floats) + problem.phases * x_floats + front + g_floats) {}
+};
+
 void backward(const Problem& problem, const float* x, const float* weight, const float* base_weight, const float* gy,
-              float* gx, float* gweight, float* gbase, int64_t threads) {
+              float* gx, float* gweight, float* gbase, float* scratch, int64_t threads) {
     const Axis &h = problem.h, &w = problem.w;
-    const int64_t extent = h.extent(), halo = h.max_shift(), max_rows = std::min(problem.band, extent);
+    const int64_t extent = h.extent(), halo = h.max_shift();
+    const BackwardScratch sizes(problem);
+    const int64_t max_rows = sizes.max_rows, x_floats = sizes.x_floats, g_floats = sizes.g_floats;
     const int64_t taps = problem.taps.size(), terms = problem.terms(), pitch = problem.pitch;
     const ByPhase by_phase(problem);
     std::vector<float> coefficients;
@@ -538,12 +554,10 @@ void backward(const Problem& problem, const float* x, const float* weight, const
 
 #pragma omp parallel num_threads(problem.threads(threads))
     {
-        const int64_t x_floats = problem.phase_floats(max_rows), g_floats = problem.phase_floats(max_rows + halo);
-        const int64_t front = ceil_div(w.max_shift() * problem.layout.group, kLanes) * kLanes;
-        Arena arena(Phases::needs(problem, x_floats) + problem.phases * x_floats + front + g_floats);
+        Arena arena(scratch + omp_get_thread_num() * sizes.total, sizes.total);
         Phases phases(h, w, problem.layout, pitch, x_floats, problem.squash, arena);
         float* gradients = arena.take(problem.phases * x_floats);
-        arena.take(front);
+        arena.take(sizes.front);
         Phases outputs(output_h, output_w, problem.layout, pitch, g_floats, false, arena);
         const float* g = outputs.x + halo * pitch;  // the output at the first input
 #pragma omp for schedule(static)
@@ -580,14 +594,14 @@ void backward(const Problem& problem, const float* x, const float* weight, const
     }
 
     if (!gweight) return;
-    std::vector<double> total(sums_count);
+    std::vector<double> sum(sums_count);
     for (int64_t chunk = 0; chunk < chunks; ++chunk)
-        for (int64_t i = 0; i < sums_count; ++i) total[i] += totals[chunk * sums_count + i];
+        for (int64_t i = 0; i < sums_count; ++i) sum[i] += totals[chunk * sums_count + i];
     for (int64_t i = 0; i < taps; ++i) {
         const int64_t k = by_phase.order[i];
-        gweight[k] = total[taps * terms];
-        if (problem.base) gbase[k] = total[i * terms];
-        for (int64_t n = 1; n <= problem.degree; ++n) gweight[n * taps + k] = total[i * terms + problem.base + n - 1];
+        gweight[k] = sum[taps * terms];
+        if (problem.base) gbase[k] = sum[i * terms];
+        for (int64_t n = 1; n <= problem.degree; ++n) gweight[n * taps + k] = sum[i * terms + problem.base + n - 1];
     }
 }
 
@@ -597,14 +611,20 @@ void backward(const Problem& problem, const float* x, const float* weight, const
 // `numbers`: B * C, from pixel to pixel (1, or C for channels_last, a multiple of kGroup), degree (1 to kMaxDegree),
 // whether u is tanh, then for height and width each: size, output size, kernel, stride, padding, dilation.
 extern "C" void shared_polynomial_conv_forward(const float* x, const float* weight, const float* base_weight, float* y,
-                                               const int64_t* numbers, int64_t threads) {
-    forward(Problem(numbers, base_weight), x, weight, base_weight, y, threads);
+                                               float* scratch, const int64_t* numbers, int64_t threads) {
+    forward(Problem(numbers, base_weight), x, weight, base_weight, y, scratch, threads);
 }
 
 // Gradients of what the first four arguments gave, each into an array of the shape of what it belongs to. gx may be
 // null, or gweight (and then gbase_weight), if it is not wanted.
 extern "C" void shared_polynomial_conv_backward(const float* x, const float* weight, const float* base_weight,
                                                 const float* gy, float* gx, float* gweight, float* gbase_weight,
-                                                const int64_t* numbers, int64_t threads) {
-    backward(Problem(numbers, base_weight), x, weight, base_weight, gy, gx, gweight, gbase_weight, threads);
+                                                float* scratch, const int64_t* numbers, int64_t threads) {
+    backward(Problem(numbers, base_weight), x, weight, base_weight, gy, gx, gweight, gbase_weight, scratch, threads);
+}
+
+// How many floats of scratch memory the two functions above need for each thread.
+extern "C" int64_t shared_polynomial_conv_scratch(const int64_t* numbers, int64_t backward) {
+    const Problem problem(numbers, false);
+    return backward ? BackwardScratch(problem).total : ForwardScratch(problem).total;
 }

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "vectors.h"
 
@@ -29,19 +28,25 @@ struct Problem {
     int64_t out_columns() const { return columns() - kw + 1; }
 };
 
+int64_t whole_vectors(int64_t floats) { return (floats + kLanes - 1) / kLanes * kLanes; }
+
 // What a channel's pixels are worth: the first of their planes, the weights of the base and of `order + 1` splines.
 template <int Order>
 struct Values {
-    int64_t padded;
-    std::vector<float> x, base, weights;
-    std::vector<int32_t> first;
+    const int64_t padded;
+    float *const x, *const base, *const weights;
+    int32_t* const first;
 
-    explicit Values(const Problem& p)
-        : padded((p.pixels() + kLanes - 1) / kLanes * kLanes), x(padded), base(padded), weights(padded * (Order + 1)),
-          first(padded) {}
+    Values(const Problem& p, float* scratch)
+        : padded(whole_vectors(p.pixels())), x(scratch), base(x + padded), weights(base + padded),
+          first(reinterpret_cast<int32_t*>(weights + padded * (Order + 1))) {
+        std::fill(base, base + padded, 0.0f);
+    }
+
+    static int64_t needs(const Problem& p) { return whole_vectors(p.pixels()) * (Order + 4); }
 
     void fill(const Problem& p, const float* image, float start, float inverse, bool slope) {
-        std::fill(x.begin(), x.end(), 0.0f);
+        std::fill(x, x + padded, 0.0f);
         for (int64_t row = 0; row < p.height; ++row)
             std::memcpy(&x[(row + p.pad_h) * p.columns() + p.pad_w], image + row * p.width, p.width * sizeof(float));
         const Vec one = splat(1.0f), end = splat(static_cast<float>(p.functions + Order));
@@ -53,7 +58,7 @@ struct Values {
                 store(&base[i], slope ? s * (1.0f + v * (1.0f - s)) : v * s);
             }
             const Vec t = (v - start) * inverse;
-            const Lanes inside = (Lanes)(t >= 0.0f) & (Lanes)(t < end);  // false for NaN
+            const Lanes inside = (Lanes)(t >= 0.0f) & (Lanes)(t < end), nan = (Lanes)(v != v);
             const Vec u = (Vec)((Lanes)t & inside);
             const Lanes cell = __builtin_convertvector(u, Lanes);
             const Vec r = u - __builtin_convertvector(cell, Vec), q = one - r;
@@ -69,7 +74,7 @@ struct Values {
                 w[3] = slope ? 0.5f * r * r : r * r * r * (1.0f / 6);
             }
             for (int j = 0; j <= Order; ++j) {
-                const Vec kept = (Vec)((Lanes)(slope ? w[j] * inverse : w[j]) & inside);
+                const Vec kept = (Vec)(((Lanes)(slope ? w[j] * inverse : w[j]) & inside) | nan);
                 for (int lane = 0; lane < kLanes; ++lane) weights[(i + lane) * (Order + 1) + j] = kept[lane];
             }
             for (int lane = 0; lane < kLanes; ++lane) first[i + lane] = cell[lane];
@@ -77,17 +82,24 @@ struct Values {
     }
 };
 
+// Floats of scratch memory for each thread.
+template <int Order>
+int64_t needs(const Problem& p, bool backward) {
+    return (1 + backward) * Values<Order>::needs(p) + whole_vectors(p.full());
+}
+
 template <int Order>
 void forward(const Problem& p, const float* x, const float* weight, const float* start, const float* inverse, float* y,
-             int threads) {
+             float* scratch, int threads) {
     const int64_t planes = p.functions + 2 * Order + 1, plane = p.plane(), vectors = p.vectors();
 #pragma omp parallel num_threads(threads)
     {
-        Values<Order> values(p);
-        std::vector<float> full(p.full());
+        float* const own_scratch = scratch + omp_get_thread_num() * needs<Order>(p, false);
+        Values<Order> values(p, own_scratch);
+        float* const full = own_scratch + Values<Order>::needs(p);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < p.batch; ++b) {
-            std::fill(full.begin(), full.end(), 0.0f);
+            std::fill(full, full + p.full(), 0.0f);
             for (int64_t c = 0; c < p.channels; ++c) {
                 const int64_t grid = p.grids == 1 ? 0 : c;
                 values.fill(p, x + (b * p.channels + c) * p.height * p.width, start[grid], inverse[grid], false);
@@ -119,12 +131,14 @@ void forward(const Problem& p, const float* x, const float* weight, const float*
 // gx may be null. gw is of the form of the weights, one for each thread, and zero.
 template <int Order>
 void backward(const Problem& p, const float* x, const float* weight, const float* start, const float* inverse,
-              const float* gy, float* gx, float* gw, int threads) {
+              const float* gy, float* gx, float* gw, float* scratch, int threads) {
     const int64_t planes = p.functions + 2 * Order + 1, plane = p.plane(), vectors = p.vectors();
 #pragma omp parallel num_threads(threads)
     {
-        Values<Order> values(p), slopes(p);
-        std::vector<float> full(p.full());
+        float* const own_scratch = scratch + omp_get_thread_num() * needs<Order>(p, true);
+        Values<Order> values(p, own_scratch), slopes(p, own_scratch + Values<Order>::needs(p));
+        float* const full = own_scratch + 2 * Values<Order>::needs(p);
+        std::fill(full, full + p.full(), 0.0f);
         float* sums = gw + omp_get_thread_num() * p.channels * planes * plane;
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < p.batch; ++b) {
@@ -175,11 +189,11 @@ void backward(const Problem& p, const float* x, const float* weight, const float
 }
 
 template <class Call>
-void choose(int64_t order, const Call& call) {
+auto choose(int64_t order, const Call& call) {
     switch (order) {
         case 1: return call(std::integral_constant<int, 1>());
         case 2: return call(std::integral_constant<int, 2>());
-        case 3: return call(std::integral_constant<int, 3>());
+        default: return call(std::integral_constant<int, 3>());
     }
 }
 
@@ -189,19 +203,26 @@ Problem read(const int64_t* n) { return {n[1], n[2], n[3], n[4], n[5], n[6], n[7
 
 extern "C" int64_t spline_conv_lanes() { return kLanes; }
 
+// How many floats of scratch memory the two functions below need for each thread.
+extern "C" int64_t spline_conv_scratch(const int64_t* numbers, int64_t backward) {
+    return choose(numbers[0], [&](auto order) { return needs<decltype(order)::value>(read(numbers), backward); });
+}
+
 // Contiguous single-precision arrays: x (B, C, H, W), y (B, O, H', W'), weight as above; start and inverse, (grids,), the
 // first knot and one over the width of an interval. `numbers`: order (1 to 3), batch, channels, height, width, outputs,
 // kernel height and width, padding of both, functions, base (0 none, 1 identity, 2 SiLU), grids (1 or C).
 extern "C" void spline_conv_forward(const float* x, const float* weight, const float* start, const float* inverse,
-                                    float* y, const int64_t* numbers, int64_t threads) {
+                                    float* y, float* scratch, const int64_t* numbers, int64_t threads) {
     choose(numbers[0], [&](auto order) {
-        forward<decltype(order)::value>(read(numbers), x, weight, start, inverse, y, static_cast<int>(threads));
+        forward<decltype(order)::value>(read(numbers), x, weight, start, inverse, y, scratch, static_cast<int>(threads));
     });
 }
 
 extern "C" void spline_conv_backward(const float* x, const float* weight, const float* start, const float* inverse,
-                                     const float* gy, float* gx, float* gw, const int64_t* numbers, int64_t threads) {
+                                     const float* gy, float* gx, float* gw, float* scratch, const int64_t* numbers,
+                                     int64_t threads) {
     choose(numbers[0], [&](auto order) {
-        backward<decltype(order)::value>(read(numbers), x, weight, start, inverse, gy, gx, gw, static_cast<int>(threads));
+        backward<decltype(order)::value>(read(numbers), x, weight, start, inverse, gy, gx, gw, scratch,
+                                         static_cast<int>(threads));
     });
 }

@@ -1,0 +1,83 @@
+"""The gate before every kernel of this package: which tensors it may read, and the way round it for all others.
+
+A kernel is a C function that believes what it is told of sizes. So no pointer is taken but by :func:`pointer`, which is
+told how many numbers the kernel will touch there, and a caller asks :func:`readable` first and takes PyTorch's own
+operations where the answer is no.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+PLAIN = (Tensor, nn.Parameter)
+SINGLE = (torch.float32,)
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def is_transformed() -> bool:
+    """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
+            or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
+
+
+def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, device: str = 'cpu') -> bool:
+    """Whether kernels may take these tensors: ordinary ones of these dtypes, with numbers in this device's memory.
+
+    Not so are subclasses, sparse and other layouts, lazily negated views, tensors without elements or without storage
+    (meta, freed by FSDP, left over from a transform), and all of them while a transform is under way.
+    """
+    return not is_transformed() and all(t is None or _is_readable(t, dtypes, device == 'cpu') for t in tensors)
+
+
+def _is_readable(t: Tensor, dtypes: Sequence[torch.dtype], on_cpu: bool) -> bool:
+    try:
+        return bool(type(t) in PLAIN and t.dtype in dtypes and (t.is_cpu if on_cpu else t.is_cuda)
+                and t.layout is torch.strided and t.numel() and not t.is_neg() and t.data_ptr() and _holds_all(t))
+    except RuntimeError:  # there is no storage to point at
+        return False
+
+
+def _holds_all(t: Tensor) -> bool:
+    """Whether all elements lie in the tensor's storage, which can have been resized."""
+    last = t.numel() - 1 if t.is_contiguous() else sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    return (t.storage_offset() + last + 1) * t.element_size() <= t.untyped_storage().nbytes()
+
+
+def pointer(tensor: Tensor | None, count: int) -> ctypes.c_void_p:
+    """Where the ``count`` numbers of a tensor start, in single precision on the CPU; null for None.
+
+    They lie side by side, in the order of ``torch.contiguous_format`` or ``torch.channels_last``.
+
+    Raises:
+        RuntimeError: the tensor does not own so many such numbers. It is a fault of the caller, which has asked
+            :func:`readable` too little; no kernel is run.
+    """
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if not (tensor.numel() == count and _is_readable(tensor, SINGLE, True)
+            and (tensor.is_contiguous()
+                 or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)))):
+        raise RuntimeError(f'rkan_mm: a kernel needs {count} numbers of torch.float32 side by side in memory, got a '
+                           f'{type(tensor).__name__} {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}')
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def gradients(plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wanted: Sequence[bool],
+              grad: Tensor) -> list[Tensor | None]:
+    """The gradients of ``plain(*inputs)`` by PyTorch, where a kernel cannot give them.
+
+    Where grad mode is on (``create_graph``) they can be differentiated again.
+    """
+    again = torch.is_grad_enabled()
+    if not again:
+        inputs = [t if t is None else t.detach().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(plain(*inputs), [t for t, want in zip(inputs, wanted, strict=True) if want],
+                                         grad, create_graph=again))
+    return [next(found) if want else None for want in wanted]
