@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rkan_mm.models.ops import identity
 
 from .basis import GridBasis
+from .basis.grid import lasting
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 """Normalisations of each element, by name."""
@@ -28,7 +29,7 @@ CHUNK = 1 << 22
 class GridUpdate:
     """Mixin of `KANLayer`: what can be done with the grid of its basis."""
 
-    @torch.no_grad()
+    @lasting
     def update_grid(self, x: Tensor, uniform: float = 1.0, margin: float = 0.01, outside: float = 0.0,
                     grow: bool = False) -> bool:
         """Lay the grid over the data and fit the coefficients so that the functions stay what they are.
@@ -63,7 +64,7 @@ class GridUpdate:
                           samples[::max(1, len(samples) // MAX_SAMPLES)])
         return True
 
-    @torch.no_grad()
+    @lasting
     def refine_grid(self, grid_size: int) -> None:
         """A grid of another size over the same range, with the functions fitted; exact for splines and a multiple.
 
@@ -79,7 +80,7 @@ class GridUpdate:
             raise ValueError(f'{type(self).__name__}: grid_size must be at least {basis.least}, got {grid_size}')
         self._change_grid(lambda: basis.refine(grid_size), None)
 
-    @torch.no_grad()
+    @lasting
     def follow_grid(self, other: GridUpdate) -> None:
         """Take the grid of another such layer and fit these coefficients to it, as a moving average of it must."""
         def take() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, readable, spline_conv2d
 from rkan_mm.registry import MODELS
 
-from .kan_layer import KANLayer, recompute
+from .kan_layer import KANLayer
+from .recompute import recompute
 
 
 class KANConv(KANLayer):

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rkan_mm.models.ops import can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
+from .basis.grid import lasting
 from .grid_update import ELEMENTWISE, GridUpdate
 from .sparsity import Sparsity
 
 HALF = (torch.float16, torch.bfloat16)
 INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
-
-
-def recompute(function: Callable[..., Tensor], *args) -> Tensor:
-    """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 class KANLayer(GridUpdate, Sparsity):
@@ -223,6 +215,7 @@ class KANLayer(GridUpdate, Sparsity):
         zero = zero.expand(groups * inputs, functions).reshape(groups, 1, inputs, functions)
         return (summed * zero).sum((2, 3)).reshape(out)
 
+    @lasting
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """A checkpoint may be pruned, or have a finer grid."""
         if f'{prefix}mask' in state_dict and self.mask is None:

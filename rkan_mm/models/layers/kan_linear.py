@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rkan_mm.models.ops import expand
 from rkan_mm.registry import MODELS
 
-from .kan_layer import KANLayer, recompute
+from .kan_layer import KANLayer
+from .recompute import recompute
 
 
 @MODELS.register_module()

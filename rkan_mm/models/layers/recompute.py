@@ -1,4 +1,4 @@
-"""Activation checkpointing (``with_cp``) of modules with batch norms."""
+"""Activation checkpointing: what is run again in the backward pass instead of kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+
+def can_recompute() -> bool:
+    """Whether something can be run again later: autograd records, and neither a compiler nor torch.func looks on."""
+    return (torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            and not torch._C._are_functorch_transforms_active())
+
+
+def recompute(function: Callable[..., Tensor], *args) -> Tensor:
+    """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
+    if not can_recompute():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 class _StatisticsAtRest:
@@ -32,9 +45,9 @@ class _StatisticsAtRest:
 def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``function(x)`` of ``module``, run again in the backward pass instead of keeping what it computes.
 
-    A batch counts once in the running statistics of the norms. Under a tracer or compiler it is a plain call.
+    A batch counts once in the running statistics of the norms. Under a tracer, a compiler or torch.func it is plain.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not can_recompute():
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (contextlib.nullcontext(), _StatisticsAtRest(module)))

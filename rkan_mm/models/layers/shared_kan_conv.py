@@ -17,7 +17,8 @@ from rkan_mm.registry import BASES, MODELS, build
 
 from .basis import GridBasis, Polynomial, Window
 from .grid_update import ELEMENTWISE
-from .kan_layer import HALF, recompute
+from .kan_layer import HALF
+from .recompute import recompute
 
 PATCHWISE = {
     'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,

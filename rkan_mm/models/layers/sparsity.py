@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .basis import GridBasis
+from .basis.grid import lasting
 from .grid_update import MAX_SAMPLES, by_channel, from_channel
 
 
@@ -56,7 +57,7 @@ class Sparsity:
         square = (weight * (moment @ weight)).sum(1, keepdim=True)
         return from_channel(self, square.clamp(min=0).sqrt()).squeeze(2)
 
-    @torch.no_grad()
+    @lasting
     def prune(self, amount: float | None = None, threshold: float | None = None, x: Tensor | None = None) -> float:
         """Switch off the functions of least importance; the mask is part of the state_dict.
 
@@ -78,6 +79,7 @@ class Sparsity:
         self.keep(keep)
         return self.sparsity
 
+    @lasting
     def keep(self, functions: Tensor) -> None:
         """Switch off all functions but these, a bool of the shape of the ordinary layer's weight."""
         keep = functions if self.mask is None else functions & self.mask.bool()

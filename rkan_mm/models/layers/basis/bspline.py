@@ -11,7 +11,7 @@ from torch import Tensor
 from rkan_mm.models.ops import Functions
 from rkan_mm.registry import BASES
 
-from .grid import GridBasis
+from .grid import GridBasis, lasting
 
 
 @BASES.register_module()
@@ -56,6 +56,7 @@ class BSpline(GridBasis):
     def interior(self) -> Tensor:
         return self.grid[:, self.order:-self.order]
 
+    @lasting
     def set_interior(self, points: Tensor) -> None:
         points = points.to(self.grid)
         step = (points[:, -1:] - points[:, :1]) / (points.shape[1] - 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,15 @@ from .base import Basis
 
 MIN_INTERVAL = 1e-3
 """Least width of an interval of an adapted grid, as a part of the mean one."""
+T = TypeVar('T')
+
+
+def lasting(function: Callable[..., T]) -> Callable[..., T]:
+    """For what changes parameters: run it without autograd, so that what it makes can be used in every mode.
+
+    What is made in ``torch.inference_mode`` could not be trained later.
+    """
+    return torch.inference_mode(False)(torch.no_grad()(function))
 
 
 class GridBasis(Basis):
@@ -59,7 +70,7 @@ class GridBasis(Basis):
     def at_zero(self, like: Tensor) -> Tensor:
         return self(like.new_zeros(self.rows))
 
-    @torch.no_grad()
+    @lasting
     def adapt(self, x: Tensor, uniform: float = 1.0, margin: float = 0.01) -> None:
         """Lay the grid over samples.
 
@@ -87,7 +98,7 @@ class GridBasis(Basis):
             points = torch.cat([low[:, None], low[:, None] + widths.cumsum(1)], 1)
         self.set_interior(points)
 
-    @torch.no_grad()
+    @lasting
     def grow(self, x: Tensor) -> None:
         """Add intervals of the present width at both ends until the samples, (N, rows), lie inside.
 
@@ -102,7 +113,7 @@ class GridBasis(Basis):
         self.set_interior(torch.cat([points[:, :1] - steps[:, :below].flip(1), points, points[:, -1:]
                                      + steps[:, :above]], 1))
 
-    @torch.no_grad()
+    @lasting
     def refine(self, grid_size: int) -> None:
         """A grid of another size over the same range; for a multiple of ``grid_size`` it keeps the old points."""
         old = self.interior()
@@ -113,6 +124,7 @@ class GridBasis(Basis):
         self.grid_size = grid_size
         self.set_interior(points.to(old.dtype))
 
+    @lasting
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """A checkpoint's grid may be of another size, or one for each channel."""
         stored = state_dict.get(f'{prefix}grid')

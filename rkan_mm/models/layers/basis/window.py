@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rkan_mm.models.ops import Functions
 from rkan_mm.registry import BASES
 
-from .grid import GridBasis
+from .grid import GridBasis, lasting
 
 
 class Window(GridBasis):
@@ -65,6 +65,7 @@ class Window(GridBasis):
     def interior(self) -> Tensor:
         return self.grid.detach()
 
+    @lasting
     def set_interior(self, points: Tensor) -> None:
         """The width stays in proportion to the mean distance of neighbours."""
         spacing = [(grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1) for grid in (self.grid.detach(), points)]
