@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d
 from rkan_mm.models.ops import identity, pointer, readable, shared_polynomial_conv2d, shared_polynomial_conv2d_torch
 
-fuzz = settings(max_examples=int(os.environ.get('RKAN_MM_EXAMPLES', 100)), deadline=None, derandomize=True,
+fuzz = settings(max_examples=int(os.environ.get('RKAN_MM_EXAMPLES', 400)), deadline=None, derandomize=True,
                 database=None)
 sizes = st.sampled_from((0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33))
 spatial = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33))
