@@ -62,7 +62,7 @@ class Polynomial(Basis):
         return (change * weight).sum(1)
 
     def _constant(self, name: str, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-        """The numbers of the attribute ``name`` as a tensor, kept for the next call in whatever mode of autograd that is."""
+        """The numbers of the attribute ``name`` as a tensor, kept for the next call in whatever mode of autograd."""
         key = name, dtype, device
         plain = not is_transformed()  # what a compiler or tracer sees does not last
         if plain and key in self._constants:
