@@ -35,11 +35,16 @@ class RKANBlock(BaseModule):
             with a reduction of 1 this is the block of the paper's first version.
         zero_init_residual: start the last norm at zero, so that the model begins as its plain backbone. The reference
             does not.
+        residual_init: weight that the last norm starts at, as LayerScale (arXiv 2103.17239) does; the reference has 1.
+        kernel_size: odd, of both KAN convolutions; larger kernels cost next to no parameters.
+        with_base: whether the KAN convolutions have their linear branch beside the functions.
+        norm_before: whether there is a norm in front of the functions of both KAN convolutions, so that they see inputs
+            of unit variance, where they bend; the reference has none.
         with_cp: whether to compute the block again in the backward pass instead of keeping its activations.
         init_cfg: see mmengine.
 
     Raises:
-        ValueError: ``reduction`` exceeds ``in_channels``; unknown basis.
+        ValueError: ``reduction`` exceeds ``in_channels``; unknown basis; an even ``kernel_size``.
 
     Example:
         >>> block = RKANBlock(in_channels=64, out_channels=128, stride=2, last=True)
@@ -62,26 +67,35 @@ class RKANBlock(BaseModule):
                  act_cfg: dict | None = dict(type='SiLU'),  # noqa: B006
                  norm_between: bool = True,
                  zero_init_residual: bool = False,
+                 residual_init: float = 1.0,
+                 kernel_size: int = 3,
+                 with_base: bool = True,
+                 norm_before: bool = False,
                  with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         channels = in_channels // reduction if expansion is None else in_channels * expansion
         if channels < 1:
             raise ValueError(f'RKANBlock: reduction {reduction} leaves none of {in_channels} input channels')
-        self.zero_init_residual = zero_init_residual
+        if kernel_size % 2 == 0:
+            raise ValueError(f'RKANBlock: kernel_size must be odd, got {kernel_size}')
+        self.residual_init = 0.0 if zero_init_residual else residual_init
         self.with_cp = with_cp
+        kan = dict(padding=kernel_size // 2, normalization=normalization, with_base=with_base)
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
-        self.kan1 = SharedKANConv2d(3, stride, padding=1, basis=basis, normalization=normalization)
+        self.norm_before1 = build_norm_layer(norm_cfg, channels)[1] if norm_before else nn.Identity()
+        self.kan1 = SharedKANConv2d(kernel_size, stride, basis=basis, **kan)
         self.norm1 = build_norm_layer(norm_cfg, channels)[1] if norm_between else nn.Identity()
         self.expand = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.kan2 = None
+        self.kan2, self.norm_before2 = None, nn.Identity()
         if last:
             if second_basis is None:
                 second_basis = type(self.kan1.basis).second
-            self.kan2 = SharedKANConv2d(
-                3, padding=1, basis={**basis, **second_basis}, normalization=normalization)
+            if norm_before:
+                self.norm_before2 = build_norm_layer(norm_cfg, out_channels)[1]
+            self.kan2 = SharedKANConv2d(kernel_size, basis={**basis, **second_basis}, **kan)
         self.norm2 = build_norm_layer(norm_cfg, out_channels)[1]
         self.shortcut = None
         if shortcut:
@@ -90,10 +104,10 @@ class RKANBlock(BaseModule):
         self._init_residual()
 
     def _init_residual(self) -> None:
-        if self.zero_init_residual:
-            nn.init.zeros_(self.norm2.weight)
+        if self.residual_init != 1:
+            nn.init.constant_(self.norm2.weight, self.residual_init)
             if self.shortcut is not None:
-                nn.init.zeros_(self.shortcut[1].weight)
+                nn.init.constant_(self.shortcut[1].weight, self.residual_init)
 
     def init_weights(self) -> None:
         """PyTorch's default for convolutions and norms, as in the reference."""
@@ -108,10 +122,10 @@ class RKANBlock(BaseModule):
 
     def _forward(self, x: Tensor) -> Tensor:
         residual = self.act(self.reduce(x))
-        residual = self.norm1(self.kan1(residual))
+        residual = self.norm1(self.kan1(self.norm_before1(residual)))
         residual = self.act(self.expand(residual))
         if self.kan2 is not None:
-            residual = self.kan2(residual)
+            residual = self.kan2(self.norm_before2(residual))
         residual = self.norm2(residual)
         if self.shortcut is not None:
             residual = residual + self.shortcut(x)

@@ -48,6 +48,45 @@ def test_zero_init_residual(shortcut):
     assert not block(torch.rand(2, 8, 6, 6)).any()
 
 
+@pytest.mark.parametrize('shortcut', [False, True])
+def test_residual_init_scales_the_published_start(shortcut):
+    torch.manual_seed(0)
+    published = RKANBlock(8, 12, 2, last=True, shortcut=shortcut)
+    scaled = RKANBlock(8, 12, 2, last=True, shortcut=shortcut, residual_init=0.01)
+    scaled.init_weights()
+    weights = {**published.state_dict(), **{name: value for name, value in scaled.state_dict().items()
+                                            if name in ('norm2.weight', 'shortcut.1.weight')}}
+    scaled.load_state_dict(weights)
+    x = torch.rand(2, 8, 6, 6)
+    torch.testing.assert_close(scaled(x), 0.01 * published(x))
+
+
+@pytest.mark.parametrize('size', [1, 5, 11])
+def test_kernels_of_any_odd_size(size):
+    block = RKANBlock(8, 12, 2, last=True, kernel_size=size)
+    assert block(torch.rand(2, 8, 7, 9)).shape == (2, 12, 4, 5)
+    three = sum(p.numel() for p in RKANBlock(8, 12, 2, last=True).parameters())
+    per_tap = (4 + 1 + 1) + (3 + 1 + 1)  # functions of degree 3 and 2, scaler and base of both
+    assert sum(p.numel() for p in block.parameters()) == three + (size ** 2 - 9) * per_tap
+    with pytest.raises(ValueError, match='RKANBlock: kernel_size must be odd, got 4'):
+        RKANBlock(8, 12, kernel_size=4)
+
+
+def test_norms_before_the_functions_bring_their_inputs_to_unit_variance():
+    seen = []
+    block = RKANBlock(16, 12, last=True, norm_before=True, with_base=False, act_cfg=None)
+    assert block.kan1.base_weight is None
+    assert block.kan2.base_weight is None
+    for kan in (block.kan1, block.kan2):
+        kan.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    block(0.05 * torch.randn(4, 16, 12, 12))
+    for x in seen:
+        torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(x.shape[1]), atol=0.02, rtol=0)
+    plain = RKANBlock(16, 12, last=True)
+    assert set(plain.state_dict()) == {name for name in block.state_dict() if 'norm_before' not in name} | {
+        'kan1.base_weight', 'kan2.base_weight'}
+
+
 def test_norm_cfg_is_the_blocks_own():
     block = RKANBlock(8, 16, norm_cfg=dict(type='GN', num_groups=2))
     assert isinstance(block.norm1, nn.GroupNorm)
