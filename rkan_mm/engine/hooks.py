@@ -53,6 +53,7 @@ class KANGridUpdateHook(Hook):
         self.refine = refine or {}
         self.update = dict(outside=0.01) | update
         self._handles, self._done = [], set()
+        self._updates = self._moved = 0
 
     @staticmethod
     def layers(model: nn.Module) -> dict[str, KANLayer]:
@@ -73,6 +74,7 @@ class KANGridUpdateHook(Hook):
         if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
             self._handles = [layer.register_forward_pre_hook(partial(self._update, runner, name))
                              for name, layer in self.layers(runner.model).items()]
+            self._updates += 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
@@ -97,7 +99,15 @@ class KANGridUpdateHook(Hook):
             self._forget(runner, layer)
             for average in self._averages(runner):
                 self.layers(average)[name].follow_grid(layer)
+            self._moved += 1
             runner.logger.info(f'Grid of {name} updated')
+
+    def after_train(self, runner: Runner) -> None:
+        if self._updates and not self._moved:
+            runner.logger.warning(
+                f'KANGridUpdateHook moved no grid in {self._updates} updates: no more than '
+                f'{self.update["outside"]:.0%} of the inputs of any layer lay outside of its grid. With outside=0 '
+                'every update lays the grids anew')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
         for model in (unwrap(runner.model), *self._averages(runner)):

@@ -66,6 +66,14 @@ def test_grids_are_updated_when_due(tmp_path):
     assert not run.model.conv._forward_pre_hooks
 
 
+@pytest.mark.parametrize(('outside', 'said'), [(0.9, True), (0.0, False)])
+def test_a_hook_that_never_moved_a_grid_says_so(tmp_path, outside, said):
+    runner(tmp_path, [KANGridUpdateHook(interval=2, outside=outside)]).train()
+    log, = tmp_path.rglob('*.log')
+    text = 'KANGridUpdateHook moved no grid in 3 updates: no more than 90% of the inputs of any layer lay outside'
+    assert (text in log.read_text()) == said
+
+
 def test_refinement_and_resuming(tmp_path):
     hook = dict(type='rkan_mm.KANGridUpdateHook', interval=2, end=2, refine={2: 10, 4: 20})
     whole = runner(tmp_path / 'whole', [hook])
