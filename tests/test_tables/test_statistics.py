@@ -1,0 +1,75 @@
+"""Statistics of tables, against scipy and by hand, and those of the pages against the records."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from scipy import stats
+
+from rkan_mm.tables.statistics import compare, holm, seeds_needed, statistics
+from rkan_mm.tables.table import FIELDS, Table
+
+PAGE = ROOT / 'docs/does-rkan-help.md'
+
+
+def table(folder, runs, **content):
+    (folder / 'config.py').write_text('')
+    rows = [dict(name=name, config=str(folder / 'config.py')) for name in dict.fromkeys(name for name, _, _ in runs)]
+    path = folder / 'table.yml'
+    path.write_text(yaml.safe_dump(dict(title='T', metric='m', seeds=[0], rows=rows, **content)))
+    with (folder / 'out.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(dict(row=name, seed=seed, last=last, test=last / 2) for name, seed, last in runs)
+    return Table(path, folder / 'out.csv')
+
+
+def test_differences_are_paired_by_seed_and_tested_as_scipy_does(tmp_path):
+    plain, other = np.array([50.0, 51, 49, 52]), np.array([50.5, 52.5, 49.2, 53])
+    runs = [('plain', seed, value) for seed, value in enumerate(plain)]
+    runs += [('other', seed, other[seed]) for seed in (3, 1, 0, 2)] + [('other', 7, 99.0), ('one', 0, 51.0)]
+    whole, one = compare(table(tmp_path, runs, baseline='plain'))
+    expected = stats.ttest_rel(other, plain)
+    assert (whole.row, whole.seeds) == ('other', 4)
+    assert whole.difference == pytest.approx((other - plain).mean())
+    assert whole.p == pytest.approx(expected.pvalue)
+    assert (whole.low, whole.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert whole.holm == pytest.approx(whole.p)  # the row of one seed has no test
+    assert (one.seeds, one.difference) == (1, 1.0)
+    assert np.isnan([one.low, one.p, one.holm]).all()
+
+
+def test_of_a_test_split_and_against_any_row(tmp_path):
+    runs = [('a', 0, 10.0), ('a', 1, 12.0), ('b', 0, 11.0), ('b', 1, 14.0)]
+    one, = compare(table(tmp_path, runs, test=True, scale=100), 'b')
+    assert one.difference == pytest.approx(-75)
+    assert statistics(table(tmp_path, runs), 'b').splitlines()[2].startswith('| a | -1.50 | ')
+    with pytest.raises(ValueError, match='no row None to compare with; there are a, b'):
+        compare(table(tmp_path, runs))
+
+
+def test_holm_by_hand():
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, float('nan'), 0.6])[0] == 1.0
+    assert holm([]) == []
+
+
+def test_seeds_needed_by_the_usual_tables():
+    assert seeds_needed(0.5, 1.0) == 34  # Cohen's d of 0.5
+    assert seeds_needed(-0.8, 1.0) == 15
+    assert seeds_needed(0.2, 1.0) == 199
+    with pytest.raises(ValueError, match='a difference other than 0'):
+        seeds_needed(0, 1.0)
+
+
+def test_the_page_has_the_statistics_of_the_records(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = PAGE.read_text()
+    blocks = re.findall(r'<!-- (configs/\S+\.yml)(?: over (.+?))? -->\n\n', text)
+    assert blocks
+    for path, against in blocks:
+        head = f'<!-- {path}{f" over {against}" if against else ""} -->\n\n'
+        assert head + statistics(Table(path), against or None) in text, f'{PAGE.name} lacks what {path} gives'
