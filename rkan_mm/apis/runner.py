@@ -22,8 +22,8 @@ from mmengine.runner import FlexibleRunner, Runner
 from rkan_mm.engine import RunError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
-from rkan_mm.preflight.classification import CheckLabelsHook, check_classification, check_whole
-from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
+from rkan_mm.preflight.classification import CheckLabelsHook, check_classification
+from rkan_mm.preflight.weights import WeightReportHook, check_pretrained, warn_in_red
 
 from .command_line import command_line
 from .configs import read_config
@@ -40,6 +40,11 @@ def _parser(description: str, example: str) -> argparse.ArgumentParser:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser
+
+
+def add_allow_partial(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--allow-partial', action='store_true',
+                        help='go on, with a warning in red, where the checkpoint is of another model in part')
 
 
 def load_config(config: str, cfg_options: dict | None = None, work_dir: str | None = None,
@@ -116,18 +121,19 @@ def _fit_strategy(cfg: Config) -> None:
             cfg.strategy.setdefault('sync_bn', cfg.sync_bn)
 
 
-def _build(cfg: Config) -> Runner | FlexibleRunner:
+def _build(cfg: Config, **testing: bool) -> tuple[Runner | FlexibleRunner, WeightReportHook]:
     _use_cpu_processes(cfg)
     _fit_strategy(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, FlexibleRunner):  # it would build the model in training, too late to look at it
         runner.model = runner.strategy.build_model(runner.model)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if cfg.get('load_from'):
+    if cfg.get('load_from') and not testing:
         check_fit(model, cfg.load_from)
     shards = isinstance(getattr(runner, 'strategy', None), FSDPStrategy)
-    runner.register_hook(WeightReportHook(copy.deepcopy(model).to('meta') if shards else None))
-    return runner
+    report = WeightReportHook(copy.deepcopy(model).to('meta') if shards else None, **testing)
+    runner.register_hook(report)
+    return runner, report
 
 
 def _use_amp(cfg: Config, dtype: str | None) -> None:
@@ -193,7 +199,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         check(cfg, training=False)
     check_classification(cfg, training=True)
     with safe_loading():
-        runner = _build(cfg)
+        runner, _ = _build(cfg)
         if cfg.get('default_scope') == 'mmpretrain':
             runner.register_hook(CheckLabelsHook())
         check_pretrained(runner.model)
@@ -215,6 +221,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     parser = _parser('Test a model of mmdet or mmpretrain',
                      'configs/mask-rcnn_rkanet50_fpn_1x_coco.py epoch_12.pth --classwise')
     parser.add_argument('checkpoint')
+    add_allow_partial(parser)
     parser.add_argument('--out', help='pickle file for the predictions')
     parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
     parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
@@ -242,10 +249,10 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     check(cfg, training=False)
     check_classification(cfg, training=False)
     with safe_loading():
-        runner = _build(cfg)
-        if cfg.get('default_scope') == 'mmpretrain':
-            check_whole(runner.model, args.checkpoint)
-        return runner.test()
+        runner, report = _build(cfg, testing=True, allow_partial=args.allow_partial)
+        metrics = runner.test()
+    warn_in_red(report.warning)
+    return metrics
 
 
 def main(function, argv: Sequence[str] | None = None) -> None:

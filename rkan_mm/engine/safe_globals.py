@@ -24,8 +24,10 @@ def allow_mmengine_globals() -> None:
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
     HistoryBuffer()  # the first one registers the statistics
-    core = np._core if hasattr(np, '_core') else np.core
+    arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
     torch.serialization.add_safe_globals([
-        HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype, core.multiarray._reconstruct,
-        core.multiarray.scalar, *(type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32', 'bool')),
+        HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype,
+        *((getattr(arrays, name), f'numpy.{core}.multiarray.{name}')  # under numpy 2 and 1, whichever reads it
+          for core in ('_core', 'core') for name in ('_reconstruct', 'scalar')),
+        *{type(np.dtype(code)) for code in np.typecodes['All'] if code != 'O'},
     ])

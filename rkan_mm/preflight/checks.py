@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import list_from_file
 from mmengine.registry import DATASETS
-from torch import Tensor, nn
+from torch import Tensor
 
 from rkan_mm.engine import safe_loading
 from rkan_mm.engine.run_error import PreflightError
@@ -101,28 +101,17 @@ def load_weights(path: str) -> dict[str, Tensor]:
         PreflightError: there is no such file, it is torn, holds other than plain data, or no state_dict.
     """
     check_checkpoint(path)
-    content = safe_loading.read(path)
+    return state_dict_in(safe_loading.read(path), path)
+
+
+def state_dict_in(content: Any, path: str) -> dict[str, Tensor]:
+    """What of a checkpoint's content is the state_dict; `PreflightError` if nothing is."""
     for name in ('state_dict', 'model_state_dict', 'model'):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise PreflightError(f'Checkpoint {path!r} holds no state_dict.')
     return content
-
-
-def check_fit(model: nn.Module, path: str) -> None:
-    """Raise `PreflightError` if a checkpoint on disk has not one entry for the model.
-
-    mmengine only logs what does not fit, and would go on with random weights.
-    """
-    if '://' in path or Path(path).expanduser().is_dir():  # a folder is of a sharded strategy
-        return
-    names = set(model.state_dict())
-    plain = {name.replace('backbone.backbone.', 'backbone.', 1) for name in names}  # a RKANet takes these as well
-    there = load_weights(path)
-    if not {name.removeprefix('module.') for name in there} & (names | plain):
-        raise PreflightError(f'Checkpoint {path!r} fits nothing of the model: it has {", ".join(list(there)[:3])}, '
-                             f'...; the model has {", ".join(sorted(names)[:3])}, ...')
 
 
 def _dicts_with(node: Any, *keys: str) -> Iterator[dict]:

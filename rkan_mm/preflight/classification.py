@@ -12,11 +12,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
-from torch import nn
 
 from rkan_mm.engine.hooks import unwrap
 
-from .checks import DOWNLOADING, PreflightError, load_weights
+from .checks import DOWNLOADING, PreflightError
 from .checks import _dicts_with as dicts_with
 
 PARTS = {  # what a split of a data set cannot do without
@@ -117,22 +116,3 @@ def check_labels(dataset, num_classes: int | None) -> None:
         if empty:
             raise PreflightError(f'{who}: no images of {", ".join(empty[:5])}{", ..." if empty[5:] else ""} in '
                                  f'{dataset.img_prefix!r}.')
-
-
-def check_whole(model: nn.Module, path: str) -> None:
-    """Raise `PreflightError` unless a classifier's checkpoint has every weight of the model, in its shape.
-
-    mmengine only warns and would test a model that is random in part.
-    """
-    if '://' in path:
-        return
-    there = {name.removeprefix('module.'): value for name, value in load_weights(path).items()}
-    own = model.state_dict()
-    for name, value in own.items():
-        if name in there and there[name].shape != value.shape:
-            raise PreflightError(f'Checkpoint {path!r} is of another model: its {name} is {tuple(there[name].shape)}, '
-                                 f'the model has {tuple(value.shape)}.')
-    missing = [name for name in own if name not in there and not name.endswith('num_batches_tracked')]
-    if missing:
-        raise PreflightError(f'Checkpoint {path!r} is of another model: it lacks {len(missing)} of {len(own)} tensors, '
-                             f'e.g. {missing[0]}.')

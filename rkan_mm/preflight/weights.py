@@ -1,20 +1,27 @@
-"""What of a checkpoint enters a model: a report in the log, and an error where nothing does."""
+"""What of a checkpoint enters a model: a report in the log, and an error where it would give a wrong result."""
 
 from __future__ import annotations
 
+import contextlib
+import re
+import warnings
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from rich.console import Console
 from torch import Tensor, nn
 
+from rkan_mm.engine.safe_loading import read, safe_loading
 from rkan_mm.models import RKANet
 
-from .checks import PreflightError, load_weights
+from .checks import PreflightError, check_checkpoint, load_weights, state_dict_in
 
 
 def summary(names: Collection[str], everything: Collection[str]) -> str:
@@ -52,27 +59,196 @@ class Fit:
     text: str
 
 
+def innermost(model: nn.Module) -> nn.Module:
+    """The model within wrappers for several processes and for test-time augmentation, which add nothing to names."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def fit(module: nn.Module, state_dict: dict[str, Tensor]) -> Fit:
-    """Compare a state_dict with a model that will load it, plain backbones' in a RKANet included."""
-    source = {name.removeprefix('module.'): value for name, value in state_dict.items()}
-    for prefix, child in module.named_modules():
-        if isinstance(child, RKANet):
-            child.take_plain(source, f'{prefix}.' if prefix else '')
-    source, target = ({name: value for name, value in each.items() if not name.endswith('num_batches_tracked')}
-                      for each in (source, module.state_dict()))
-    both = [name for name in source if name in target]
-    unfit = [f'{name} {tuple(source[name].shape)}, here {tuple(target[name].shape)}' for name in both
-             if source[name].shape != target[name].shape]
-    new, left = [name for name in target if name not in source], [name for name in source if name not in target]
-    loaded = len(both) - len(unfit)
+    """What mmengine would load of a state_dict into a model, which stays as it is.
+
+    The modules' own loading is run, so names that they rewrite (a teacher and a student, a plain backbone in a RKANet)
+    and tensors that they resize (position embeddings, grids) count as they will.
+    """
+    module = innermost(module)
+    source = {name.removeprefix('module.'): value for name, value in state_dict.items() if isinstance(value, Tensor)}
+    missing, unexpected, errors = [], [], []
+    target = [name for name in module.state_dict() if not name.endswith('num_batches_tracked')]
+    with _dry(module):
+        _load(module, source, '', getattr(state_dict, '_metadata', {}), missing, unexpected, errors)
+    new = [name for name in target if name in set(missing)]
+    left = [name for name in unexpected if not name.endswith('num_batches_tracked')]
+    unfit = [re.sub(SIZES, _sizes, error.strip()) for error in errors]
+    loaded = len(target) - len(new) - len(unfit)
     lines = [f'{loaded} of {len(target)} entries of the model are loaded']
     if new:
         lines.append(f'{len(new)} are new: {summary(new, target)}')
     if unfit:
         lines.append(f'{len(unfit)} do not fit: {", ".join(unfit)}')
     if left:
-        lines.append(f'{len(left)} of the checkpoint have no place: {summary(left, source)}')
+        lines.append(f'{len(left)} of the checkpoint have no place: {summary(left, {*source, *left})}')
     return Fit(loaded, new, left, unfit, '\n  '.join(lines))
+
+
+SIZES = (r'size mismatch for (.*): copying a param with shape torch.Size\(\[(.*)\]\) from checkpoint, the shape in '
+         r'current model is torch.Size\(\[(.*)\]\).')
+
+
+def _sizes(match: re.Match) -> str:
+    theirs, ours = (tuple(map(int, filter(None, group.split(', ')))) for group in match.groups()[1:])
+    return f'{match[1]} {theirs}, here {ours}'
+
+
+def _load(module: nn.Module, source: dict[str, Tensor], prefix: str, metadata: dict, *found: list[str]) -> None:
+    """As load_state_dict of mmengine, which keeps the lists of what is missing, unexpected and unfit to itself."""
+    module = innermost(module)
+    module._load_from_state_dict(source, prefix, metadata.get(prefix[:-1], {}), True, *found)
+    for name, child in module._modules.items():
+        if child is not None:
+            inside = f'{prefix}{name}.'
+            part = {key: value for key, value in source.items() if key.startswith(inside)}
+            _load(child, part, inside, metadata, *found)
+
+
+@contextlib.contextmanager
+def _dry(model: nn.Module) -> Iterator[None]:
+    """Meanwhile the parameters have no values and the buffers are copies; afterwards all is as it was."""
+    before, stand_ins = {module: {**vars(module)} for module in model.modules()}, {}
+
+    def stand_in(value: Tensor | None) -> Tensor | None:
+        if value is None or isinstance(value, nn.parameter.UninitializedParameter):
+            return value
+        if value not in stand_ins:
+            stand_ins[value] = nn.Parameter(value.detach().to('meta'), value.requires_grad) if isinstance(
+                value, nn.Parameter) else value.detach().clone()
+        return stand_ins[value]
+
+    try:
+        for module in before:
+            for kind in ('_parameters', '_buffers'):
+                vars(module)[kind] = {name: stand_in(value) for name, value in vars(module)[kind].items()}
+            vars(module)['_modules'] = {**module._modules}
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # torch says that copying into such parameters does nothing
+            yield
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def check_fit(model: nn.Module, path: str) -> None:
+    """Raise `PreflightError` if a checkpoint on disk has not one entry for the model.
+
+    mmengine only logs what does not fit, and would go on with random weights.
+    """
+    if '://' not in path and not Path(path).expanduser().is_dir():  # a folder is of a sharded strategy
+        _refuse_nothing(model, fit(model, weights := load_weights(path)), weights, path, 'the model')
+
+
+def _refuse_nothing(module: nn.Module, result: Fit, weights: dict[str, Tensor], path: str, where: str) -> None:
+    if not result.loaded:
+        raise PreflightError(f'Checkpoint {path!r} fits nothing of {where}: it has {_first(list(weights))}; '
+                             f'{where} has {_first(sorted(module.state_dict()))}.')
+
+
+def check_whole(model: nn.Module, state_dict: dict[str, Tensor], path: str, allow_partial: bool = False) -> str | None:
+    """Whether a model that is to be tested, or to predict, gets all its weights from a checkpoint, and it has no more.
+
+    RKAN blocks that start at zero and are all new change nothing and pass. So does what only training needs, and, with
+    a warning, a part beside those of the model, such as the classifier behind a backbone.
+
+    Args:
+        model: with the weights with which it was built.
+        state_dict: of the checkpoint.
+        path: of the checkpoint, for the message.
+        allow_partial: return what is wrong instead of raising it.
+
+    Returns:
+        What the user must know of the result, or None.
+
+    Raises:
+        PreflightError: entries of the model are missing or do not fit, or the checkpoint has more of one of its parts.
+    """
+    model = innermost(model)
+    result = fit(model, state_dict)
+    harmless = _zero_blocks(model, result.new)
+    new = [name for name in result.new if name not in harmless]
+    more = [name for name in result.left if 'loss' not in name and not name.startswith('ema_')
+            and getattr(state_dict.get(name), 'is_floating_point', lambda: True)()]
+    parts = set(dict(model.named_children()))
+    serious = [name for name in more if name.partition('.')[0] in parts]
+    lines = []
+    for names, what, everything in ((new, 'entries of the model are not in it', model.state_dict()),
+                                    (result.unfit, 'do not fit', ()),
+                                    (serious or more, 'of its entries have no place in the model', state_dict)):
+        if names:
+            everything = {name for name in everything if not name.endswith('num_batches_tracked')}
+            shown = _first(summary(names, {*everything, *names}).split(', ') if everything else names)
+            lines.append(f'{len(names)} {what} ({shown})')
+    if not lines:
+        return None
+    text = f'Checkpoint {path!r}: {", ".join(lines)}'
+    if not (new or result.unfit or serious):
+        return f'{text}.'
+    _refuse_nothing(model, result, state_dict, path, 'the model')
+    if not allow_partial:
+        raise PreflightError(f'{text}. The result would be that of another model: give the config that it was trained '
+                             'with, or --allow-partial for a result all the same.')
+    return f'{text}. This is the result of another model than the one that was trained.'
+
+
+def _first(names: list[str], separator: str = ', ') -> str:
+    return separator.join(names[:5]) + (f'{separator}... ({len(names)})' if len(names) > 5 else '')
+
+
+def _zero_blocks(model: nn.Module, new: Collection[str]) -> set[str]:
+    """Entries of RKAN blocks of which none was in the checkpoint and which add nothing: they started at zero."""
+    found = set()
+    for prefix, module in model.named_modules():
+        if isinstance(module, RKANet):
+            for key, bridge in module.bridges.items():
+                start = f'{prefix}.bridges.{key}'.lstrip('.')
+                own = {f'{start}.{name}' for name in bridge.state_dict() if not name.endswith('num_batches_tracked')}
+                if bridge.starts_at_zero and own <= set(new):
+                    found |= own
+    return found
+
+
+@safe_loading()
+def load_for_testing(model: nn.Module, path: str, allow_partial: bool = False) -> dict:
+    """Load a checkpoint into a model that is to be tested, to predict, to be looked at or to be exported.
+
+    Args:
+        model: as its config builds it.
+        path: file, or an address that mmengine knows.
+        allow_partial: print a warning in red instead of raising where the model gets only part of its weights.
+
+    Returns:
+        The checkpoint, with its ``state_dict`` and, where mm has saved it, ``meta``.
+
+    Raises:
+        PreflightError: see `check_whole`; there is no such file, or it holds more than plain data.
+    """
+    content = read_anywhere(path)
+    state_dict = state_dict_in(content, path)
+    warn_in_red(check_whole(model, state_dict, path, allow_partial))
+    _load_checkpoint_to_model(model, dict(state_dict=state_dict))
+    return content
+
+
+def read_anywhere(path: str) -> dict:
+    """A checkpoint from the disk or from an address that mmengine knows, as plain data."""
+    check_checkpoint(path)
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu') if '://' in path else read(path)
+
+
+def warn_in_red(text: str | None) -> None:
+    """Print what the user must know of a result beside it; None is nothing."""
+    if text:
+        Console(highlight=False, soft_wrap=True).print(f'WARNING: {text}', style='bold red', markup=False)
 
 
 class WeightReportHook(Hook):
@@ -80,17 +256,25 @@ class WeightReportHook(Hook):
 
     Args:
         model: names and shapes of the run's model, where its own weights are sharded.
+        testing: whether it must be all of them, see `check_whole`.
+        allow_partial: then what is wrong is kept as ``warning``.
 
     Raises:
-        PreflightError: nothing does.
+        PreflightError: nothing does, or in testing not all.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
-        self.model = model
+    priority = 'VERY_HIGH'
+
+    def __init__(self, model: nn.Module | None = None, testing: bool = False, allow_partial: bool = False) -> None:
+        self.model, self.testing, self.allow_partial = model, testing, allow_partial
+        self.warning = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = self.model or (runner.model.module if is_model_wrapper(runner.model) else runner.model)
-        _report(model, checkpoint.get('state_dict', checkpoint), str(runner._load_from), 'the model')
+        model, path = self.model or innermost(runner.model), str(runner._load_from)
+        weights = checkpoint['state_dict'] = state_dict_in(checkpoint, path)  # where mmengine and its EMAHook look
+        if self.testing:
+            self.warning = check_whole(model, weights, path, self.allow_partial)
+        _report(model, weights, path, 'the model')
 
 
 def check_pretrained(model: nn.Module) -> None:
@@ -105,11 +289,8 @@ def check_pretrained(model: nn.Module) -> None:
             if init_cfg.get('type') != 'Pretrained':
                 continue
             path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
-            if '://' in path:
-                content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-                state_dict = content.get('state_dict', content)
-            else:
-                state_dict = load_weights(path)
+            content = read_anywhere(path)
+            state_dict = content.get('state_dict', content)  # no more than mmengine looks at here
             where = f'{name or "the model"} ({type(module).__name__})'
             if prefix:
                 prefix = f'{prefix.rstrip(".")}.'
@@ -123,6 +304,5 @@ def check_pretrained(model: nn.Module) -> None:
 
 def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str) -> None:
     result = fit(module, state_dict)
-    if not result.loaded:
-        raise PreflightError(f'Checkpoint {path!r} fits nothing of {where}:\n  {result.text}')
+    _refuse_nothing(module, result, state_dict, path, where)
     MMLogger.get_current_instance().info(f'Weights of {path} for {where}:\n  {result.text}')

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from rkan_mm.apis import runner
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
@@ -143,11 +144,11 @@ def test_files_that_are_no_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
-    model = torch.nn.ModuleDict(dict(backbone=torch.nn.ModuleDict(dict(backbone=torch.nn.Linear(1, 1)))))
+    model = RKANet(dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4))
     torch.save(dict(state_dict={'encoder.weight': torch.zeros(1)}), tmp_path / 'other.pth')
-    with pytest.raises(PreflightError, match=r'fits nothing of the model: it has encoder.weight, ...; the model has '
-                                             r'backbone.backbone.bias, backbone.backbone.weight'):
+    with pytest.raises(PreflightError, match=r'fits nothing of the model: it has encoder.weight; the model has '
+                                             r'backbone.bn1.bias, backbone.bn1.num_batches_tracked, '):
         check_fit(model, str(tmp_path / 'other.pth'))
-    for plain in ({'backbone.weight': torch.zeros(1, 1)}, {'module.backbone.backbone.bias': torch.zeros(1)}):
+    for plain in ({'bn1.weight': torch.zeros(4)}, {'module.backbone.bn1.weight': torch.zeros(4)}):
         torch.save(plain, tmp_path / 'plain.pth')
         check_fit(model, str(tmp_path / 'plain.pth'))

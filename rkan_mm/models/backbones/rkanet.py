@@ -10,6 +10,7 @@ from mmengine.model import BaseModule, ModuleDict
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
+from rkan_mm.models.layers.fusion import Addition, SEFusion
 from rkan_mm.registry import FUSIONS, MODELS, build
 
 
@@ -33,6 +34,11 @@ class BridgedStage(BaseModule):
         self.fusion = fusion
         self._input = None
 
+    @property
+    def starts_at_zero(self) -> bool:
+        """Whether a new block leaves the output of its stage as it is."""
+        return getattr(self.block, 'zero_init_residual', False) and isinstance(self.fusion, (Addition, SEFusion))
+
     def enter(self, module: nn.Module, args: tuple) -> None:
         self._input = feature_map(args[0], args)
 
@@ -45,10 +51,11 @@ class BridgedStage(BaseModule):
 
     def join(self, x: Tensor, args: tuple, out: Tensor) -> Tensor:
         """The fused output in the form that the stage has given: a map, or tokens."""
-        fused = self.fuse(x, feature_map(out, args))
+        fused = self(x, feature_map(out, args))
         return fused.flatten(2).transpose(1, 2) if out.dim() == 3 else fused
 
-    def fuse(self, x: Tensor, out: Tensor) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor) -> Tensor:
+        """Input and output of the stage -> the fused output; called as a module, so that hooks on it see each."""
         residual = self.block(x)
         height, width = out.shape[2:]
         if all(0 <= ours - theirs <= 1 for ours, theirs in zip(residual.shape[2:], out.shape[2:], strict=True)):

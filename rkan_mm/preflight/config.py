@@ -1,0 +1,45 @@
+"""Looking into configs, whose types are names or, in pure Python configs, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+
+
+def kind(cfg: dict | None) -> str:
+    """Name of the class that a config builds, without its scope or module; '' where there is no type.
+
+    Example:
+        >>> kind(dict(type='mmdet.CocoDataset')), kind(dict(type=Config)), kind(None)
+        ('CocoDataset', 'Config', '')
+    """
+    cls = (cfg or {}).get('type') or ''
+    return (cls if isinstance(cls, str) else getattr(cls, '__name__', str(cls))).rpartition('.')[2]
+
+
+def scope(cfg: Config) -> str | None:
+    """The package whose registries a config asks: its ``default_scope``, else that of its model."""
+    if cfg.get('default_scope'):
+        return cfg.default_scope
+    cls = (cfg.get('model') or {}).get('type') or ''
+    package, dot, _ = (cls if isinstance(cls, str) else f'{cls.__module__}.').partition('.')
+    return package if dot else None
+
+
+def dicts_with(node: Any, *keys: str, path: str = '') -> Iterator[tuple[str, dict]]:
+    """All dicts in a nested config that have all of the keys, each behind its path in the config.
+
+    Example:
+        >>> list(dicts_with(dict(a=[dict(type='x', n=1), dict(n=2)]), 'type', 'n'))
+        [('a[0]', {'type': 'x', 'n': 1})]
+    """
+    if isinstance(node, dict):
+        if all(key in node for key in keys):
+            yield path, node
+        for name, child in node.items():
+            yield from dicts_with(child, *keys, path=f'{path}.{name}'.lstrip('.'))
+    elif isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from dicts_with(child, *keys, path=f'{path}[{i}]')
