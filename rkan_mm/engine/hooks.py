@@ -13,7 +13,9 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from rkan_mm.models.layers import GridBasis, KANLayer
+from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.grid_update import GridUpdate
+from rkan_mm.models.layers.sparsity import Sparsity
 from rkan_mm.registry import HOOKS
 
 
@@ -56,14 +58,16 @@ class KANGridUpdateHook(Hook):
         self._updates = self._moved = 0
 
     @staticmethod
-    def layers(model: nn.Module) -> dict[str, KANLayer]:
+    def layers(model: nn.Module) -> dict[str, GridUpdate]:
         return {name: module for name, module in unwrap(model).named_modules()
-                if isinstance(module, KANLayer) and isinstance(module.basis, GridBasis)}
+                if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
     def before_train(self, runner: Runner) -> None:
         if not self.layers(runner.model):
+            bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
             raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
-                             'on a grid')
+                             f'on a grid, such as BSpline; ' + (f'its bases are {", ".join(sorted(bases))}' if bases
+                                                                else 'it has no KAN layer at all'))
         if is_distributed() and self.update.get('grow'):
             raise ValueError('KANGridUpdateHook: grow changes the shape of coefficients by what a rank sees; with '
                              'several processes use grow=False')
@@ -82,7 +86,7 @@ class KANGridUpdateHook(Hook):
             handle.remove()
         self._handles, self._done = [], set()
 
-    def _update(self, runner: Runner, name: str, layer: KANLayer, args: tuple) -> None:
+    def _update(self, runner: Runner, name: str, layer: GridUpdate, args: tuple) -> None:
         if name in self._done:  # a layer that is called again, such as a shared head
             return
         self._done.add(name)
@@ -90,9 +94,9 @@ class KANGridUpdateHook(Hook):
         if get_rank() == 0:
             changed += layer.update_grid(args[0], **self.update)
         if is_distributed():
-            changed = changed.to(layer.basis_weight.device)
+            changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)
-            for tensor in (layer.basis_weight.data, *layer.basis.parameters(), *layer.basis.buffers()):
+            for tensor in (layer.coefficient_parameter.data, *layer.basis.parameters(), *layer.basis.buffers()):
                 broadcast(tensor.data)
             layer.basis.refresh()
         if changed.item():
@@ -125,10 +129,10 @@ class KANGridUpdateHook(Hook):
         return [unwrap(hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
 
     @staticmethod
-    def _forget(runner: Runner, layer: KANLayer) -> None:
+    def _forget(runner: Runner, layer: GridUpdate) -> None:
         wrapper = runner.optim_wrapper
         for each in wrapper.values() if isinstance(wrapper, dict) else (wrapper,):
-            each.optimizer.state.pop(layer.basis_weight, None)
+            each.optimizer.state.pop(layer.coefficient_parameter, None)
 
 
 @HOOKS.register_module()
@@ -153,7 +157,7 @@ class KANRegularizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap(runner.model)
-        if not any(isinstance(module, KANLayer) for module in model.modules()):
+        if not any(isinstance(module, Sparsity) for module in model.modules()):
             raise ValueError(f'KANRegularizationHook: {type(model).__name__} has no KAN layer')
         self._handle = model.register_forward_hook(self._add)
 
@@ -164,7 +168,7 @@ class KANRegularizationHook(Hook):
         """Inside of the model's forward pass, so that a wrapper such as DDP sees the use of the parameters."""
         if not (model.training and isinstance(losses, dict)):
             return losses
-        penalties = [module.regularization() for module in model.modules() if isinstance(module, KANLayer)]
+        penalties = [module.regularization() for module in model.modules() if isinstance(module, Sparsity)]
         added = {}
         for name, factor in self.factors.items():
             values = [penalty[name] for penalty in penalties if name in penalty]

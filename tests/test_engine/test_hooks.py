@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import Dataset
 
 from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook, allow_mmengine_globals
-from rkan_mm.models import KANConv2d, KANLinear
+from rkan_mm.models import KANConv2d, KANLinear, RKANet
 
 
 class Images(Dataset):
@@ -189,3 +189,37 @@ def update_in_ranks(rank: int, store: str, folder: str) -> None:
 
 def test_ranks_stay_equal(tmp_path):
     torch.multiprocessing.spawn(update_in_ranks, (str(tmp_path / 'store'), str(tmp_path)), nprocs=2)
+
+
+class RKANModel(BaseModel):
+    """A RKANet, whose KAN convolutions share their functions among channels."""
+
+    def __init__(self, basis='BSpline'):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 3, 1)
+        self.backbone = RKANet(dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4, norm_eval=False),
+                               block=dict(type='RKANBlock', basis=dict(type=basis)))
+
+    def forward(self, x, mode='tensor'):
+        x = self.backbone(self.stem(nn.functional.interpolate(x, size=(64, 64))))[-1]
+        return dict(loss_own=x.square().mean()) if mode == 'loss' else x
+
+
+def test_all_hooks_on_a_rkanet(tmp_path):
+    model = RKANModel()
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', interval=2, begin=1, end=4, outside=0.0, refine={5: 10}),
+                            dict(type='KANRegularizationHook', l1=0.1, smoothness=0.1), dict(type='EMAHook')], model)
+    run.train()
+    average = next(hook for hook in run.hooks if type(hook).__name__ == 'EMAHook').ema_model.module
+    for kan in ('kan1', 'kan2'):
+        ours, theirs = (getattr(each.backbone.bridges['layer4'].block, kan) for each in (model, average))
+        assert ours.basis.grid_size == 10
+        assert not ours.basis.interior()[0, [0, -1]].allclose(torch.tensor([-1.0, 1.0]))
+        assert_close(theirs.basis.grid, ours.basis.grid)
+    assert run.message_hub.get_scalar('train/loss_kan_smoothness').current() > 0
+
+
+def test_what_a_polynomial_rkanet_can_do(tmp_path):
+    with pytest.raises(ValueError, match='no KAN layer with a basis on a grid, such as BSpline; its bases are Chebysh'):
+        runner(tmp_path, [dict(type='KANGridUpdateHook')], RKANModel('Chebyshev')).train()
+    runner(tmp_path, [dict(type='KANRegularizationHook', l1=0.1)], RKANModel('Chebyshev'), max_iters=1).train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,14 @@ CHUNK = 1 << 22
 
 
 class GridUpdate:
-    """Mixin of `KANLayer`: what can be done with the grid of its basis."""
+    """Mixin of KAN layers: what can be done with the grid of their basis."""
+
+    coefficients_name: ClassVar[str] = 'basis_weight'
+
+    @property
+    def coefficient_parameter(self) -> nn.Parameter:
+        """The coefficients of all functions as an optimizer holds them."""
+        return getattr(self, self.coefficients_name)
 
     @lasting
     def update_grid(self, x: Tensor, uniform: float = 1.0, margin: float = 0.01, outside: float = 0.0,
@@ -111,10 +119,38 @@ class GridUpdate:
         change()
         new = copy.deepcopy(self.basis).double()
         transform = fit(old, new, samples)  # (rows, F_new, F_old)
-        weight = by_channel(self, self.basis_weight.double())  # (C, F, ...)
+        parameter = self.coefficient_parameter
+        weight = self.by_channel(parameter.double())  # (C, F, ...)
         weight = torch.matmul(transform, weight)
-        self.basis_weight.data = from_channel(self, weight).to(self.basis_weight)
-        self.basis_weight.grad = None
+        parameter.data = self.from_channel(weight).to(parameter)
+        parameter.grad = None
+
+    def by_channel(self, weight: Tensor) -> Tensor:
+        """(out, in / groups, F, ...) -> (in, F, everything else)."""
+        if getattr(self, 'transposed', False):  # (in, out / groups, F, ...)
+            return weight.transpose(1, 2).flatten(2)
+        weight = weight.unflatten(0, (getattr(self, 'groups', 1), -1))  # (groups, out, in, F, ...)
+        return weight.movedim(1, 3).flatten(0, 1).flatten(2)
+
+    def from_channel(self, weight: Tensor) -> Tensor:
+        """The inverse of `by_channel`, for any number of functions."""
+        shape = self.coefficient_parameter.shape
+        if getattr(self, 'transposed', False):
+            return weight.unflatten(2, (shape[1], *shape[3:])).transpose(1, 2)
+        groups = getattr(self, 'groups', 1)
+        weight = weight.unflatten(2, (shape[0] // groups, *shape[3:])).unflatten(0, (groups, -1))
+        return weight.movedim(3, 1).flatten(0, 1)  # (groups, in, F, out, ...) -> (out, in, F, ...)
+
+    @lasting
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """A checkpoint may be pruned, or have a finer grid."""
+        parameter = self.coefficient_parameter
+        if f'{prefix}mask' in state_dict and self.mask is None:
+            self.mask = torch.ones_like(state_dict[f'{prefix}mask'], device=parameter.device)
+        stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
+        if stored is not None and grid is not None and stored.shape != parameter.shape:
+            parameter.data = parameter.new_empty(stored.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def fit(old: GridBasis, new: GridBasis, samples: Tensor | None) -> Tensor:
@@ -140,21 +176,3 @@ def fit(old: GridBasis, new: GridBasis, samples: Tensor | None) -> Tensor:
     scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     ridge = RIDGE * scale * torch.eye(new.num_functions, dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram + ridge, right)
-
-
-def by_channel(layer: nn.Module, weight: Tensor) -> Tensor:
-    """(out, in / groups, F, ...) -> (in, F, everything else)."""
-    if getattr(layer, 'transposed', False):  # (in, out / groups, F, ...)
-        return weight.transpose(1, 2).flatten(2)
-    weight = weight.unflatten(0, (getattr(layer, 'groups', 1), -1))  # (groups, out, in, F, ...)
-    return weight.movedim(1, 3).flatten(0, 1).flatten(2)
-
-
-def from_channel(layer: nn.Module, weight: Tensor) -> Tensor:
-    """The inverse of `by_channel`, for any number of functions."""
-    shape = layer.basis_weight.shape
-    if getattr(layer, 'transposed', False):
-        return weight.unflatten(2, (shape[1], *shape[3:])).transpose(1, 2)
-    groups = getattr(layer, 'groups', 1)
-    weight = weight.unflatten(2, (shape[0] // groups, *shape[3:])).unflatten(0, (groups, -1))
-    return weight.movedim(3, 1).flatten(0, 1)  # (groups, in, F, out, ...) -> (out, in, F, ...)

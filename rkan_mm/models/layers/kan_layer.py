@@ -12,7 +12,6 @@ from rkan_mm.models.ops import can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
-from .basis.grid import lasting
 from .grid_update import ELEMENTWISE, GridUpdate
 from .sparsity import Sparsity
 
@@ -214,14 +213,3 @@ class KANLayer(GridUpdate, Sparsity):
         summed = coefficients.reshape(groups, out // groups, inputs, functions, -1).sum(-1)
         zero = zero.expand(groups * inputs, functions).reshape(groups, 1, inputs, functions)
         return (summed * zero).sum((2, 3)).reshape(out)
-
-    @lasting
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """A checkpoint may be pruned, or have a finer grid."""
-        if f'{prefix}mask' in state_dict and self.mask is None:
-            self.mask = torch.ones_like(state_dict[f'{prefix}mask'], device=self.basis_weight.device)
-        stored = state_dict.get(f'{prefix}basis_weight')
-        grid = state_dict.get(f'{prefix}basis.grid')
-        if stored is not None and grid is not None and stored.shape != self.basis_weight.shape:
-            self.basis_weight.data = self.basis_weight.new_empty(stored.shape)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -19,6 +19,7 @@ from .basis import GridBasis, Polynomial, Window
 from .grid_update import ELEMENTWISE
 from .kan_layer import HALF
 from .recompute import recompute
+from .shared_functions import SharedFunctions
 
 PATCHWISE = {
     'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,
@@ -30,13 +31,14 @@ PATCHWISE = {
 
 
 @MODELS.register_module()
-class SharedKANConv2d(BaseModule):
+class SharedKANConv2d(SharedFunctions, BaseModule):
     r"""KAN convolution with a kernel shared by all channels, the core of RKAN (arXiv 2410.05500).
 
     One function of the `k` taps of a patch is applied to the patches of every channel:
     :math:`y = \sum_p w_p\,a(x_p) + \sum_p s_p \sum_j c_{j,p} P_j(u(x_p))` with the basis functions :math:`P_j`, the
     normalisation `u` and the activation `a` of the base branch. Zero padding comes before the basis. The channels of
-    input and output are the same, any number of them: (B, C, H, W) -> (B, C, H', W').
+    input and output are the same, any number of them: (B, C, H, W) -> (B, C, H', W'). The functions, one for each tap,
+    can be penalised, ranked and pruned, and a grid under them follows the data, as in every KAN layer here.
 
     Args:
         kernel_size, stride, padding, dilation: as in :class:`torch.nn.Conv2d`.
@@ -93,6 +95,7 @@ class SharedKANConv2d(BaseModule):
             not radial if with_scaler is None else with_scaler) else None
         self.base_weight = nn.Parameter(torch.empty(self.kernel_size)) if with_base else None
         self.bias = nn.Parameter(torch.empty(())) if (radial and with_base if bias is None else bias) else None
+        self.register_buffer('mask', None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -125,11 +128,11 @@ class SharedKANConv2d(BaseModule):
                 F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
             return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
         if isinstance(self.basis, Polynomial) and self.normalization in ELEMENTWISE:
-            out = shared_polynomial_conv2d(x, self.weight, self.base_weight, ELEMENTWISE[self.normalization],
-                                           self.base_act, self.stride, self.padding, self.dilation, self.scaler,
-                                           self.basis)
+            out = shared_polynomial_conv2d(x, self.masked(self.weight), self.masked(self.base_weight),
+                                           ELEMENTWISE[self.normalization], self.base_act, self.stride, self.padding,
+                                           self.dilation, self.scaler, self.basis)
         else:
-            weight = self.weight if self.scaler is None else self.weight * self.scaler
+            weight = self.scaled()
             out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight)
         return out if self.bias is None else out + self.bias
 
@@ -143,7 +146,7 @@ class SharedKANConv2d(BaseModule):
         constant = (zero[0] * weight.sum((1, 2))).sum()
         if self.base_weight is not None:
             planes = torch.cat([x if self.base_act is None else self.base_act(x), planes.to(x.dtype)], 1)
-            weight = torch.cat([self.base_weight[None], weight])
+            weight = torch.cat([self.masked(self.base_weight)[None], weight])
         out = F.conv2d(planes.to(x.dtype), weight[None], None, self.stride, self.padding, self.dilation) + constant
         return out.reshape(*shape, *out.shape[2:])
 
@@ -151,13 +154,19 @@ class SharedKANConv2d(BaseModule):
         """The definition: unfold, normalise each patch, apply its functions."""
         size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
-        u = PATCHWISE[self.normalization](patches, self)  # (B * C, taps, L)
+        u = self.normalized(patches)  # (B * C, taps, L)
         out = torch.einsum('npfl,fp->nl', self.basis(u.float() if u.dtype in HALF else u, 1), weight.flatten(1))
         if self.base_weight is not None:
             base = u if self.normalize_base else patches
             base = base if self.base_act is None else self.base_act(base)
-            out = out + torch.einsum('npl,p->nl', base, self.base_weight.flatten())
+            out = out + torch.einsum('npl,p->nl', base, self.masked(self.base_weight).flatten())
         return out.reshape(*x.shape[:2], *size)
+
+    def normalized(self, patches: Tensor) -> Tensor:
+        """What the functions see of patches, (n, taps, L)."""
+        if self.normalization in PATCHWISE:
+            return PATCHWISE[self.normalization](patches, self)
+        return ELEMENTWISE[self.normalization](patches)
 
     def extra_repr(self) -> str:
         shown = [f'kernel_size={self.kernel_size}', f'stride={self.stride}', f'padding={self.padding}']

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from .basis import GridBasis
 from .basis.grid import lasting
-from .grid_update import MAX_SAMPLES, by_channel, from_channel
+from .grid_update import MAX_SAMPLES
 
 
 class Sparsity:
-    """Mixin of `KANLayer`: each weight of the ordinary layer is a function, which may be penalised and pruned."""
+    """Mixin of KAN layers: each weight of the ordinary layer is a function, which may be penalised and pruned."""
 
     def regularization(self) -> dict[str, Tensor]:
         r"""Penalties on the coefficients `s c` of the functions, with `m` the mean of `|s c|` over a function.
@@ -53,9 +53,9 @@ class Sparsity:
             values = torch.cat([torch.ones_like(values[:, :1]), values], 1)
             kernel = torch.cat([coefficients[:, :, :1], kernel], 2)
         moment = values @ values.mT / values.shape[2]  # (C, P, P)
-        weight = by_channel(self, kernel)  # (C, P, M)
+        weight = self.by_channel(kernel)  # (C, P, M)
         square = (weight * (moment @ weight)).sum(1, keepdim=True)
-        return from_channel(self, square.clamp(min=0).sqrt()).squeeze(2)
+        return self.from_channel(square.clamp(min=0).sqrt()).squeeze(2)
 
     @lasting
     def prune(self, amount: float | None = None, threshold: float | None = None, x: Tensor | None = None) -> float:
@@ -83,7 +83,7 @@ class Sparsity:
     def keep(self, functions: Tensor) -> None:
         """Switch off all functions but these, a bool of the shape of the ordinary layer's weight."""
         keep = functions if self.mask is None else functions & self.mask.bool()
-        self.mask = keep.to(self.basis_weight.dtype)
+        self.mask = keep.to(self.coefficient_parameter.dtype)
 
     @property
     def sparsity(self) -> float:
@@ -117,7 +117,7 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
         The sparsity over all KAN layers.
 
     Raises:
-        ValueError: no KAN layer, or ``amount`` is not in 0 to 1.
+        ValueError: no KAN layer, ``run`` does not reach all of them, or ``amount`` is not in 0 to 1.
 
     Example:
         >>> model = nn.Sequential(KANLinear(4, 8), KANLinear(8, 2))
@@ -141,8 +141,13 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
         finally:
             for handle in handles:
                 handle.remove()
+        if missed := [name for name, module in model.named_modules()
+                      if isinstance(module, Sparsity) and module not in importances]:
+            raise ValueError(f'prune: run() reached {len(importances)} of {len(layers)} KAN layers of '
+                             f'{type(model).__name__}, not {", ".join(missed[:5])}; let it call the model on samples, '
+                             'e.g. lambda: model(images), or leave it out to go by the coefficients')
     limit = cut(list(importances.values()), amount)
     for layer, importance in importances.items():
         layer.keep(importance > limit)
-    total = sum(layer.basis_weight[:, :, 0].numel() for layer in layers)
-    return sum(layer.sparsity * layer.basis_weight[:, :, 0].numel() for layer in layers) / total
+    total = sum(importance.numel() for importance in importances.values())
+    return sum(layer.sparsity * importance.numel() for layer, importance in importances.items()) / total

@@ -9,7 +9,6 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
-from rkan_mm.models.layers.grid_update import by_channel, from_channel
 
 LAYERS = {
     'conv1d': (lambda **a: KANConv1d(4, 6, 3, padding=1, **a), (8, 4, 40)),
@@ -180,12 +179,12 @@ def test_order_of_channels(kind):
     make, _ = LAYERS[kind]
     weight = torch.randn_like(make().basis_weight)
     layer = make()
-    channels = by_channel(layer, weight)
+    channels = layer.by_channel(weight)
     assert channels.shape[:2] == (layer.num_inputs, weight.shape[2])
-    assert_close(from_channel(layer, channels), weight, rtol=0, atol=0)
+    assert_close(layer.from_channel(channels), weight, rtol=0, atol=0)
     x = torch.zeros(LAYERS[kind][1])  # only the functions of channel 1 are left: the output depends on it alone
     channels[[i for i in range(layer.num_inputs) if i != 1]] = 0
-    layer.basis_weight.data = from_channel(layer, channels).contiguous()
+    layer.basis_weight.data = layer.from_channel(channels).contiguous()
     layer.weight.data.zero_()
     moved = x.clone()
     moved.movedim(layer.channel_dim, 0)[0] = 0.7

@@ -1,0 +1,69 @@
+"""Grids, penalties, importance and pruning of the functions that all channels share: one for each tap of a kernel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .grid_update import CHUNK, ELEMENTWISE, GridUpdate
+from .kan_layer import HALF
+from .sparsity import Sparsity
+
+
+class SharedFunctions(GridUpdate, Sparsity):
+    """Mixin of `SharedKANConv2d`; its mask and the importance of its functions are of shape (kh, kw)."""
+
+    coefficients_name: ClassVar[str] = 'weight'
+    mask: Tensor | None
+
+    def masked(self, weight: Tensor | None) -> Tensor | None:
+        """Of (..., kh, kw) what is not pruned."""
+        return weight if self.mask is None or weight is None else weight * self.mask
+
+    def scaled(self) -> Tensor:
+        """`s c` of the functions that are not pruned, (F, kh, kw)."""
+        return self.masked(self.weight if self.scaler is None else self.weight * self.scaler)
+
+    def coefficients(self) -> Tensor:
+        """`s c` as in a layer of one output and one input, (1, 1, F, kh, kw)."""
+        return self.scaled()[None, None]
+
+    def by_channel(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1)[None]  # (F, kh, kw) -> (1, F, taps)
+
+    def from_channel(self, weight: Tensor) -> Tensor:
+        return weight[0].unflatten(1, self.kernel_size)
+
+    def _samples(self, x: Tensor) -> Tensor:
+        if self.normalization not in ELEMENTWISE:
+            return self._seen(x)[0].reshape(-1, 1).double()
+        u = ELEMENTWISE[self.normalization](x).reshape(-1, 1).double()
+        return torch.cat([u, torch.zeros_like(u[:1])]) if any(self.padding) else u
+
+    def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the functions see of the patches of some channels, and these patches, (n, taps, L)."""
+        planes = x.flatten(0, 1).unsqueeze(1)
+        planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)]
+        planes = planes.float() if self.weight.dtype in HALF else planes.to(self.weight)
+        patches = F.unfold(planes, self.kernel_size, self.dilation, self.padding, self.stride)
+        return self.normalized(patches), patches
+
+    @torch.no_grad()
+    def importance(self, x: Tensor | None = None) -> Tensor:
+        coefficients, base = self.scaled(), self.masked(self.base_weight)
+        if x is None:
+            return coefficients.abs().sum(0) + (0 if base is None else base.abs())
+        u, patches = self._seen(x)
+        squares, count = 0, 0
+        rows = max(1, CHUNK // (u[0].numel() * len(coefficients)))
+        for seen, patch in zip(u.split(rows), patches.split(rows), strict=True):
+            value = torch.einsum('npfl,fp->npl', self.basis(seen, 1), coefficients.flatten(1).to(patch))
+            if base is not None:
+                patch = seen if self.normalize_base else patch
+                patch = patch if self.base_act is None else self.base_act(patch.clone())
+                value = value + patch * base.flatten().to(patch)[:, None]
+            squares, count = squares + value.square().sum((0, 2)), count + len(value) * value.shape[2]
+        return (squares / count).sqrt().reshape(self.kernel_size)
