@@ -1,111 +1,249 @@
-"""One pass over the annotations of a COCO data set, before a run trains on them."""
+"""One pass over the json of a COCO data set, before a run reads it: every fault with those who have it and the cure."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any
 
+from mmengine.fileio import get
 from mmengine.logging import MMLogger
-from PIL import Image
 
 from rkan_mm.engine.run_error import PreflightError
 
-ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}  # of JPEG and PNG files, by how they begin
+from .faults import Faults
+from .images import check_images
+
+CURES = {  # of a key that an annotation lacks
+    'id': 'number the annotations from 1',
+    'image_id': 'write the id of its image',
+    'category_id': 'write the id of its category',
+    'bbox': 'write [x, y, width, height] in pixels',
+    'area': 'write the area of the object in pixels, or width * height of its box',
+    'iscrowd': "COCO's evaluation reads it: write 0, or 1 for a crowd",
+    'segmentation': 'masks are asked for: write polygons or RLE, or leave masks out of the pipelines and evaluators',
+}
 
 
-def check_annotations(ann_file: str, image_dir: str, classes: Sequence[str], allow_unknown: bool = False) -> None:
-    """Read a COCO json file once and look at its images' ends; what mmdet would pass over in silence is logged.
+def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[str], allow_unknown: bool = False,
+                      evaluated: bool = True, masks: bool = True, trained: bool = True, ordered: bool = True,
+                      filter_cfg: dict | None = None, turned: bool = True, backend_args: dict | None = None) -> None:
+    """Read a COCO json file once and look at its images; what mmdet would pass over in silence is logged.
 
     Args:
         ann_file: json file of instances.
-        image_dir: where its images lie.
+        image_dir: where its images lie; None does not look at them.
         classes: names in the data set's metainfo.
         allow_unknown: whether categories may be annotated that are not among the classes.
+        evaluated: whether COCO's evaluation will read it.
+        masks: whether a pipeline or an evaluator asks for masks.
+        trained: whether a model is to learn from it.
+        ordered: whether the categories must come in the order of the classes.
+        filter_cfg: what mmdet filters images by.
+        turned: whether images are loaded as their EXIF orientation says, as mmcv does unless told otherwise.
+        backend_args: of the data set, for ``ann_file``.
 
     Raises:
-        PreflightError: the file is no COCO json; a class is not in it, an annotation is of a category that is not
-            among the classes, of an image or category that is not there, or has a box or an RLE that cannot be; there
-            is nothing to learn from; an image is missing or torn.
+        PreflightError: the file is no COCO json; a class is not in it or in another place; annotations or images lack
+            what the run needs, or have what cannot be; nothing is left after the filters; images are missing, torn or
+            of other sizes.
     """
-    try:
-        content = json.loads(Path(ann_file).read_bytes())
-        images = {image['id']: image for image in content['images']}
-        names = {category['id']: category['name'] for category in content['categories']}
-        annotations = content['annotations']
-    except (ValueError, KeyError, TypeError) as error:
-        raise PreflightError(f'{ann_file} is no COCO json of instances: {type(error).__name__} {error}') from error
-    if missing := sorted(set(classes) - set(names.values())):
-        raise PreflightError(f'{ann_file} has no category {_some(missing)}, which metainfo.classes of the config name; '
-                             f'it has {_some(sorted(names.values()))}')
-    unknown, flat, usable = Counter(), [], set()
+    content = _read(ann_file, backend_args)
+    faults = Faults(ann_file)
+    images = _index(content['images'], ('id', 'file_name', 'height', 'width'), 'image', faults)
+    categories = _index(content['categories'], ('id', 'name'), 'category', faults)
+    faults.stop()  # what follows needs them
+    _check_classes(ann_file, [category['name'] for category in categories.values()], classes, ordered)
+    names = {key: category['name'] for key, category in categories.items()}
+    known, unknown, usable, labelled, corners = set(classes), Counter(), set(), set(), Corners()
+    annotations, ids = content.get('annotations', []), Counter()
     for annotation in annotations:
-        image, name = images.get(annotation['image_id']), names.get(annotation['category_id'])
-        where = f'{ann_file}: annotation {annotation.get("id")}'
-        if image is None:
-            raise PreflightError(f'{where} is of image {annotation["image_id"]}, which the file does not list')
-        if name not in classes:
-            unknown[name or f'number {annotation["category_id"]}'] += 1
+        if not isinstance(annotation, dict):
+            faults.add('is no dict of an annotation', repr(annotation)[:40], 'take it out')
             continue
-        *_, width, height = box = annotation['bbox']
-        if len(box) != 4 or not all(map(math.isfinite, box)) or width < 0 or height < 0:
-            raise PreflightError(f'{where} of {image["file_name"]}: {box} is no box x, y, width, height')
-        if width < 1 or height < 1 or annotation.get('area', 1) <= 0:
-            flat.append(annotation.get('id'))
+        if isinstance(annotation.get('id'), Hashable):
+            ids[annotation.get('id')] += 1
+        name = names.get(key) if isinstance(key := annotation.get('category_id'), Hashable) else None
+        wanted = name in known or 'category_id' not in annotation
+        if not wanted:
+            unknown[name or f'number {key}'] += 1
+        image = images.get(key) if isinstance(key := annotation.get('image_id'), Hashable) else None
+        where = f'annotation {annotation.get("id", "without id")}' + (f' of {image["file_name"]}' if image else '')
+        found = False
+        for fault, detail, cure in _faults_of(annotation, image, evaluated and wanted, masks and wanted):
+            found = True
+            faults.add(fault, f'{where}{detail}', cure)
+        if found or image is None or not wanted:
+            continue
+        labelled.add(annotation['image_id'])
+        *_, width, height = annotation['bbox']
+        corners.add(annotation['bbox'], image)
+        if annotation.get('ignore'):
+            continue
+        if width < 1 or height < 1 or annotation['area'] <= 0:
+            faults.note('boxes are without area or below a pixel and are not trained on', annotation.get('id'))
+        elif _outside(annotation['bbox'], image):
+            faults.note('boxes lie wholly outside their images, are not trained on, and count as missed in evaluation',
+                        annotation.get('id'))
         elif not annotation.get('iscrowd'):
             usable.add(annotation['image_id'])
-        rle = annotation.get('segmentation')
-        if isinstance(rle, dict):
-            _check_rle(rle, [image['height'], image['width']], f'{where} of {image["file_name"]}')
+    if double := [key for key, count in ids.items() if count > 1 and key is not None]:
+        for key in double:
+            faults.add('share an id, and mmdet stops at that', f'annotation {key}', 'number them anew from 1')
+    if evaluated and any(key == 0 and key is not False for key in ids):
+        faults.add("has the id 0, with which COCO's evaluation counts what matches it as missed", 'an annotation',
+                   'number them from 1')
+    corners.judge(faults)
     if unknown and not allow_unknown:
         many = ', '.join(f'{name!r} ({count})' for name, count in unknown.most_common(5))
-        raise PreflightError(f'{ann_file}: annotations are of categories that metainfo.classes of the config do not '
-                             f'name: {many}. Without them on purpose: --cfg-options preflight.allow_unknown=True')
-    if flat:
-        MMLogger.get_current_instance().warning(
-            f'{ann_file}: {len(flat)} boxes are without area or below a pixel and are not trained on: {_some(flat)}')
-    if not usable:
+        faults.say(f'annotations are of categories that metainfo.classes of the config do not name: {many}. Without '
+                   'them on purpose: --cfg-options preflight.allow_unknown=True')
+    faults.stop()
+    for line in faults.notes():
+        MMLogger.get_current_instance().warning(f'{ann_file}: {line}')
+    left = _filtered(images, labelled, filter_cfg or {})
+    if trained and not left:
+        raise PreflightError(f'{ann_file}: none of its {len(images)} images is left after filter_cfg={filter_cfg}; '
+                             'lower min_size, or keep images without objects by filter_empty_gt=False')
+    if trained and annotations and not usable & left:
         raise PreflightError(f'{ann_file}: none of its {len(images)} images has an annotated object to learn from')
-    _check_images([Path(image_dir) / image['file_name'] for image in images.values()])
+    if not annotations:
+        MMLogger.get_current_instance().warning(f'{ann_file} has no annotations: nothing can be learned from it but '
+                                                'without labels')
+    if image_dir is not None:
+        check_images(ann_file, image_dir, [images[key] for key in images], turned)
 
 
-def _check_rle(rle: dict, size: list[int], where: str) -> None:
-    counts = rle['counts']
-    if list(rle['size']) != size or (isinstance(counts, list) and sum(counts) != size[0] * size[1]):
-        raise PreflightError(f'{where}: its RLE is of size {rle["size"]}, the image of {size} (height, width)')
-
-
-def _check_images(paths: list[Path]) -> None:
-    """Raise `PreflightError` if one is missing or ends early: its last bytes are read, and all of it when in doubt."""
-    folders = {path.parent for path in paths}
-    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    if missing := [path for path in paths if path.name not in there[path.parent]]:
-        raise PreflightError(f'{len(missing)} of {len(paths)} images are not there: {_some(missing)}')
-    with ThreadPoolExecutor(16) as pool:
-        torn = [path for path, whole in zip(paths, pool.map(_is_whole, paths), strict=True) if not whole]
-    if torn:
-        raise PreflightError(f'{len(torn)} of {len(paths)} images are torn or no pictures: {_some(torn)}')
-
-
-def _is_whole(path: Path) -> bool:
-    with path.open('rb') as file:
-        start = file.read(2)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
-        tail = file.read()
-    if start in ENDS and ENDS[start] in tail:
-        return True
+def _read(ann_file: str, backend_args: dict | None) -> dict[str, Any]:
     try:
-        with Image.open(path) as image:
-            image.load()
-    except OSError:
+        content = json.loads(get(ann_file, backend_args=backend_args))
+        content['images'], content['categories']
+        for part in ('images', 'annotations', 'categories'):
+            if not isinstance(content.get(part, []), list):
+                raise TypeError(f'its {part!r} is no list')
+    except (ValueError, KeyError, TypeError) as error:
+        raise PreflightError(f'{ann_file} is no COCO json of instances: {type(error).__name__} {error}') from error
+    return content
+
+
+def _index(entries: list, keys: tuple[str, ...], what: str, faults: Faults) -> dict:
+    """The entries by id; those that lack a key, have a wrong type or an id twice are faults."""
+    found = {}
+    for i, entry in enumerate(entries):
+        where = f'{what} {entry.get("file_name", entry.get("id", i)) if isinstance(entry, dict) else i}'
+        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+        if missing:
+            faults.add(f'has no {" and no ".join(missing)}', where, 'write it into the json')
+        elif not isinstance(entry['id'], Hashable) or entry['id'] in found:
+            faults.add(f'has the id of another {what}', where, 'give each its own id')
+        elif not isinstance(entry[keys[1]], str):
+            faults.add(f'has a {keys[1]} that is no text', where, 'write it in quotes')
+        elif not all(isinstance(entry[key], (int, float)) and entry[key] > 0 for key in keys[2:]):
+            faults.add('has a height and width that cannot be', f'{where}: {[entry[key] for key in keys[2:]]}',
+                       'write both in pixels')
+        else:
+            found[entry['id']] = entry
+    return found
+
+
+def _check_classes(ann_file: str, there: list[str], classes: Sequence[str], ordered: bool) -> None:
+    """Labels are numbered in the order of the json and named in that of the metainfo: they must agree."""
+    if missing := sorted(set(classes) - set(there)):
+        raise PreflightError(f'{ann_file} has no category {some(missing)}, which metainfo.classes of the config name; '
+                             f'it has {some(sorted(there))}')
+    order = [name for name in there if name in set(classes)]
+    if double := sorted(name for name, count in Counter(order).items() if count > 1):
+        raise PreflightError(f'{ann_file} has two categories of one name, {some(double)}: give each another name, or '
+                             'both one id')
+    if ordered and order != list(classes):
+        raise PreflightError(
+            f'{ann_file} lists its categories as {some(order)}, metainfo.classes as {some(classes)}: mmdet numbers '
+            'labels as the json does and names them as metainfo does. Write metainfo.classes, of train, val and test, '
+            'in the order of the json, or order the json. To run all the same: --cfg-options preflight.classes=False')
+
+
+def _faults_of(annotation: dict, image: dict | None, evaluated: bool, masks: bool) -> Iterator[tuple[str, str, str]]:
+    """Fault, detail and cure of what an annotation lacks or has wrongly."""
+    needed = ('id', 'image_id', 'category_id', 'bbox', 'area', *(('iscrowd',) if evaluated else ()),
+              *(('segmentation',) if masks else ()))
+    for key in needed:
+        if annotation.get(key) is None:
+            yield f'lacks {key}', '', CURES[key]
+    if image is None and annotation.get('image_id') is not None:
+        yield ('is of an image that the file does not list', f' (image {annotation["image_id"]!r})',
+               'list the image, under the same id')
+    if (box := annotation.get('bbox')) is not None and not (
+            isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and min(box[2:]) >= 0):
+        yield 'is no box x, y, width, height', f': {box}', CURES['bbox']
+    if (area := annotation.get('area')) is not None and not _is_number(area):
+        yield 'has an area that is no number', f' (area {area!r})', CURES['area']
+    if annotation.get('iscrowd', 0) not in (0, 1, None):
+        yield 'has an iscrowd that is neither 0 nor 1', f' (iscrowd {annotation["iscrowd"]!r})', CURES['iscrowd']
+    shape = annotation.get('segmentation')
+    if not masks or shape is None:
+        return
+    if isinstance(shape, dict):
+        if image is not None and not _fits(shape, [image['height'], image['width']]):
+            yield ('has an RLE that is not of its image',
+                   f' (RLE of {shape.get("size")}, image of {[image["height"], image["width"]]})',
+                   'write size=[height, width] and counts that fill it')
+    elif not isinstance(shape, list) or not shape or not all(map(_is_polygon, shape)):
+        yield ('has no polygon, or one of less than three points', f' ({str(shape)[:60]})',
+               'write [[x1, y1, x2, y2, x3, y3, ...]], or take that part out')
+
+
+def _is_polygon(part: object) -> bool:
+    return isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 and all(map(_is_number, part))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _fits(rle: dict, size: list[int]) -> bool:
+    counts = rle.get('counts')
+    if list(rle.get('size') or ()) != size or not isinstance(counts, (list, str)):
         return False
-    return True
+    return isinstance(counts, str) or (all(map(_is_number, counts)) and sum(counts) == size[0] * size[1])
 
 
-def _some(values: Iterable) -> str:
+def _outside(box: list[float], image: dict) -> bool:
+    x, y, width, height = box
+    return x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0
+
+
+class Corners:
+    """Whether boxes are x1, y1, x2, y2 by mistake: read as width and height they reach beyond their images."""
+
+    def __init__(self) -> None:
+        self.beyond, self.possible, self.count = [], True, 0
+
+    def add(self, box: list[float], image: dict) -> None:
+        x, y, width, height = box
+        self.count += 1
+        self.possible = self.possible and x <= width <= image['width'] + 1 and y <= height <= image['height'] + 1
+        if x + width > image['width'] + 1 or y + height > image['height'] + 1:
+            self.beyond.append(f'{box} of {image["file_name"]} ({image["width"]}x{image["height"]})')
+
+    def judge(self, faults: Faults) -> None:
+        if self.beyond and self.possible:
+            for box in self.beyond:
+                faults.add('reaches beyond its image, and all boxes could be corners x1, y1, x2, y2', box,
+                           'write [x1, y1, x2 - x1, y2 - y1]')
+        else:
+            for box in self.beyond:
+                faults.note('boxes reach beyond their images', box)
+
+
+def _filtered(images: dict, labelled: set, filter_cfg: dict) -> set:
+    """Ids of the images that mmdet's filter leaves."""
+    least, empty = filter_cfg.get('min_size', 0), filter_cfg.get('filter_empty_gt', False)
+    return {key for key, image in images.items() if min(image['height'], image['width']) >= least
+            and (not empty or key in labelled)}
+
+
+def some(values: Iterable) -> str:
     values = list(map(str, values))
     return ', '.join(values[:5]) + (f', ... ({len(values)})' if len(values) > 5 else '')

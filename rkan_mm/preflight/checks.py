@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.fileio import list_from_file
-from mmengine.registry import DATASETS
+from mmengine.runner.checkpoint import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import Tensor
 
 from rkan_mm.engine import safe_loading
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.registry import MODELS
 
-from .annotations import check_annotations
-
-DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
+from .config import dicts_with, kind
+from .datasets import check_data_sets
 
 
 def check(cfg: Config, training: bool) -> None:
@@ -33,29 +32,57 @@ def check(cfg: Config, training: bool) -> None:
         training: whether the run trains (and validates) or tests.
     """
     _check_device()
-    splits = ('train', 'val') if training else ('test',)
-    for split in splits:
-        if cfg.get(f'{split}_dataloader') is None:
-            continue
-        for dataset in _dicts_with(cfg[f'{split}_dataloader'], 'type', 'pipeline'):
-            _check_dataset(dataset, cfg.get('data_hint'))
-            if training:
-                _check_annotations(dataset, **cfg.get('preflight', {}))
-        for evaluator in _dicts_with(cfg.get(f'{split}_evaluator'), 'ann_file'):
-            _check_path(evaluator['ann_file'], f'{evaluator["type"]}: annotation file', cfg.get('data_hint'))
+    _check_arguments(cfg)
+    check_data_sets(cfg, ('train', 'val') if training else ('test',))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
         if Path(cfg.load_from).expanduser().is_file():
-            safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
+            content = safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
+            if cfg.get('resume'):
+                _check_resumable(content, cfg.load_from)
     if training:
-        for init_cfg in _dicts_with(cfg.get('model'), 'checkpoint'):
-            check_checkpoint(init_cfg['checkpoint'], cfg.get('weights_hint'))
-            if '://' not in init_cfg['checkpoint']:
-                safe_loading.read(init_cfg['checkpoint'])
+        for _, init_cfg in dicts_with(cfg.get('model'), 'checkpoint'):
+            if isinstance(init_cfg['checkpoint'], str):
+                check_checkpoint(init_cfg['checkpoint'], cfg.get('weights_hint'))
+                if '://' not in init_cfg['checkpoint']:
+                    safe_loading.read(init_cfg['checkpoint'])
         _check_work_dir(cfg.work_dir)
-        if cfg.optim_wrapper.get('type', '').startswith('Amp') and get_device() == 'cpu':
+        if kind(cfg.get('optim_wrapper')).startswith('Amp') and get_device() == 'cpu':
             raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave '
-                                 'it out, or take --amp-dtype bfloat16.')
+                                 'it out.')
+
+
+def _check_arguments(cfg: Config) -> None:
+    """Arguments that a part of ours in the model does not have, as they come from a base that was not left out."""
+    for path, part in dicts_with(cfg.get('model'), 'type'):
+        cls = MODELS.module_dict.get(kind(part))
+        if cls is None or not (part['type'] is cls or str(part['type']).rpartition('.')[0] in ('', 'rkan_mm')):
+            continue
+        signature = inspect.signature(cls.__init__).parameters
+        extra = [name for name in part if name not in signature and name not in ('type', '_scope_')]
+        if extra and not any(each.kind is each.VAR_KEYWORD for each in signature.values()):
+            where = '.'.join(filter(None, ('model', path)))
+            raise PreflightError(
+                f'{where}: {kind(part)} has no argument {", ".join(extra)}; it has {", ".join([*signature][1:])}. If '
+                'they are of the base config, with which yours is merged, write _delete_=True beside '
+                f"type='rkan_mm.{kind(part)}'.")
+
+
+def _check_resumable(content: Any, path: str) -> None:
+    """A training can only go on from what mmengine saves in training."""
+    missing = [name for name in ('meta', 'message_hub', 'optimizer') if not isinstance(content, dict)
+               or name not in content]
+    if missing or not {'epoch', 'iter'} <= set(content['meta']):
+        raise PreflightError(f'--resume: {path!r} holds weights alone, no state of a training '
+                             f'({", ".join(missing) or "epoch"} is missing). To begin a training with these weights: '
+                             f'--cfg-options load_from={path}')
+
+
+ZOOS = {
+    'torchvision': ('torchvision', get_torchvision_models), 'open-mmlab': ('mmengine', get_external_models),
+    'openmmlab': ('mmengine', get_external_models), 'mmcls': ('mmengine', get_mmcls_models),
+}
+"""Names of weights that mmengine knows addresses for."""
 
 
 def check_checkpoint(name: str, hint: str | None = None) -> None:
@@ -72,15 +99,15 @@ def check_checkpoint(name: str, hint: str | None = None) -> None:
                 + (f' {hint}' if hint else ''))
         return
     scheme, _, rest = name.partition('://')
-    if scheme == 'torchvision':
-        from mmengine.runner.checkpoint import get_torchvision_models
-        models = get_torchvision_models()
+    if scheme in ZOOS:
+        who, zoo = ZOOS[scheme]
+        models = zoo()
         if rest not in models:
-            raise PreflightError(f'Checkpoint {name!r}: torchvision has no such weights.')
+            raise PreflightError(f'Checkpoint {name!r}: {who} has no such weights.')
         address = models[rest]
-    elif scheme in ('http', 'https'):
-        address = name
     else:
+        address = name
+    if not address.startswith(('http://', 'https://')):
         return
     cache = Path(torch.hub.get_dir()) / 'checkpoints'
     if (cache / Path(address).name).exists():
@@ -88,6 +115,8 @@ def check_checkpoint(name: str, hint: str | None = None) -> None:
     try:
         urllib.request.urlopen(urllib.request.Request(address, method='HEAD'), timeout=10).close()
     except (urllib.error.URLError, OSError) as error:
+        if getattr(error, 'code', 404) not in (404, 410):
+            return  # there is a server, which does not like to be asked
         reason = getattr(error, 'reason', error)
         raise PreflightError(f'Checkpoint {name!r} is not in {cache} and cannot be downloaded ({reason}): put '
                              f'{Path(address).name} there, or start from random weights by setting its init_cfg to '
@@ -114,47 +143,6 @@ def state_dict_in(content: Any, path: str) -> dict[str, Tensor]:
     return content
 
 
-def _dicts_with(node: Any, *keys: str) -> Iterator[dict]:
-    """All dicts in a nested config that have all of the keys, with a string in the first."""
-    if isinstance(node, dict):
-        if all(key in node for key in keys) and isinstance(node[keys[0]], str):
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts_with(child, *keys)
-
-
-def _check_dataset(dataset: dict, hint: str | None) -> None:
-    root, kind = dataset.get('data_root') or '', dataset['type'].rpartition('.')[2]
-    if kind in DOWNLOADING:
-        return
-    prefixes = dataset.get('data_prefix') or {}
-    parts = [('data root', ''), ('annotation file', dataset.get('ann_file'))]
-    parts += [('image folder', prefix) for prefix in (prefixes.values() if isinstance(prefixes, dict) else [prefixes])]
-    if kind == 'ImageNet' and not prefixes:
-        parts.append(('image folder', dataset.get('split')))
-    for what, part in parts:
-        if root if what == 'data root' else part:
-            _check_path(f'{root}{part}' if '://' in root else str(Path(root) / part), f'{kind}: {what}', hint)
-
-
-def _check_annotations(dataset: dict, annotations: bool = True, allow_unknown: bool = False) -> None:
-    """Look into the annotations of a COCO data set on the local disk; the first process does so for all.
-
-    Args:
-        annotations, allow_unknown: the config's ``preflight``; False leaves this check out, which reads the file once.
-    """
-    first = all(os.environ.get(name, '0') == '0' for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
-    root, kind = Path(dataset.get('data_root') or ''), dataset['type'].rpartition('.')[2]
-    if kind != 'CocoDataset' or not annotations or not first or not (root / dataset['ann_file']).is_file():
-        return
-    images = root / dataset.get('data_prefix', {}).get('img', '')
-    classes = (dataset.get('metainfo') or {}).get('classes') or DATASETS.get('mmdet.CocoDataset').METAINFO['classes']
-    classes = list_from_file(classes) if isinstance(classes, str) else classes
-    check_annotations(str(root / dataset['ann_file']), str(images), classes, allow_unknown)
-
-
 def _check_device() -> None:
     asked = os.environ.get('CUDA_VISIBLE_DEVICES', '').strip()
     if asked not in ('', '-1') and not torch.cuda.is_available():
@@ -171,8 +159,3 @@ def _check_work_dir(work_dir: str) -> None:
     except OSError as error:
         raise PreflightError(f'The work dir {work_dir!r} cannot be written to ({error.strerror}): choose another by '
                              '--work-dir.') from error
-
-
-def _check_path(path: str, what: str, hint: str | None) -> None:
-    if '://' not in path and not Path(path).expanduser().exists():
-        raise PreflightError(f'{what} {path!r} does not exist. {hint or "Set its path in the config."}')

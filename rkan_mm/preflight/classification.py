@@ -15,8 +15,10 @@ from mmengine.runner import Runner
 
 from rkan_mm.engine.hooks import unwrap
 
-from .checks import DOWNLOADING, PreflightError
-from .checks import _dicts_with as dicts_with
+from .checks import PreflightError
+from .config import kind as kind_of
+from .config import switches
+from .datasets import DOWNLOADING, data_sets
 
 PARTS = {  # what a split of a data set cannot do without
     'TinyImageNet': lambda split: ('train', split),
@@ -31,10 +33,12 @@ def check_classification(cfg: Config, training: bool) -> None:
         cfg: config of a mmengine runner.
         training: whether the run trains (and validates) or tests.
     """
+    if not switches(cfg)['paths']:
+        return
     hint = cfg.get('data_hint') or 'Set its path in the config.'
     for split in ('train', 'val') if training else ('test',):
-        for dataset in dicts_with(cfg.get(f'{split}_dataloader'), 'type', 'pipeline'):
-            kind, root = dataset['type'].rpartition('.')[2], Path(dataset.get('data_root') or '.')
+        for dataset in data_sets(cfg.get(f'{split}_dataloader')):
+            kind, root = kind_of(dataset), Path(dataset.get('data_root') or '.')
             part_of = dataset.get('split', 'train')
             for part in PARTS.get(kind, lambda split: ())(part_of):
                 if not (root / part).exists():
@@ -57,6 +61,8 @@ def _check_download(kind: str, root: Path, split: str, hint: str) -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method='HEAD'), timeout=10).close()
         except (urllib.error.URLError, OSError) as error:
+            if getattr(error, 'code', 404) not in (404, 410):
+                continue
             raise PreflightError(f'{kind}: it is not in {str(root)!r} and cannot be downloaded '
                                  f'({getattr(error, "reason", error)}). {hint}') from error
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rkan_mm.engine.run_error import PreflightError
+
 
 def kind(cfg: dict | None) -> str:
     """Name of the class that a config builds, without its scope or module; '' where there is no type.
@@ -43,3 +45,16 @@ def dicts_with(node: Any, *keys: str, path: str = '') -> Iterator[tuple[str, dic
     elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
             yield from dicts_with(child, *keys, path=f'{path}[{i}]')
+
+
+SWITCHES = dict(
+    paths=True, annotations=True, images=True, classes=True, evaluator=True, trial=True, allow_unknown=False)
+"""What can be set under ``preflight`` in a config; see docs/checks.md."""
+
+
+def switches(cfg: Config) -> dict[str, bool]:
+    """The checks that a config leaves on; `PreflightError` if it names one that does not exist."""
+    given = dict(cfg.get('preflight') or {})
+    if unknown := set(given) - set(SWITCHES):
+        raise PreflightError(f'preflight has no {", ".join(sorted(unknown))}; there are {", ".join(SWITCHES)}.')
+    return {**SWITCHES, **given}

@@ -11,7 +11,7 @@ from rkan_mm.apis import runner
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError, check
-from rkan_mm.preflight.annotations import check_annotations
+from rkan_mm.preflight.annotations import CURES, check_annotations
 
 CLASSES = ('disc', 'rectangle', 'triangle', 'star', 'ring')
 
@@ -50,22 +50,131 @@ def another_category(content):
     content['annotations'][0]['category_id'] = 77
 
 
-@pytest.mark.parametrize(('change', 'message'), [
+def annotate_nothing(content):
+    content['annotations'].clear()
+
+
+def change_first(**values):
+    return lambda content: content['images'][0].update(values)
+
+
+def drop(part, key):
+    return lambda content: content[part][0].pop(key)
+
+
+def segment(shape):
+    return set_first(segmentation=shape)
+
+
+DAMAGE = [
     (rename, 'train.json has no category disc, which metainfo.classes of the config name; it has disk, rectangle'),
     (another_category, r"metainfo.classes of the config do not name: 'blob' \(1\). Without them on purpose: --cfg-op"),
     (set_first(category_id=99), r"do not name: 'number 99' \(1\)"),
-    (set_first(image_id=99), 'annotation 1 is of image 99, which the file does not list'),
-    (set_first(bbox=[1, 1, -5, 5]), r'annotation 1 of \d+.png: \[1, 1, -5, 5\] is no box x, y, width, height'),
+    (set_first(image_id=99), r'annotation 1 \(image 99\) is of an image that the file does not list: list the image'),
+    (set_first(bbox=[1, 1, -5, 5]), r'annotation 1 of \d+.png: \[1, 1, -5, 5\] is no box x, y, width, height: write'),
     (set_first(bbox=[1, 1, float('nan'), 5]), 'is no box'),
-    (set_first(segmentation=dict(size=[32, 64], counts='abc')),
-     r'annotation 1 of \d+.png: its RLE is of size \[32, 64\], the image of \[64, 64\]'),
-    (set_first(segmentation=dict(size=[64, 64], counts=[5, 5])), 'its RLE is of size'),
-    (lambda content: content['annotations'].clear(), 'none of its 3 images has an annotated object'),
+    (set_first(bbox=['1', '1', '5', '5']), 'is no box'),
+    (set_first(bbox=[]), r'\[\] is no box'),
+    (set_first(bbox=None), r'annotation 1 of \d+.png lacks bbox: write \[x, y, width, height\] in pixels. To run all'),
+    *((drop('annotations', key), f'lacks {key}: {re.escape(cure)}') for key, cure in CURES.items()),
+    (set_first(area='12'), "annotation 1 of .*\\(area '12'\\) has an area that is no number"),
+    (set_first(iscrowd='no'), 'has an iscrowd that is neither 0 nor 1'),
+    (set_first(id=2), 'annotation 2 share an id, and mmdet stops at that: number them anew from 1'),
+    (set_first(id=0), "an annotation has the id 0, with which COCO's evaluation counts what matches it as missed"),
+    (segment(dict(size=[32, 64], counts='abc')),
+     r'annotation 1 of \d+.png \(RLE of \[32, 64\], image of \[64, 64\]\) has an RLE that is not of its image'),
+    (segment(dict(size=[64, 64], counts=[5, 5])), 'has an RLE that is not of its image'),
+    (segment(dict(size=[64, 64])), 'has an RLE that is not of its image'),
+    (segment([]), 'has no polygon, or one of less than three points'),
+    (segment([[1, 1, 5, 5]]), r'annotation 1 of \d+.png \(\[\[1, 1, 5, 5\]\]\) has no polygon, or one of less than'),
+    (segment([[1, 1, 5, 5, 9, 9, 3]]), 'has no polygon'),
+    (segment([[1, 1, 5, 5, None, 9]]), 'has no polygon'),
+    (segment('polygon'), 'has no polygon'),
+    (lambda content: content['annotations'].append('nothing'), "'nothing' is no dict of an annotation: take it out"),
     (lambda content: content.pop('images'), 'is no COCO json of instances: KeyError'),
-])
+    (lambda content: content.update(annotations={}), "is no COCO json of instances: TypeError its 'annotations' is"),
+    (drop('images', 'width'), r'image \d+.png has no width: write it into the json'),
+    (drop('images', 'file_name'), r'image \d+ has no file_name: write it into the json'),
+    (change_first(id=2), r'image \d+.png has the id of another image: give each its own id'),
+    (change_first(height='64'), r"image \d+.png: \['64', 64\] has a height and width that cannot be"),
+    (change_first(file_name=7), 'image 7 has a file_name that is no text: write it in quotes'),
+    (drop('categories', 'name'), 'category 1 has no name: write it into the json'),
+    (lambda content: content['categories'].append(dict(id=9, name='disc')),
+     'has two categories of one name, disc: give each another name, or both one id'),
+    (lambda content: content['categories'].reverse(), 'lists its categories as ring, star, triangle, rectangle, disc, '
+     'metainfo.classes as disc, rectangle, triangle, star, ring: mmdet numbers labels as the json does and names them'),
+]
+
+
+@pytest.mark.parametrize(('change', 'message'), DAMAGE, ids=[str(i) for i in range(len(DAMAGE))])
 def test_damage_is_named(damaged, change, message):
     with pytest.raises(PreflightError, match=message):
         damaged(change)
+
+
+def test_all_offenders_are_counted_and_all_faults_named(damaged):
+    def change(content):
+        content['annotations'] = content['annotations'][:6]
+        for annotation in content['annotations']:
+            annotation.pop('area')
+        content['annotations'][0]['iscrowd'] = 'no'
+        content['annotations'][1].pop('bbox')
+
+    with pytest.raises(PreflightError) as raised:
+        damaged(change)
+    lines = str(raised.value).splitlines()
+    assert lines[0].endswith('train.json:')
+    assert re.fullmatch(r'  annotation 1 of \S+, annotation 2 of \S+, annotation 3 of \S+, annotation 4 of \S+, '
+                        r'annotation 5 of \S+, ... \(6\) lacks area \(6 are so\): write the area .*', lines[1])
+    assert len(lines) == 4
+    assert 'preflight.annotations=False' in lines[-1]
+
+
+def test_a_size_that_is_not_the_files(damaged):
+    with pytest.raises(PreflightError, match=r'\d+.png \(64x64, not 65x64\) has another size than its json says'):
+        damaged(change_first(width=65), masks=False)
+
+
+def test_boxes_as_corners(damaged):
+    def corners(content):
+        for annotation in content['annotations']:
+            x, y, width, height = annotation['bbox']
+            annotation['bbox'] = [x, y, x + width, y + height]
+
+    with pytest.raises(PreflightError, match='reaches beyond its image, and all boxes could be corners x1, y1, x2, y2'):
+        damaged(corners)
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    (set_first(bbox=[500, 500, 20, 20]), r'1 boxes lie wholly outside their images, are not trained on, and count as '
+                                         'missed in evaluation: 1'),
+    (set_first(bbox=[-3, 3, 90, 9]), r'1 boxes reach beyond their images: \[-3, 3, 90, 9\] of \d+.png \(64x64\)'),
+    (lambda content: content.pop('annotations'), 'has no annotations: nothing can be learned from it but with'),
+    (annotate_nothing, 'has no annotations'),
+])
+def test_what_mmdet_passes_over_is_logged(damaged, monkeypatch, change, said):
+    warnings = []
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'warning', warnings.append)
+    damaged(change)
+    assert any(re.search(said, line) for line in warnings)
+
+
+@pytest.mark.parametrize(('change', 'needs'), [
+    (drop('annotations', 'iscrowd'), dict(evaluated=False)), (set_first(id=0), dict(evaluated=False)),
+    (drop('annotations', 'segmentation'), dict(masks=False)), (segment([]), dict(masks=False)),
+    (segment(dict(size=[1, 1])), dict(masks=False)),
+    (lambda content: content['categories'].reverse(), dict(ordered=False)),
+    (lambda content: [each.update(bbox=[1, 1, 0, 0]) for each in content['annotations']], dict(trained=False)),
+    (annotate_nothing, dict(filter_cfg=dict(filter_empty_gt=False))),
+])
+def test_what_a_run_does_not_need_is_not_asked_for(damaged, change, needs):
+    damaged(change, **needs)
+
+
+@pytest.mark.parametrize('filter_cfg', [dict(min_size=65), dict(filter_empty_gt=True)])
+def test_nothing_left_after_mmdets_filters(damaged, filter_cfg):
+    with pytest.raises(PreflightError, match=r'none of its 3 images is left after filter_cfg={.*}; lower min_size'):
+        damaged(annotate_nothing, filter_cfg=filter_cfg)
 
 
 def test_a_subset_of_the_categories_may_be_asked_for(damaged):
@@ -98,10 +207,10 @@ def test_images_that_are_missing_or_torn(cfg, tmp_path):
     image = next(iter(sorted((tmp_path / 'shapes/train').iterdir())))
     data = image.read_bytes()
     image.write_bytes(data[:len(data) // 2])
-    with pytest.raises(PreflightError, match=f'1 of 2 images are torn or no pictures: .*{image.name}'):
+    with pytest.raises(PreflightError, match=f'{image.name} is torn or no picture, of 2 images'):
         check(cfg, training=True)
     image.unlink()
-    with pytest.raises(PreflightError, match=f'1 of 2 images are not there: .*{image.name}'):
+    with pytest.raises(PreflightError, match=f'{image.name} is not there, of 2 images'):
         check(cfg, training=True)
     cfg.preflight = dict(annotations=False)
     check(cfg, training=True)
@@ -110,14 +219,14 @@ def test_images_that_are_missing_or_torn(cfg, tmp_path):
 def test_a_torn_jpeg(tmp_path):
     import cv2
 
-    from rkan_mm.preflight.annotations import _is_whole
+    from rkan_mm.preflight.images import look_at
     path = tmp_path / 'a.jpg'
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    assert _is_whole(path)
+    assert look_at(path) == (64, 64, 0)
     path.write_bytes(path.read_bytes() + bytes(200))  # padding behind the end does no harm
-    assert _is_whole(path)
+    assert look_at(path) == (64, 64, 0)
     path.write_bytes(path.read_bytes()[:1000])
-    assert not _is_whole(path)
+    assert look_at(path) is None
 
 
 def test_classes_of_the_data_set_itself(cfg):
@@ -144,4 +253,4 @@ def test_a_training_set_that_its_filter_empties(cfg):
     cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True, min_size=1000)
     with pytest.raises(RunError, match='The training set is empty: it has no sample, or its filter_cfg left none'):
         runner.train([cfg.filename, '--work-dir', cfg.work_dir, '--cfg-options', f'data_root={cfg.data_root}',
-                      'train_dataloader.dataset.filter_cfg.min_size=1000'])
+                      'train_dataloader.dataset.filter_cfg.min_size=1000', 'preflight.annotations=False'])

@@ -56,6 +56,9 @@ class BridgedStage(BaseModule):
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Input and output of the stage -> the fused output; called as a module, so that hooks on it see each."""
+        return self.fuse(x, out)
+
+    def fuse(self, x: Tensor, out: Tensor) -> Tensor:
         residual = self.block(x)
         height, width = out.shape[2:]
         if all(0 <= ours - theirs <= 1 for ours, theirs in zip(residual.shape[2:], out.shape[2:], strict=True)):

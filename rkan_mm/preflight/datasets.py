@@ -1,0 +1,180 @@
+"""The data sets in a config: paths, class names, and what a run will ask of their annotations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.fileio import exists, list_from_file
+from mmengine.registry import DATASETS
+
+from rkan_mm.engine.run_error import PreflightError
+
+from .annotations import check_annotations, some
+from .config import dicts_with, kind, scope, switches
+
+DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
+READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
+
+
+def data_sets(loader: dict | None) -> Iterator[dict]:
+    """The configs of all data sets in that of a data loader, within wrappers too."""
+    for _, node in dicts_with(loader, 'type'):
+        if any(key in node for key in ('ann_file', 'data_root', 'data_prefix')):
+            yield node
+
+
+def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Raise `PreflightError` at the first fault of the data sets of these splits of a config."""
+    on = switches(cfg)
+    for split in splits:
+        evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
+        for dataset in data_sets(cfg.get(f'{split}_dataloader')):
+            if on['paths']:
+                check_paths(dataset, cfg.get('data_hint'))
+            class_names(dataset, cfg)
+            if on['annotations'] and is_coco(dataset, cfg) and _is_first_process():
+                _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
+        for _, evaluator in evaluators:
+            if on['paths'] and evaluator.get('ann_file'):
+                _check_path(evaluator['ann_file'], f'{kind(evaluator)}: annotation file', cfg.get('data_hint'),
+                            evaluator.get('backend_args'))
+    if on['classes']:
+        first = {split: next(data_sets(cfg.get(f'{split}_dataloader')), None) for split in ('train', 'val', 'test')}
+        check_same_classes({split: class_names(dataset, cfg) for split, dataset in first.items()
+                            if dataset is not None and not dataset.get('return_classes')})
+
+
+def check_same_classes(found: dict[str, tuple[str, ...] | None]) -> None:
+    """Raise `PreflightError` unless all data sets have the same classes in the same order.
+
+    Args:
+        found: class names by what has them, None where unknown; the first one says what is right.
+    """
+    known = {who: tuple(classes) for who, classes in found.items() if classes is not None}
+    if not known:
+        return
+    first, classes = next(iter(known.items()))
+    for who, others in known.items():
+        if others == classes:
+            continue
+        differs = next((i for i, (a, b) in enumerate(zip(classes, others, strict=False)) if a != b),
+                       min(len(classes), len(others)))
+        raise PreflightError(
+            f'{first} has the classes {some(classes)}, {who} has {some(others)}; they differ from number {differs} on, '
+            'and labels are numbers. Give all the same, in the same order. To run all the same: --cfg-options '
+            'preflight.classes=False')
+
+
+def dataset_class(dataset: dict, cfg: Config) -> type | None:
+    """The class that a data set's config names; None if there is none."""
+    if not isinstance(dataset['type'], str):
+        return dataset['type']
+    try:
+        with DATASETS.switch_scope_and_registry(scope(cfg)) as registry:
+            return registry.get(dataset['type'])
+    except (KeyError, ImportError, TypeError, ValueError):
+        return None
+
+
+def is_coco(dataset: dict, cfg: Config) -> bool:
+    """Whether a data set reads COCO's json as mmdet's CocoDataset does."""
+    cls = dataset_class(dataset, cfg)
+    if not isinstance(cls, type) or not any(base.__name__ == 'CocoDataset' for base in cls.__mro__):
+        return False
+    from mmdet.datasets import CocoDataset
+    return issubclass(cls, CocoDataset) and all(getattr(cls, name) is getattr(CocoDataset, name) for name in (
+        'load_data_list', 'parse_data_info'))
+
+
+def class_names(dataset: dict, cfg: Config) -> tuple[str, ...] | None:
+    """The classes of a data set's config, else of its class; None where only the data know them.
+
+    Raises:
+        PreflightError: ``classes`` is a string and no file, or written as in mmdet 2.
+    """
+    meta = dataset.get('metainfo') or {}
+    if isinstance(meta, dict) and 'CLASSES' in meta:
+        raise PreflightError(f'{kind(dataset)}: metainfo has CLASSES, which mmdet 3 does not read: write '
+                             'metainfo=dict(classes=...).')
+    classes = meta.get('classes') if isinstance(meta, dict) else None
+    classes = classes or dataset.get('classes')
+    if isinstance(classes, str):
+        if not Path(classes).expanduser().is_file():
+            raise PreflightError(f'{kind(dataset)}: classes is the text {classes!r}, and there is no such file; mm '
+                                 f'wants a tuple, for one class with a comma: classes=({classes!r}, )')
+        classes = list_from_file(str(Path(classes).expanduser()))
+    classes = classes or (getattr(dataset_class(dataset, cfg), 'METAINFO', None) or {}).get('classes')
+    return tuple(classes) if classes else None
+
+
+def check_paths(dataset: dict, hint: str | None) -> None:
+    """Raise `PreflightError` if a data set's files are not there."""
+    name, root = kind(dataset), dataset.get('data_root') or ''
+    if name in DOWNLOADING:
+        return
+    prefixes = dataset.get('data_prefix') or {}
+    prefixes = prefixes if isinstance(prefixes, dict) else {'img': prefixes}
+    seg = any(kind(step) == 'LoadPanopticAnnotations' or step.get('with_seg')
+              for _, step in dicts_with(dataset.get('pipeline'), 'type'))
+    parts = [('annotation file', dataset.get('ann_file'))]
+    parts += [('image folder', prefix) for key, prefix in prefixes.items() if seg or 'seg' not in key]
+    if name == 'ImageNet' and not prefixes:
+        parts.append(('image folder', dataset.get('split')))
+    parts = [(what, part) for what, part in parts if isinstance(part, str) and part]
+    backend = dataset.get('backend_args')
+    if root and (not parts or any(not os.path.isabs(part) and '://' not in part for _, part in parts)):
+        _check_path(_join(root, ''), f'{name}: data root', hint, backend)
+    for what, part in parts:
+        _check_path(_join(root, part), f'{name}: {what}', hint, backend)
+
+
+def _join(root: str, part: str) -> str:
+    return part if '://' in part else f'{root.rstrip("/")}/{part}' if '://' in root else str(Path(root) / part)
+
+
+def _check_path(path: str, what: str, hint: str | None, backend_args: dict | None) -> None:
+    if '://' in path:
+        return
+    if backend_args and backend_args.get('backend') != 'local':
+        try:
+            if exists(path, backend_args=backend_args):
+                return
+        except Exception:  # a backend that cannot say, or that only the run's machine has
+            return
+    elif Path(path).expanduser().exists():
+        return
+    raise PreflightError(f'{what} {path!r} does not exist. {hint or "Set its path in the config."}')
+
+
+def _is_first_process() -> bool:
+    return all(os.environ.get(name, '0') == '0' for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
+
+
+def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) -> None:
+    on, root, ann_file = switches(cfg), dataset.get('data_root') or '', dataset.get('ann_file') or ''
+    path, backend = _join(root, ann_file), dataset.get('backend_args')
+    remote = '://' in path or (backend and backend.get('backend') != 'local')
+    if remote or not Path(path).is_file():
+        return
+    steps = [step for _, step in dicts_with(cfg.get(f'{split}_dataloader'), 'type')]
+    reading = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')
+               and evaluator.get('ann_file') and not evaluator.get('format_only')]
+    masks = any(step.get('with_mask') for step in steps) or any('segm' in _list(evaluator.get('metric', 'bbox'))
+                                                                for evaluator in reading)
+    loader = next((step for step in steps if kind(step) == 'LoadImageFromFile'), None)
+    looked_at = on['images'] and loader is not None and loader.get('imdecode_backend', 'cv2') in READERS
+    color = (loader or {}).get('color_type', 'color')
+    prefix = (dataset.get('data_prefix') or {}).get('img', '')
+    check_annotations(
+        path, _join(root, prefix) if looked_at and '://' not in prefix else None, class_names(dataset, cfg) or (),
+        on['allow_unknown'], evaluated=bool(reading), masks=masks, trained=split == 'train', ordered=on['classes'],
+        filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
+        turned=color in ('color', 'grayscale') and loader.get('imdecode_backend') != 'turbojpeg' if loader else True)
+
+
+def _list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,87 @@
+"""The pictures of a data set, looked at without being decoded: missing, torn, turned, of another size than the json."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+from mmengine.logging import MMLogger
+from PIL import Image, UnidentifiedImageError
+
+from .faults import Faults
+
+ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}  # of JPEG and PNG files, by how they begin
+ORIENTATION = 0x0112
+SIDEWAYS = (5, 6, 7, 8)
+
+
+def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
+    """Look at the first and last bytes of each image, and at all of it when in doubt.
+
+    Args:
+        where: name of the json, for messages.
+        folder: where the images lie.
+        images: ``file_name``, ``height`` and ``width`` of each, as in a COCO json.
+        turned: whether images are loaded as their EXIF orientation says.
+
+    Raises:
+        PreflightError: an image is missing, torn, no picture, or of another size.
+    """
+    faults = Faults(where, 'images')
+    paths = [Path(folder) / image['file_name'] for image in images]
+    folders = {path.parent for path in paths}
+    there = {each: set(os.listdir(each)) if each.is_dir() else set() for each in folders}
+    present = []
+    for path, image in zip(paths, images, strict=True):
+        if path.name in there[path.parent]:
+            present.append((path, image))
+        else:
+            faults.add(f'is not there, of {len(paths)} images', str(path), 'check data_prefix and file_name')
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # no picture is too large here
+    with ThreadPoolExecutor(16) as pool:
+        looks = list(pool.map(look_at, (path for path, _ in present)))
+    Image.MAX_IMAGE_PIXELS = limit
+    for (path, image), look in zip(present, looks, strict=True):
+        if look is None:
+            faults.add(f'is torn or no picture, of {len(paths)} images', str(path), 'get it anew, or take it out')
+            continue
+        width, height, orientation = look
+        loaded = (height, width) if turned and orientation in SIDEWAYS else (width, height)
+        named = (image['width'], image['height'])
+        if loaded != named and named == (width, height):
+            faults.add("is turned by its EXIF orientation when it is loaded, and its json's size is not", f'{path} '
+                       f'({loaded[0]}x{loaded[1]}, not {named[0]}x{named[1]})', 'annotate the turned picture, or load '
+                       "it as it lies by LoadImageFromFile(color_type='color_ignore_orientation')")
+        elif loaded != named:
+            faults.add("has another size than its json says", f'{path} ({loaded[0]}x{loaded[1]}, not '
+                       f'{named[0]}x{named[1]})', 'write width and height of the file into the json, and look whether '
+                       'its boxes are of this file')
+        elif turned and orientation not in (0, 1, *SIDEWAYS):
+            faults.note('images are turned or mirrored by their EXIF orientation when they are loaded; look whether '
+                        'their boxes are, too', path)
+    faults.stop()
+    for line in faults.notes():
+        MMLogger.get_current_instance().warning(f'{where}: {line}')
+
+
+def look_at(path: Path) -> tuple[int, int, int] | None:
+    """Width, height and EXIF orientation (of JPEG; else 0) of an image; None if it is torn or none."""
+    try:
+        with path.open('rb') as file, Image.open(file) as image:
+            orientation = image.getexif().get(ORIENTATION, 0) if image.format == 'JPEG' else 0
+            size = image.size
+            file.seek(0)
+            start = file.read(2)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
+            if start in ENDS and ENDS[start] in file.read():
+                return *size, orientation
+        with Image.open(path) as image:
+            image.load()
+        return *size, orientation
+    except UnidentifiedImageError:  # a format that OpenCV may know
+        picture = cv2.imread(str(path))
+        return None if picture is None else (*picture.shape[1::-1], 0)
+    except (OSError, SyntaxError, ValueError):
+        return None
