@@ -37,7 +37,7 @@ class BridgedStage(BaseModule):
     @property
     def starts_at_zero(self) -> bool:
         """Whether a new block leaves the output of its stage as it is."""
-        return getattr(self.block, 'zero_init_residual', False) and isinstance(self.fusion, (Addition, SEFusion))
+        return getattr(self.block, 'residual_init', None) == 0 and isinstance(self.fusion, (Addition, SEFusion))
 
     def enter(self, module: nn.Module, args: tuple) -> None:
         self._input = feature_map(args[0], args)
