@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -126,15 +127,27 @@ class Statistics:
         tap = min(tap, len(low) - 1)
         return low[tap, row].item(), high[tap, row].item()
 
+    def row_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest argument of each input channel, (rows,) each, over all taps.
+
+        Raises:
+            ValueError: the layer has not run.
+        """
+        self._check()
+        return self._range[0].amin(0).numpy(), self._range[1].amax(0).numpy()
+
     @property
     def overflow(self) -> float | None:
         """Part of the inputs beyond the grid, or where tanh is above 0.99; None where there is neither."""
         return self._beyond / self._seen if self._seen else None
 
-    def _solve(self) -> tuple[Tensor, ...]:
-        """Of all functions: mean, mean square, what a line explains of it, and the line: (rows, M, taps) each."""
+    def _check(self) -> None:
         if self._gram is None:
             raise ValueError(f'{self.functions.name or type(self.functions.layer).__name__}: the layer has not run')
+
+    def _solve(self) -> tuple[Tensor, ...]:
+        """Of all functions: mean, mean square, what a line explains of it, and the line: (rows, M, taps) each."""
+        self._check()
         functions, gram = self.functions, self._gram / self.count
         q = 3 if functions.two_arguments else 2
         weights = functions.by_place(functions.all_weights())  # (rows, P, M, taps)

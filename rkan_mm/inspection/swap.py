@@ -32,6 +32,21 @@ def swapped(module: nn.Module, name: str, method: Callable) -> Iterator[None]:
 
 
 @contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Afterwards all random number generators are where they were: Python's, NumPy's, torch's on every device."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Meanwhile the model is in eval mode and its parameters get no gradients; afterwards all is as before.
 
@@ -40,26 +55,19 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     """
     training = {module: module.training for module in model.modules()}
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        model.eval()
-        for module in training:  # some of mm's modules keep their own counsel in train()
-            module.training = False
-        for parameter, *_ in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for parameter, requires_grad, grad in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
+    with same_random_numbers():
+        try:
+            for module in training:  # some of mm's modules keep their own counsel in train()
+                module.training = False
+            for parameter, *_ in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for parameter, requires_grad, grad in parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""Sections: where a model looks, and its effective receptive field."""
+
+from __future__ import annotations
+
+import contextlib
+
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from rkan_mm.visualization import draw_activation_maps, draw_receptive_fields
+from rkan_mm.visualization.overlay import read_rgb
+
+from ..cam import BoxTarget, ClassTarget, activation_map, cam_layer
+from ..fields import receptive_field, square_with
+from .study import Study
+
+
+def _layer(study: Study) -> tuple[str, nn.Module]:
+    subject = study.subject
+    data = subject.batch(subject.samples[0])
+    return cam_layer(subject.model, lambda: subject.model(data['inputs'], data['data_samples'], mode='tensor'),
+                     study.options.cam_layer)
+
+
+def show_where(study: Study) -> None:
+    """Grad-CAM of the best box or the class of a few images, and Eigen-CAM, with the blocks and without."""
+    section, subject = study.page.section('Where it looks'), study.subject
+    name, layer = _layer(study)
+    section.text(f'Maps of the features of {name}: Grad-CAM (what raises the score of this box or class) and '
+                 'Eigen-CAM (the first principal component, whatever is predicted), for the whole model and with all '
+                 'of its blocks off.')
+    drawn = 0
+    for i, (sample, result) in enumerate(zip(subject.samples, study.trained, strict=True)):
+        if drawn >= study.options.boxes:
+            return
+        box, target, title = _target(study, result)
+        if target is None:
+            continue
+        study.say(f'Where it looks: {title} in {subject.name(i)}')
+        data = subject.batch(sample)
+        height, width = data['data_samples'][0].img_shape[:2]
+        maps = {}
+        for kind, of in (('Grad-CAM', target), ('Eigen-CAM', None)):
+            for state in ('', ', blocks off'):
+                with study.without_blocks() if state else contextlib.nullcontext():
+                    found = activation_map(subject.model, layer, data['inputs'], data['data_samples'], of)
+                maps[f'{kind}{state}'] = found if found is None else found[:height, :width]  # without the padding
+        stem = subject.name(i).rpartition('.')[0]
+        study.page.figure(section, draw_activation_maps(read_rgb(subject.images[i]), maps, box=box), f'cam-{stem}',
+                          f'{title} in {subject.name(i)}.')
+        drawn += 1
+    if not drawn:
+        section.text(f'Nothing is predicted with a score of at least {study.options.score_thr} on these images.')
+
+
+def _target(study: Study, result: BaseDataElement) -> tuple[list[float] | None, BoxTarget | ClassTarget | None, str]:
+    """Of one image: the best box, what is asked of it, and its name."""
+    classes = study.subject.classes
+
+    def named(label: int, score: float) -> str:
+        return f'{classes[label] if classes else f"class {label}"} ({score:.2f})'
+
+    if 'pred_instances' not in result:
+        label = int(result.pred_label)
+        return None, ClassTarget(label), named(label, float(result.pred_score[label]))
+    found = result.pred_instances
+    if not len(found) or found.scores.max() < study.options.score_thr:
+        return None, None, ''
+    i = int(found.scores.argmax())
+    box, label = getattr(found.bboxes, 'tensor', found.bboxes)[i], int(found.labels[i])
+    return box.tolist(), BoxTarget(box, label), named(label, float(found.scores[i]))
+
+
+def show_field(study: Study) -> None:
+    """The effective receptive field of the last stage with a block, with the blocks and without."""
+    section, model = study.page.section('Effective receptive field'), study.subject.model
+    name, layer = _layer(study)
+    study.say(f'Receptive field of {name}')
+    images = [study.subject.batch(sample)['inputs'] for sample in study.subject.samples]
+    run = model.backbone if hasattr(model, 'backbone') else lambda x: model(x, mode='tensor')
+    fields = {'with its blocks': receptive_field(model, layer, images, run)}
+    with study.without_blocks():
+        fields['blocks off'] = receptive_field(model, layer, images, run)
+    study.page.figure(section, draw_receptive_fields(fields), 'receptive-field',
+                      f'Gradient of the middle of the output of {name} by the pixels, mean over {len(images)} images.')
+    study.page.data['receptive_field'] = {key: {str(part): square_with(field, part) for part in (0.5, 0.9)}
+                                          for key, field in fields.items()}

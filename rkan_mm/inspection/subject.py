@@ -1,0 +1,158 @@
+"""What is looked at: a trained model, and images as its config prepares them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.preflight import load_weights
+
+from .functions import kan_layers
+
+
+class Subject:
+    """A model of mmdet or mmpretrain with its weights, in eval mode, and the data of its config.
+
+    Args:
+        cfg: its config, as :func:`rkan_mm.apis.runner.load_config` gives it.
+        checkpoint: path of its weights, all of them; averaged ones where ``EMAHook`` has saved them.
+        images: paths to look at; without any, evenly spread images of the config's validation set.
+        num_images: how many of that are looked at.
+        device: None takes a GPU where there is one.
+
+    Raises:
+        PreflightError: the model has no KAN layer, the checkpoint is of another model, or there are no images.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, images: Sequence[str] = (), num_images: int = 20,
+                 device: str | None = None) -> None:
+        self.cfg, self.checkpoint, self.images = cfg, checkpoint, list(images)
+        self.device = device or get_device()
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        model_cfg = copy.deepcopy(cfg.model)
+        if cfg.get('data_preprocessor'):
+            model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+        self.model = revert_sync_batchnorm(MODELS.build(model_cfg))
+        if not kan_layers(self.model):
+            raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
+                                 'KANLinear); there is nothing to look into.')
+        load_whole(self.model, checkpoint)
+        self.model.to(self.device).eval()
+        self.is_detector = cfg.get('default_scope') != 'mmpretrain'
+        self._dataset = None
+        if self.images:
+            pipeline = Compose([TRANSFORMS.build(step) for step in self._pipeline() if 'LoadAnno' not in step['type']])
+            self.samples = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(self.images)]
+        else:
+            chosen = spread(len(self.dataset), num_images)
+            if not chosen:
+                raise PreflightError(f'{cfg.filename}: no images to look at; give some, or --num-images above 0.')
+            self.samples = [self.dataset[i] for i in chosen]
+            self.images = [sample['data_samples'].img_path for sample in self.samples]
+
+    @property
+    def _loader(self) -> ConfigDict:
+        for split in ('val', 'test'):
+            if self.cfg.get(f'{split}_dataloader'):
+                return self.cfg[f'{split}_dataloader']
+        raise PreflightError(f'{self.cfg.filename} has no validation data: give images.')
+
+    def _pipeline(self) -> list[dict]:
+        node = self._loader.dataset
+        while 'pipeline' not in node:
+            node = node['dataset'] if 'dataset' in node else node['datasets'][0]
+        return node['pipeline']
+
+    @property
+    def dataset(self):
+        """The config's validation set, built at its first use."""
+        if self._dataset is None:
+            with quiet():
+                self._dataset = DATASETS.build(copy.deepcopy(self._loader.dataset))
+                if hasattr(self._dataset, 'full_init'):
+                    self._dataset.full_init()
+        return self._dataset
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, where data set or checkpoint tell."""
+        meta = getattr(self._dataset, 'metainfo', None) or {}
+        found = meta.get('classes') or getattr(self.model, 'dataset_meta', {}).get('classes')
+        return None if found is None else tuple(found)
+
+    def predict(self, samples: Sequence[dict] | None = None, batch_size: int = 1,
+                model: nn.Module | None = None) -> Iterator[BaseDataElement]:
+        """Results of the model, or of another one, for prepared samples, by default those looked at, on the CPU."""
+        samples = self.samples if samples is None else samples
+        model = self.model if model is None else model
+        for start in range(0, len(samples), batch_size):
+            with torch.no_grad():
+                results = model.test_step(copy.deepcopy(pseudo_collate(samples[start:start + batch_size])))
+            yield from (result.cpu() for result in results)
+
+    def batch(self, sample: dict) -> dict[str, Any]:
+        """One prepared sample as the model's forward takes it, normalised and on its device."""
+        return self.model.data_preprocessor(copy.deepcopy(pseudo_collate([sample])), False)
+
+    def name(self, i: int) -> str:
+        """Of a image that is looked at."""
+        return Path(self.images[i]).name
+
+
+def spread(total: int, number: int) -> list[int]:
+    """``number`` of ``total`` places, evenly spread: data sets are often sorted by class.
+
+    Example:
+        >>> spread(10, 4)
+        [0, 3, 6, 9]
+    """
+    return sorted(set(np.linspace(0, total - 1, min(number, total)).round().astype(int).tolist())) if total else []
+
+
+def load_whole(model: nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint that has every weight of the model and no other.
+
+    Raises:
+        PreflightError: it has not; the message names what is missing, too much, or of another shape.
+    """
+    there = {name.removeprefix('module.'): value for name, value in load_weights(checkpoint).items()}
+    own = model.state_dict()
+    wrong = [f'{name} is {tuple(there[name].shape)}, the model has {tuple(value.shape)}' for name, value in own.items()
+             if name in there and there[name].shape != value.shape]
+    missing = [name for name in own if name not in there]
+    extra = [name for name in there if name not in own and not name.endswith('mask')]
+    parts = [f'{len(names)} {what}, e.g. {names[0]}' for names, what in (
+        (missing, 'tensors of the model are missing'), (extra, 'have no place'), (wrong, 'do not fit')) if names]
+    if parts:
+        raise PreflightError(f'Checkpoint {checkpoint!r} is of another model than the config: {"; ".join(parts)}.')
+    model.load_state_dict(there)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Meanwhile data sets and evaluators print nothing, and log only what went wrong."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
