@@ -16,7 +16,7 @@ import yaml
 
 MIM = Path(__file__).parent / '.mim'
 HUB = 'mmpretrain.apis.model'
-OTHERS = ('coco', 'rotated', 'segmentation', 'voc')  # folders without a classifier
+OTHERS = ('coco', 'finetune', 'rotated', 'segmentation', 'voc')  # folders without a classifier
 
 
 def classifiers() -> list[dict]:
