@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rkan_mm.models.ops import shared_polynomial_conv, shared_polynomial_conv_triton
@@ -47,8 +47,7 @@ def launches(function: Callable[[], object]) -> list[str]:
 def fake_gpu() -> Iterator[None]:
     """New tensors and modules are on a GPU that is not there, and take the Triton kernels of this package."""
     with (FakeTensorMode(), torch.device('cuda'),
-          patch.object(shared_polynomial_conv, 'is_transformed', lambda: False),
-          patch.object(shared_polynomial_conv, 'TYPES', (FakeTensor, torch.nn.Parameter)),
+          patch.object(shared_polynomial_conv, 'readable', lambda *args, **kwargs: True),
           patch.object(shared_polynomial_conv_triton, 'is_there', lambda *args: True)):
         yield
 
@@ -59,6 +58,6 @@ def forms_of_a_gpu() -> Iterator[None]:
     def form(x, parameters, squash, window, basis) -> _OnGpu:
         return _OnGpu(squash, window, basis)
 
-    with (patch.object(shared_polynomial_conv, 'is_transformed', lambda: False),
+    with (patch.object(shared_polynomial_conv, 'readable', lambda *args, **kwargs: True),
           patch.object(shared_polynomial_conv, '_form', form)):
         yield

@@ -8,7 +8,7 @@ import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import can_expand
+from rkan_mm.models.ops import autocast_dtype, can_expand
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
@@ -132,8 +132,9 @@ class KANLayer(GridUpdate, Sparsity):
             RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, no tensor.
         """
         weight = self.basis_weight
-        if not (isinstance(x, Tensor) and x.dtype == weight.dtype and x.device == weight.device
-                and x.layout is torch.strided and self._fits(x)):
+        if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided and self._fits(x)
+                and (x.dtype == weight.dtype
+                     or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):
             self._ordinary()(x, *args)
 
     @abstractmethod

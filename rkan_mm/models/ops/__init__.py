@@ -1,11 +1,12 @@
 from .compiled import load_kernels
 from .expand import Functions, can_expand, expand
-from .gate import FLOATS, is_transformed, pointer, readable
+from .gate import FLOATS, autocast_dtype, is_transformed, pointer, readable
 from .shared_polynomial_conv import shared_polynomial_conv2d
 from .shared_polynomial_conv_torch import identity, shared_polynomial_conv2d_torch
 from .spline_conv import can_spline_conv, spline_conv2d
 
 __all__ = [
-    'FLOATS', 'Functions', 'can_expand', 'can_spline_conv', 'expand', 'identity', 'is_transformed', 'load_kernels',
-    'pointer', 'readable', 'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d',
+    'FLOATS', 'Functions', 'autocast_dtype', 'can_expand', 'can_spline_conv', 'expand', 'identity', 'is_transformed',
+    'load_kernels', 'pointer', 'readable', 'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch',
+    'spline_conv2d',
 ]

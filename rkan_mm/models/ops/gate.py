@@ -49,6 +49,15 @@ def _holds_all(t: Tensor) -> bool:
     return (t.storage_offset() + last + 1) * t.element_size() <= t.untyped_storage().nbytes()
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes in on a type of device; None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == 'cpu':  # torch < 2.4
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
 def pointer(tensor: Tensor | None, count: int) -> ctypes.c_void_p:
     """Where the ``count`` numbers of a tensor start, in single precision on the CPU; null for None.
 

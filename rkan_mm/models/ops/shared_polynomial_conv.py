@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .gate import gradients, readable
+from .gate import autocast_dtype, gradients, readable
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -82,7 +82,7 @@ class _OnCpu(NamedTuple):
     prepares = False
 
     def forward(self, x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: None) -> Tensor:
-        weights, dtype = _folded(weight, base_weight, self.squash), _autocast_dtype('cpu') or x.dtype
+        weights, dtype = _folded(weight, base_weight, self.squash), autocast_dtype('cpu') or x.dtype
         y = _module('shared_polynomial_conv_cpu').forward(x, *weights, self.squash, self.window, dtype)
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.channels_last) if channels_last else y
@@ -112,7 +112,7 @@ class _OnGpu(NamedTuple):
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         return _module('shared_polynomial_conv_triton').forward(x, parameters, self.change, self.squash, self.window,
-                                                                _autocast_dtype('cuda') or x.dtype)
+                                                                autocast_dtype('cuda') or x.dtype)
 
     def backward(self, inputs: tuple[Tensor | None, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
@@ -130,7 +130,7 @@ def _form(x: Tensor, parameters: tuple[Tensor | None, ...], squash: bool, window
         return None
     if any(t is not None and t.shape != weight.shape[1:] for t in others) or not window.is_served(x, weight):
         return None
-    autocast = _autocast_dtype(device)
+    autocast = autocast_dtype(device)
     for t in parameters:
         if t is not None and not (t.device == x.device and t.dtype == (t.dtype if autocast else x.dtype)):
             return None
@@ -147,14 +147,6 @@ def _module(name: str) -> ModuleType | None:
         return importlib.import_module(f'.{name}', __package__)
     except ImportError:  # there is no Triton
         return None
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    if hasattr(torch, 'get_autocast_dtype'):
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == 'cpu':  # torch < 2.4
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
 def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,

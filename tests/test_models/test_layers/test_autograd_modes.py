@@ -169,3 +169,16 @@ def test_threads(name):
     for results, right in zip(found, expected, strict=True):
         for result in results:
             assert_close(result, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('layer', [KANLinear(6, 4), KANConv2d(6, 4, 3)], ids=str)
+def test_half_precision_into_autocast_is_not_asked_of_the_ordinary_layer(layer, monkeypatch):
+    """Which would run at every step, for nothing."""
+    x = torch.rand(2, 6, 6, 6, dtype=torch.bfloat16)
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = layer(x)
+        monkeypatch.setattr(layer, '_ordinary', None)
+        assert layer(x).equal(expected)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match='dtype|same'):
+        layer(x)
