@@ -95,7 +95,7 @@ def test_a_config_is_a_recipe_and_a_model(name):
 @pytest.mark.parametrize('name', [name for name in LEAVES + SMALL if name.startswith('rkan-')])
 def test_rkan_differs_from_its_baseline_by_the_blocks(name):
     rkan = load(name)
-    plain = load(re.sub(r'-([246]xl|e)_', '_', name.removeprefix('rkan-')))
+    plain = load(re.sub(r'-([246]xl|e)_', '_', name.replace('rkan-', 'plain-' if name in SMALL else '')))
     assert rkan.model.backbone.type == 'rkan_mm.RKANet'
     rkan.model.backbone = rkan.model.backbone.backbone
     assert rkan.model == plain.model
@@ -214,7 +214,7 @@ def test_randaugment_has_torchvisions_operations_at_magnitude_9():
 @pytest.mark.parametrize('name', SMALL)
 def test_mmpretrains_small_recipe(name):
     cfg = load(name)
-    theirs = Config.fromstring(f"_base_ = 'mmpretrain::resnet/{name.removeprefix('rkan-')}.py'", '.py')
+    theirs = Config.fromstring(f"_base_ = 'mmpretrain::resnet/{name.partition('-')[2]}.py'", '.py')
     for key in ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg',
                 'data_preprocessor'):
         assert cfg[key] == theirs[key], key
