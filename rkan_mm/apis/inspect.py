@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
                         help='parts of the functions that are pruned')
     parser.add_argument('--finetune-iters', type=int, metavar='N', default=0,
                         help='iterations of training after pruning')
+    parser.add_argument('--symbolic', type=int, default=0, metavar='N',
+                        help='fit simple formulas to the N most important functions')
     parser.add_argument('--skip', nargs='+', choices=SKIPPED, default=[], metavar='PART',
                         help=f'leave out some of {", ".join(SKIPPED)}')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         subject = Subject(cfg, args.checkpoint, images, args.num_images, args.device)
     options = Options(eval_images=args.num_images if args.eval_images == 0 else args.eval_images, top=args.top,
                       boxes=args.boxes, score_thr=args.score_thr, cam_layer=args.cam_layer, sparsities=args.sparsities,
-                      finetune_iters=args.finetune_iters, skip=args.skip)
+                      finetune_iters=args.finetune_iters, symbolic=args.symbolic, skip=args.skip)
     page = look(subject, args.out_dir or Path(cfg.work_dir) / 'inspect', options)
     print(f'Page: {page}, figures and data beside it ({time.monotonic() - start:.0f} s)')
     return page

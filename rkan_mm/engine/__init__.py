@@ -9,8 +9,10 @@ from .loss_check_hook import LossCheckHook
 from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
 from .summary import RunSummaryHook
+from .visualization_hook import KANVisualizationHook
 from .wrap_policy import wrap_classes
 
 __all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook', 'KANRegularizationHook',
-           'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableFSDPStrategy',
-           'ResumableIterLoop', 'RunError', 'RunSummaryHook', 'allow_mmengine_globals', 'wrap_classes']
+           'KANVisualizationHook', 'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop',
+           'ResumableFSDPStrategy', 'ResumableIterLoop', 'RunError', 'RunSummaryHook', 'allow_mmengine_globals',
+           'wrap_classes']

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.curvature import curvature, input_range
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.sparsity import Sparsity
 from rkan_mm.registry import HOOKS
@@ -140,6 +141,10 @@ class KANGridUpdateHook(Hook):
 class KANRegularizationHook(Hook):
     """Add penalties on the functions of all KAN layers to the training loss; each is logged as ``loss_kan_<name>``.
 
+    ``smoothness`` of a basis on a grid is that of its coefficients. Of one without (polynomials, Fourier, Rational) it
+    is the mean squared second derivative over the range of the inputs of that very batch, see
+    :func:`rkan_mm.models.layers.curvature`, for well-fitting functions oscillate.
+
     Args:
         l1, entropy, smoothness: factors of what :meth:`~rkan_mm.models.KANLayer.regularization` returns, summed over
             all layers. Zero leaves a penalty out.
@@ -153,27 +158,44 @@ class KANRegularizationHook(Hook):
                         if factor}
         if not self.factors:
             raise ValueError('KANRegularizationHook: give a factor for l1, entropy or smoothness')
-        self._handle = None
+        self._handles, self._ranges = [], {}
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap(runner.model)
         if not any(isinstance(module, Sparsity) for module in model.modules()):
             raise ValueError(f'KANRegularizationHook: {type(model).__name__} has no KAN layer')
-        self._handle = model.register_forward_hook(self._add)
+        self._handles = [model.register_forward_hook(self._add)]
+        if 'smoothness' in self.factors:
+            self._handles.append(model.register_forward_pre_hook(lambda model, args: self._ranges.clear()))
+            self._handles += [module.register_forward_pre_hook(self._measure) for module in model.modules()
+                              if isinstance(module, Sparsity) and not isinstance(module.basis, GridBasis)]
 
     def after_train(self, runner: Runner) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._ranges = [], {}
+
+    def _measure(self, layer: nn.Module, args: tuple) -> None:
+        """The range of this batch alone, so that a resumed run goes on as it would have."""
+        if layer.training:
+            ends = input_range(layer, args[0])
+            if layer in self._ranges:  # a layer that is called again
+                low, high = self._ranges[layer].unbind()
+                ends = torch.stack([torch.minimum(low, ends[0]), torch.maximum(high, ends[1])])
+            self._ranges[layer] = ends
 
     def _add(self, model: nn.Module, args: tuple, losses):
         """Inside of the model's forward pass, so that a wrapper such as DDP sees the use of the parameters."""
         if not (model.training and isinstance(losses, dict)):
             return losses
         penalties = [module.regularization() for module in model.modules() if isinstance(module, Sparsity)]
+        penalties += [dict(smoothness=curvature(layer, ends)) for layer, ends in self._ranges.items()]
         added = {}
         for name, factor in self.factors.items():
             values = [penalty[name] for penalty in penalties if name in penalty]
             if not values:
                 raise ValueError(f'KANRegularizationHook: no KAN layer of {type(model).__name__} has a {name!r} '
-                                 'penalty; smoothness needs a basis on a grid')
+                                 'penalty; smoothness needs one that has run, with more than two functions on a '
+                                 'grid')
             added[f'loss_kan_{name}'] = factor * sum(values)
         return {**losses, **added}

@@ -97,7 +97,8 @@ ACTIVATIONS: dict[type, Callable] = {
     nn.Sigmoid: lambda act, x: 1 / (1 + _sympy().exp(-x)),
     nn.GELU: lambda act, x: _gelu(act, x),
     nn.ELU: lambda act, x: _sympy().Max(0, x) + act.alpha * (_sympy().exp(_sympy().Min(0, x)) - 1),
-    nn.Softplus: lambda act, x: _sympy().log(1 + _sympy().exp(act.beta * x)) / act.beta,
+    nn.Softplus: lambda act, x: _sympy().Piecewise(
+        (x, act.beta * x > act.threshold), (_sympy().log(1 + _sympy().exp(act.beta * x)) / act.beta, True)),
     nn.Hardtanh: lambda act, x: _sympy().Min(act.max_val, _sympy().Max(act.min_val, x)),
     nn.Hardswish: lambda act, x: x * _sympy().Min(6, _sympy().Max(0, x + 3)) / 6,
 }
@@ -123,3 +124,19 @@ def closed_form(table: dict[type, Callable], thing: nn.Module, who: str) -> Call
     what = 'basis' if table is BASES else 'activation'
     raise ValueError(f'{who}: no closed form is known of {what} {type(thing).__name__}; known are '
                      f'{", ".join(kind.__name__ for kind in table)}')
+
+
+def fixed_form(fixed, x):
+    """Expression of a function that is locked to a form of `rkan_mm.models.layers.locked`."""
+    sympy = _sympy()
+    a, b, c, d = fixed.constants
+    z = b * x + c
+    outer = {
+        'constant': lambda: sympy.Integer(0), 'x': lambda: z, 'x^2': lambda: z**2, 'x^3': lambda: z**3,
+        '|x|': lambda: sympy.Abs(z), 'relu': lambda: sympy.Max(0, z), 'sin': lambda: sympy.sin(z),
+        'exp': lambda: sympy.exp(sympy.Min(30, z)), 'tanh': lambda: sympy.tanh(z), 'arctan': lambda: sympy.atan(z),
+        'gaussian': lambda: sympy.exp(-z**2), 'lorentzian': lambda: 1 / (1 + z**2),
+        'softplus': lambda: sympy.log(1 + sympy.exp(z)), 'silu': lambda: z / (1 + sympy.exp(-z)),
+        'log': lambda: sympy.log(1 + sympy.Abs(z)), 'sqrt': lambda: sympy.sqrt(sympy.Abs(z) + 1e-12),
+    }[fixed.form]()
+    return a * outer + d

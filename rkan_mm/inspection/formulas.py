@@ -10,7 +10,7 @@ from torch import nn
 
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 
-from .closed_forms import ACTIVATIONS, BASES, closed_form
+from .closed_forms import ACTIVATIONS, BASES, closed_form, fixed_form
 from .functions import Index, LayerFunctions
 from .missing import require
 
@@ -168,6 +168,8 @@ def formula(layer: nn.Module, indices: Sequence[Index] | None = None, fold: bool
         expression = form(functions.basis, coefficients, row, argument)
         if functions.base is not None:
             expression = float(functions.base[index]) * base + expression
+        if index in functions.locked:
+            expression = expression + fixed_form(functions.locked[index], x)
         expression = sympy.sympify(expression)
         if fold:
             constant, expression = expression.as_coeff_Add()

@@ -40,8 +40,8 @@ class LayerFunctions:
     r"""The functions of a KAN layer: :math:`\phi(x, u) = w\,a(x) + s \sum_j c_j B_j(u)`, evaluated in float64.
 
     `u` is what the layer's normalisation makes of x. Where that is element-wise (``tanh`` or ``none``), the functions
-    have one argument, x; otherwise (norm layers, statistics over a patch) they have two. Pruned functions are 0. The
-    values are a copy: what is done to the layer later is not seen.
+    have one argument, x; otherwise (norm layers, statistics over a patch) they have two. Pruned functions are 0, locked
+    ones what they are locked to. The values are a copy: what is done to the layer later is not seen.
 
     Args:
         layer: a KAN layer.
@@ -81,6 +81,8 @@ class LayerFunctions:
         self.coefficients = coefficients.detach().double().cpu()
         self.base = None if base is None else base.detach().double().cpu()
         self.basis.cpu()
+        locked = getattr(layer, 'locked', None)
+        self.locked = {} if locked is None else locked.functions()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -204,4 +206,5 @@ class LayerFunctions:
                              f'normalization {self.normalization!r} makes of it; give both')
         u = x if u is None else torch.as_tensor(u, dtype=torch.float64)
         planes = self.planes(x[None], u[None], [self.row(index)])[0]  # (P, N)
-        return self.weights(index) @ planes
+        value = self.weights(index) @ planes
+        return value + self.locked[index](x) if index in self.locked else value

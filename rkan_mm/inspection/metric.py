@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +49,8 @@ class Metric:
         configs = subject.cfg.get('val_evaluator') or subject.cfg.test_evaluator
         self.configs = [copy.deepcopy(config) for config in
                         (configs if isinstance(configs, Sequence) and not isinstance(configs, dict) else [configs])]
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.truth: dict | None = None
         for i, config in enumerate(self.configs):
             if config.get('ann_file') and str(config['ann_file']).endswith('.json'):
@@ -61,7 +64,7 @@ class Metric:
         content['images'] = [image for image in content['images'] if image['id'] in ids]
         content['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
         self.truth = content
-        path = Path(self._folder.name, f'{i}.json')
+        path = Path(self._folder, f'{i}.json')
         path.write_text(json.dumps(content))
         return str(path)
 

@@ -22,7 +22,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
-from rkan_mm.preflight import load_weights
+from rkan_mm.preflight import load_for_testing
 
 from .functions import kan_layers
 
@@ -53,8 +53,9 @@ class Subject:
         if not kan_layers(self.model):
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
                                  'KANLinear); there is nothing to look into.')
-        load_whole(self.model, checkpoint)
-        self.model.to(self.device).eval()
+        load_for_testing(self.model, checkpoint)
+        self.model.to(self.device)
+        self.model.eval()
         self.is_detector = cfg.get('default_scope') != 'mmpretrain'
         self._dataset = None
         if self.images:
@@ -124,25 +125,6 @@ def spread(total: int, number: int) -> list[int]:
         [0, 3, 6, 9]
     """
     return sorted(set(np.linspace(0, total - 1, min(number, total)).round().astype(int).tolist())) if total else []
-
-
-def load_whole(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint that has every weight of the model and no other.
-
-    Raises:
-        PreflightError: it has not; the message names what is missing, too much, or of another shape.
-    """
-    there = {name.removeprefix('module.'): value for name, value in load_weights(checkpoint).items()}
-    own = model.state_dict()
-    wrong = [f'{name} is {tuple(there[name].shape)}, the model has {tuple(value.shape)}' for name, value in own.items()
-             if name in there and there[name].shape != value.shape]
-    missing = [name for name in own if name not in there]
-    extra = [name for name in there if name not in own and not name.endswith('mask')]
-    parts = [f'{len(names)} {what}, e.g. {names[0]}' for names, what in (
-        (missing, 'tensors of the model are missing'), (extra, 'have no place'), (wrong, 'do not fit')) if names]
-    if parts:
-        raise PreflightError(f'Checkpoint {checkpoint!r} is of another model than the config: {"; ".join(parts)}.')
-    model.load_state_dict(there)
 
 
 @contextlib.contextmanager

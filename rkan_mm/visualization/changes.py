@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from mmengine.structures import BaseDataElement
 
-from .overlay import draw_box, show
+from .overlay import class_name, draw_box, show
 
 KEPT, LOST, NEW = '#4c8c4a', '#c0392b', '#d98e02'
 
@@ -35,7 +35,7 @@ def draw_changes(image: np.ndarray, runs: dict[str, BaseDataElement], classes: S
     from rkan_mm.inspection.comparison import changes
 
     def label(number: int, score: float) -> str:
-        return f'{classes[number] if classes and number < len(classes) else number} {score:.2f}'
+        return f'{class_name(classes, number)} {score:.2f}'
 
     height = 3.0 * min(1.3, max(0.55, image.shape[0] / image.shape[1]))
     figure = Figure((3.0 * len(runs), height + 0.5), layout='constrained')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from rkan_mm.inspection import Statistics
 
 BINS, POINTS, BEYOND = 80, 300, 0.12
-COLOURS = dict(curve='#1f4e9c', line='#d95f02', data='#b9cbe4', unused='#e6e6e6', grid='#7a7a7a')
+COLOURS = dict(curve='#1f4e9c', line='#d95f02', data='#b9cbe4', unused='#e6e6e6', grid='#7a7a7a', formula='#c0392b')
 
 
 def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
-                   indices: Sequence[tuple[int, ...]] | None = None, title: str | None = None,
-                   columns: int = 3) -> Figure:
+                   indices: Sequence[tuple[int, ...]] | None = None, title: str | None = None, columns: int = 3,
+                   formulas: Mapping[tuple[int, ...], Callable] | None = None) -> Figure:
     """Draw functions of a KAN layer; those of a shared kernel (RKAN's) are laid out as the kernel that they are.
 
     With statistics each stands over the histogram of its inputs (heights are roots of counts), the range without
@@ -36,6 +36,7 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
         indices: functions to draw; None for the whole kernel, or else for the first nine.
         title: of the figure.
         columns: where functions are no kernel.
+        formulas: by index, functions of a tensor that are drawn dotted beside the layer's own.
 
     Raises:
         TypeError: not a KAN layer.
@@ -81,6 +82,8 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
             left = share[index].item()
             label += '   constant' if math.isnan(left) else f'   {100 * left:.1f} % not straight'
         axis.plot(x, functions.curve(index, fixed, x), color=COLOURS['curve'], lw=2, label='function')
+        if formulas and index in formulas:
+            axis.plot(x, formulas[index](x), ':', color=COLOURS['formula'], lw=2, label='formula')
         axis.set_title(label, fontsize=8)
         axis.margins(x=0)
         axis.tick_params(labelsize=7)

@@ -23,6 +23,16 @@ def read_rgb(path: str) -> np.ndarray:
     return image
 
 
+def class_name(classes: Sequence[str] | None, label: int) -> str:
+    """Name of a class where it is known.
+
+    Example:
+        >>> class_name(('disc', 'ring'), 1), class_name(None, 1)
+        ('ring', 'class 1')
+    """
+    return classes[label] if classes and label < len(classes) else f'class {label}'
+
+
 def show(axis: Axes, image: np.ndarray, title: str = '', heat: np.ndarray | None = None, cmap: str = 'turbo',
          limits: tuple[float, float] | None = None):
     """An image without ticks; over it a map of any size, stretched to it.

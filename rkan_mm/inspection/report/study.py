@@ -40,6 +40,7 @@ class Options:
         cam_layer: module whose features are looked at; None for the last stage with a block.
         sparsities: parts of the functions that are pruned.
         finetune_iters: iterations of training behind pruning.
+        symbolic: functions that simple formulas are fitted to, the most important ones; 0 for none.
         skip: of `SECTIONS`.
     """
 
@@ -50,6 +51,7 @@ class Options:
     cam_layer: str | None = None
     sparsities: Sequence[float] = (0.25, 0.5, 0.75, 0.9)
     finetune_iters: int = 0
+    symbolic: int = 0
     skip: Sequence[str] = ()
 
 

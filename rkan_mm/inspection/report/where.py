@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from rkan_mm.visualization import draw_activation_maps, draw_receptive_fields
-from rkan_mm.visualization.overlay import read_rgb
+from rkan_mm.visualization.overlay import class_name, read_rgb
 
 from ..cam import BoxTarget, ClassTarget, activation_map, cam_layer
 from ..fields import receptive_field, square_with
@@ -58,7 +58,7 @@ def _target(study: Study, result: BaseDataElement) -> tuple[list[float] | None, 
     classes = study.subject.classes
 
     def named(label: int, score: float) -> str:
-        return f'{classes[label] if classes else f"class {label}"} ({score:.2f})'
+        return f'{class_name(classes, label)} ({score:.2f})'
 
     if 'pred_instances' not in result:
         label = int(result.pred_label)

@@ -12,6 +12,7 @@ from ..subject import Subject
 from .blocks import show_block
 from .layers import show_layers
 from .study import Options, Study
+from .symbolic import show_symbolic
 from .where import show_field, show_where
 from .worth import show_worth
 
@@ -42,6 +43,8 @@ def look(subject: Subject, folder: str | Path, options: Options, say: Callable[[
             show_layers(study, part)
         else:
             show_block(study, part, [run for run in runs if run.part in ('', part.name)])
+    if options.symbolic:
+        show_symbolic(study, runs)
     if study.wants('cam'):
         show_where(study)
     if study.wants('field'):

@@ -143,13 +143,16 @@ class GridUpdate:
 
     @lasting
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """A checkpoint may be pruned, or have a finer grid."""
+        """A checkpoint may be pruned, locked to formulas, or have a finer grid."""
         parameter = self.coefficient_parameter
         if f'{prefix}mask' in state_dict and self.mask is None:
             self.mask = torch.ones_like(state_dict[f'{prefix}mask'], device=parameter.device)
         stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
         if stored is not None and grid is not None and stored.shape != parameter.shape:
             parameter.data = parameter.new_empty(stored.shape)
+        if f'{prefix}locked.places' in state_dict:
+            from .locked import lock_for_loading
+            lock_for_loading(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
