@@ -22,7 +22,9 @@ from mmengine.runner import FlexibleRunner, Runner
 from rkan_mm.engine import RunError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
-from rkan_mm.preflight.classification import CheckLabelsHook, check_classification
+from rkan_mm.preflight.building import building
+from rkan_mm.preflight.classification import check_classification
+from rkan_mm.preflight.run_hook import CheckRunHook
 from rkan_mm.preflight.weights import WeightReportHook, check_pretrained, warn_in_red
 
 from .command_line import command_line
@@ -198,10 +200,10 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     if args.test:
         check(cfg, training=False)
     check_classification(cfg, training=True)
-    with safe_loading():
+    checks = CheckRunHook(test=args.test)
+    with safe_loading(), building('The training cannot begin', checks.are_done):
         runner, _ = _build(cfg)
-        if cfg.get('default_scope') == 'mmpretrain':
-            runner.register_hook(CheckLabelsHook())
+        runner.register_hook(checks)
         check_pretrained(runner.model)
         runner.train()
         if args.test:
@@ -248,8 +250,10 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg.test_evaluator = [*evaluators, dump]
     check(cfg, training=False)
     check_classification(cfg, training=False)
-    with safe_loading():
+    checks = CheckRunHook()
+    with safe_loading(), building('The test cannot begin', checks.are_done):
         runner, report = _build(cfg, testing=True, allow_partial=args.allow_partial)
+        runner.register_hook(checks)
         metrics = runner.test()
     warn_in_red(report.warning)
     return metrics

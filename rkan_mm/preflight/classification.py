@@ -5,20 +5,17 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchvision
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner import Runner
-
-from rkan_mm.engine.hooks import unwrap
 
 from .checks import PreflightError
 from .config import kind as kind_of
 from .config import switches
-from .datasets import DOWNLOADING, data_sets
+from .datasets import DOWNLOADING, data_sets, parts_of
 
 PARTS = {  # what a split of a data set cannot do without
     'TinyImageNet': lambda split: ('train', split),
@@ -81,26 +78,17 @@ def _downloads(kind: str, split: str) -> list[tuple[str, str, str, list[str]]]:
             for name, md5 in (*cls.train_list, *cls.test_list)]
 
 
-class CheckLabelsHook(Hook):
-    """Before a training begins, compare the labels of its data with the classes of the model.
+def check_labels(dataset: Any, num_classes: int | None) -> None:
+    """Compare the labels of a classification data set with the classes of the model.
 
     Raises:
         PreflightError: a label that the head has no class for, with its image; a class folder without images.
     """
-
-    priority = 'VERY_HIGH'
-
-    def before_train(self, runner: Runner) -> None:
-        classes = getattr(getattr(unwrap(runner.model), 'head', None), 'num_classes', None)
-        loaders = [runner.train_dataloader] + ([runner.val_dataloader] if runner.val_loop is not None else [])
-        for loader in loaders:
-            check_labels(loader.dataset, classes)
+    for part in parts_of(dataset):
+        _check_labels(part, num_classes)
 
 
-def check_labels(dataset, num_classes: int | None) -> None:
-    """See `CheckLabelsHook`; a wrapper of a data set is looked into, one without single labels is left alone."""
-    while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
+def _check_labels(dataset: Any, num_classes: int | None) -> None:
     who = type(dataset).__name__
     try:
         labels = np.asarray(dataset.get_gt_labels())

@@ -27,6 +27,15 @@ def data_sets(loader: dict | None) -> Iterator[dict]:
             yield node
 
 
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """The data sets within wrappers."""
+    inner = getattr(dataset, 'datasets', None) or ([dataset.dataset] if hasattr(dataset, 'dataset') else [])
+    for part in inner:
+        yield from parts_of(part)
+    if not inner:
+        yield dataset
+
+
 def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
     """Raise `PreflightError` at the first fault of the data sets of these splits of a config."""
     on = switches(cfg)

@@ -154,7 +154,7 @@ def test_the_zero_init_recipe_begins_at_the_plain_detectors_ap(plain_detector, s
     cfg.dump(tmp_path / 'rkan.py')
     def test(path, *options):
         return runner.test([str(path), checkpoint, '--allow-partial', '--work-dir', str(tmp_path / 'work'),
-                            '--cfg-options', *options])
+                            '--cfg-options', 'preflight.evaluator=False', *options])
 
     test(config, f'test_evaluator.outfile_prefix={tmp_path}/found')
     truth = f'test_evaluator.ann_file={found_as_truth(tmp_path, shapes)}'

@@ -1,0 +1,101 @@
+"""What mm raises while a run is built, before its first step, as one sentence; the traceback goes to the log file."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import re
+import traceback
+from collections.abc import Callable, Iterator
+
+from mmengine.logging import MMLogger
+from mmengine.registry import Registry
+
+from rkan_mm.engine.run_error import PreflightError, RunError
+
+CURES: tuple[tuple[str, str], ...] = (
+    ('need at least one array to concatenate', 'a data set is empty: it has no sample, or its filter_cfg left none. '
+                                               'Check ann_file, data_prefix and metainfo.classes'),
+    ("got an unexpected keyword argument", 'look whether it is of the base config; what a base has goes only with '
+                                           '_delete_=True'),
+    ('should be either all None|should be both None or', 'give dataloader, cfg and evaluator of a split, or none'),
+    ('self._test_loop` should not be None', 'the config has no test_dataloader, test_cfg and test_evaluator'),
+    ('self._train_loop` should not be None', 'the config has no train_dataloader, train_cfg and optim_wrapper'),
+    ("doesn't match the size of optimizer's group|different number of parameter groups",
+     'the checkpoint is of another optimizer: to begin anew with its weights, --cfg-options load_from=...'),
+    ('out of memory', 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
+)
+"""What may help, by what mm's message holds."""
+
+
+@contextlib.contextmanager
+def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Meanwhile an error is the user's to mend.
+
+    Args:
+        what: is done, for the message.
+        done: whether building has ended, so that errors are those of the run.
+
+    Raises:
+        PreflightError: with the error's text and, where known, the cure.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        if done():
+            raise
+        text, logged = _text(error), to_file(traceback.format_exc())
+        cure = _of_registry(error) or next((cure for pattern, cure in CURES if re.search(pattern, text)), '')
+        problem = PreflightError(f'{what}: {text}' + (f' ({cure})' if cure else '') + f'.{logged}')
+        problem.__cause__ = error
+    else:
+        return
+    raise problem
+
+
+def _text(error: Exception) -> str:
+    """The innermost sentence: mm's registries put one around another."""
+    text = ' '.join(str(error).split()).rstrip('. ')
+    name = type(error).__name__
+    text = re.sub(r"^class `(\w+)` in [\w/.]+: ", r'\1: ', text)
+    text = re.split(r' Please check whether the value of| More details can be found', text)[0].strip('\'" .')
+    return text if name == 'PreflightError' or text.startswith(name) else f'{name}: {text}'
+
+
+def _of_registry(error: Exception) -> str | None:
+    """Names like one that no registry has."""
+    found = re.search(r"'?([\w.]+) is not in the ([\w.-]+)::([\w -]+) registry", str(error))
+    if not found:
+        return None
+    name, scope, kind = found.groups()
+    known = {each for registry in _registries(kind) for each in registry.module_dict}
+    near = difflib.get_close_matches(name.rpartition('.')[2], sorted(known), n=3)
+    return (f'did you mean {" or ".join(near)}?' if near else
+            f'is the module that has it in custom_imports, and default_scope right? It is {scope!r}')
+
+
+def _registries(kind: str) -> Iterator[Registry]:
+    from mmengine import registry
+
+    def below(each: Registry) -> Iterator[Registry]:
+        yield each
+        for child in each.children.values():
+            yield from below(child)
+
+    for each in vars(registry).values():
+        if isinstance(each, Registry) and each.name == kind:
+            yield from below(each)
+
+
+def to_file(text: str) -> str:
+    """Write into the log file alone; return where that is, for the end of a message."""
+    logger = MMLogger.get_current_instance()
+    record = logging.LogRecord(logger.name, logging.DEBUG, __file__, 0, text, None, None)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.emit(record)
+            return f' The traceback is in {handler.baseFilename}'
+    return ''

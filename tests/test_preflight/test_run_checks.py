@@ -1,0 +1,203 @@
+"""Data, metrics and heads that do not belong together are told apart before the first step."""
+
+import json
+import logging
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.logging import MMLogger
+from torch.testing import assert_close
+
+from rkan_mm.apis import runner
+from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
+
+DETECTOR = """
+default_scope = 'mmdet'
+custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
+data_root = 'shapes'
+model = dict(
+    type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(type='rkan_mm.RKANet', backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)),
+    neck=dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=8, num_outs=5),
+    bbox_head=dict(type='RetinaHead', num_classes=5, in_channels=8, feat_channels=8, stacked_convs=1),
+    test_cfg=dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=5),
+    train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,
+                                 ignore_iof_thr=-1), sampler=dict(type='PseudoSampler'), allowed_border=-1,
+                   pos_weight=-1, debug=False))
+classes = ('disc', 'rectangle', 'triangle', 'star', 'ring')
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+scale = dict(type='Resize', scale=(64, 64))
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CocoDataset', data_root=data_root, ann_file='annotations/train.json', metainfo=dict(
+        classes=classes), data_prefix=dict(img='train'), pipeline=[*load, scale, dict(type='RandomFlip', prob=0.5),
+                                                                   dict(type='PackDetInputs')]))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CocoDataset', data_root=data_root, ann_file='annotations/val.json', metainfo=dict(
+        classes=classes), data_prefix=dict(img='val'), test_mode=True, pipeline=[
+            load[0], scale, dict(type='PackDetInputs', meta_keys=keys)]))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + '/annotations/val.json', metric='bbox')
+test_evaluator = val_evaluator
+train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
+val_cfg = test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.001))
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1))
+randomness = dict(seed=0)
+visualizer = dict(type='DetLocalVisualizer')
+custom_hooks = [dict(type='IterTimerHook')]
+"""
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=2, num_val=2, size=64)
+
+
+@pytest.fixture
+def train(shapes, tmp_path):
+    (tmp_path / 'detector.py').write_text(DETECTOR)
+
+    def run(*options, flags=()):
+        return runner.train([str(tmp_path / 'detector.py'), '--work-dir', str(tmp_path / 'work'), *flags,
+                             '--cfg-options', f'data_root={shapes}', *options])
+    return run
+
+
+NAMES = "('ring','disc','rectangle','triangle','star')"
+CASES = {
+    'classes in another order in val': (
+        [f'val_dataloader.dataset.metainfo.classes={NAMES}'], 'metainfo.classes as ring, disc, rectangle, '),
+    'classes in another order in test': (
+        [f'test_dataloader.dataset.metainfo.classes={NAMES}'],
+        r'train has the classes disc, .*, test has ring, disc, .*; they differ from number 0 on, and labels are num'),
+    'classes as text': (
+        ['train_dataloader.dataset.metainfo.classes=disc'],
+        r"CocoDataset: classes is the text 'disc', and there is no such file; mm .*: classes=\('disc', \)"),
+    'classes as in mmdet 2': (
+        ['val_dataloader.dataset.metainfo.CLASSES=1'], 'metainfo has CLASSES, which mmdet 3 does not read: wr'),
+    'a head of COCO': (
+        ['model.bbox_head.num_classes=80'],
+        r'model.bbox_head \(RetinaHead\) has num_classes=80; CocoDataset of the train has 5 \(disc, .*\). Set '
+        'model.bbox_head.num_classes=5. To run all the same: --cfg-options preflight.classes=False'),
+    'a head of fewer classes': (['model.bbox_head.num_classes=4'], 'has num_classes=4; CocoDataset of the train has 5'),
+    'an evaluator of another split': (
+        ['val_evaluator.ann_file={data}/annotations/train.json'],
+        'CocoMetric of the validation has other annotations than its data set: 2 of 2 images are not so in it'),
+    'a part of the images': (
+        ['val_dataloader.dataset.indices=1'],
+        r'would count the objects of 1 images as missed, which its data set leaves out \(by filter_cfg or indices\)'),
+    'masks from a model of boxes': (
+        ["val_evaluator.metric=['bbox','segm']"],
+        r"The validation would fail in CocoMetric, as a trial with .*\.png shows: KeyError: 'segm is not in results' "
+        r'\(the model predicts no masks: leave segm out of metric\). To run all the same: .* preflight.trial=False'),
+    'a figure that nothing gives': (
+        ['default_hooks.checkpoint.save_best=coco/segm_mAP'],
+        r'ResumableCheckpointHook\(save_best\) waits for coco/segm_mAP, and the validation gives coco/bbox_mAP, '),
+    'early stopping by such a figure': (
+        ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/AP', 'custom_hooks.0.rule=greater'],
+        r'EarlyStoppingHook\(monitor\) waits for coco/AP, and'),
+    'keys that the metric needs': (
+        ["val_dataloader.dataset.pipeline.2.meta_keys=('img_path','ori_shape','img_shape','scale_factor')"],
+        "The validation would fail in CocoMetric, as a trial .* KeyError: 'img_id'"),
+    'an empty validation set': (
+        ['val_dataloader.dataset.indices=0'], 'ValueError: need at least one array to concatenate .a data s'),
+    'a check that does not exist': (['preflight.annotation=False'], 'preflight has no annotation; there are paths,'),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_before_the_first_step(train, shapes, tmp_path, case):
+    options, message = CASES[case]
+    with pytest.raises(PreflightError, match=message):
+        train(*(option.replace('{data}', str(shapes)) for option in options))
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_a_test_that_follows_is_looked_at_before_the_training(train, shapes):
+    options = ["test_evaluator.metric=['bbox','segm']"]
+    with pytest.raises(PreflightError, match='The test would fail in CocoMetric'):
+        train(*options, flags=['--test'])
+
+
+def test_the_trial_leaves_no_trace(train, capsys):
+    with_trial = train(flags=['--no-validate'])
+    printed = capsys.readouterr().out
+    figures = train('default_hooks.checkpoint.save_best=coco/bbox_mAP')
+    without = train('preflight.trial=False')
+    for each in (figures, without):
+        assert_close(each.model.state_dict(), with_trial.model.state_dict(), rtol=0, atol=0)
+    assert 'bbox_mAP' not in printed
+    assert capsys.readouterr().out.count('Evaluating bbox...') == 2  # of one validation in each run, not of a trial
+    assert figures.val_evaluator.metrics[0].img_ids == [1, 2]
+
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+data_root = 'pictures'
+model = dict(
+    type='ImageClassifier', backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4),
+    neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=3, in_channels=32, topk=(1,)))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=pipeline))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root=data_root, data_prefix='val', pipeline=pipeline))
+val_evaluator = dict(type='Accuracy', topk=(1,))
+train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
+val_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+"""
+
+
+@pytest.fixture
+def classify(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'owl'):
+            folder = tmp_path / 'pictures' / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(folder / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    return lambda *options: runner.train([
+        str(tmp_path / 'classifier.py'), '--work-dir', str(tmp_path / 'work'), '--cfg-options',
+        f'data_root={tmp_path / "pictures"}', *options])
+
+
+def test_a_class_folder_that_val_lacks(classify, tmp_path):
+    shutil.rmtree(tmp_path / 'pictures/val/dog')
+    with pytest.raises(PreflightError, match='the data of the train has the classes cat, dog, owl, the data of the '
+                                             'validation has cat, owl; they differ from number 1 on'):
+        classify()
+
+
+def test_more_places_than_classes(classify):
+    with pytest.raises(PreflightError, match=r'would fail in Accuracy, .* \(topk is more than there are classes: lo'):
+        classify('val_evaluator.topk=(1,5)')
+
+
+def test_a_classifiers_head_of_more_classes_is_warned_about(classify, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *args: warnings.append(text), raising=False)
+    classify('model.head.num_classes=1000')
+    assert any('head (LinearClsHead) has num_classes=1000, CustomDataset of the train has 3 classes (cat, dog, owl)'
+               in text for text in warnings)
+    assert logging.getLogger().level <= logging.WARNING
+
+
+def test_other_images_with_the_same_ids(train, shapes, tmp_path):
+    """The json of another split, whose images are numbered from 1 as well."""
+    content = json.loads((shapes / 'annotations/val.json').read_text())
+    for image in content['images']:
+        image['file_name'] = f'x{image["file_name"]}'
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    with pytest.raises(PreflightError, match='2 of 2 images are not so in its ann_file'):
+        train(f'val_evaluator.ann_file={tmp_path / "other.json"}')
