@@ -11,13 +11,14 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from rkan_mm.models.layers.fusion import Addition, SEFusion
+from rkan_mm.models.ops import static_shape
 from rkan_mm.registry import FUSIONS, MODELS, build
 
 
 def feature_map(x: Any, args: tuple) -> Any:
     """What a stage takes or gives as (B, C, H, W): tokens (B, H W, C) too, if (H, W) is the stage's second argument."""
     if isinstance(x, Tensor) and x.dim() == 3 and len(args) > 1 and isinstance(args[1], tuple) and len(args[1]) == 2:
-        return x.transpose(1, 2).unflatten(2, args[1])  # (B, H W, C) -> (B, C, H, W)
+        return x.reshape(x.shape[0], *args[1], static_shape(x)[2]).permute(0, 3, 1, 2)  # (B, H W, C) -> (B, C, H, W)
     return x
 
 
@@ -52,7 +53,7 @@ class BridgedStage(BaseModule):
     def join(self, x: Tensor, args: tuple, out: Tensor) -> Tensor:
         """The fused output in the form that the stage has given: a map, or tokens."""
         fused = self(x, feature_map(out, args))
-        return fused.flatten(2).transpose(1, 2) if out.dim() == 3 else fused
+        return fused.permute(0, 2, 3, 1).flatten(1, 2) if out.dim() == 3 else fused
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Input and output of the stage -> the fused output; called as a module, so that hooks on it see each."""
@@ -60,15 +61,14 @@ class BridgedStage(BaseModule):
 
     def fuse(self, x: Tensor, out: Tensor) -> Tensor:
         residual = self.block(x)
-        height, width = out.shape[2:]
-        if all(0 <= ours - theirs <= 1 for ours, theirs in zip(residual.shape[2:], out.shape[2:], strict=True)):
-            residual = residual[..., :height, :width]  # a stage that pools odd maps rounds their size down, not up
-        if residual.shape != out.shape:
+        ours, theirs = static_shape(residual), static_shape(out)
+        if ours[:2] != theirs[:2] or not all(0 <= n - m <= 1 for n, m in zip(ours[2:], theirs[2:], strict=True)):
             raise ValueError(
                 f'RKANet: stage {self.name!r} maps {tuple(x.shape)} to {tuple(out.shape)}, but its RKAN block to '
                 f'{tuple(residual.shape)}; pad the images so that every stage sees even sizes, '
                 'e.g. pad_size_divisor=32 in the data preprocessor')
-        return self.fusion(out, residual)
+        height, width = out.shape[2:]  # a stage that pools odd maps rounds their size down, not up
+        return self.fusion(out, residual[..., :height, :width])
 
     def attach(self, first: nn.Module, last: nn.Module) -> None:
         if first is last:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, readable, spline_conv2d
+from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, folded, readable, spline_conv2d
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -44,24 +44,25 @@ class KANConv(KANLayer):
         """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, normed, self.channel_dim, centre)
-        else:
-            planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
+            return recompute(self._planes, x, normed, self.channel_dim, centre).flatten(1, 2)
+        planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
-        coefficients = self.coefficients()
+        kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
         padding = self.padding
         if self.padding_mode != 'zeros':
             x, normed = (t if t is None else F.pad(t, self._reversed_padding_repeated_twice, mode=self.padding_mode)
                          for t in (x, normed))
             padding = 0
-        bias = self.constant(coefficients, self.basis.at_zero(coefficients))
-        if self.bias is not None:
-            bias = bias + self.bias
         convolve = getattr(F, f'conv{self.spatial}d')
-        return convolve(self.planes(x, normed, True), self.kernel(coefficients).flatten(1, 2), bias, self.stride,
-                        padding, self.dilation, self.groups)
+        return convolve(self.planes(x, normed, True), kernel, bias, self.stride, padding, self.dilation, self.groups)
+
+    def _kernel_and_bias(self) -> tuple[Tensor, Tensor]:
+        """(out, in * P, ...) and (out,)."""
+        coefficients = self.coefficients()
+        bias = self.constant(coefficients, self.basis.at_zero(coefficients))
+        return self.kernel(coefficients).flatten(1, 2), bias if self.bias is None else bias + self.bias
 
 
 @MODELS.register_module()
@@ -141,6 +142,9 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         return self._transposed(x, normed, padding)
 
     def _transposed(self, x: Tensor, normed: Tensor | None, output_padding: list[int]) -> Tensor:
-        kernel = self.kernel(self.coefficients()).transpose(1, 2)  # (in, out, P, ...) -> (in, P, out, ...)
-        return F.conv_transpose2d(self.planes(x, normed, False), kernel.flatten(0, 1), self.bias, self.stride,
-                                  self.padding, output_padding, self.groups, self.dilation)
+        kernel = folded(self._transposed_kernel, constant=not self.training)
+        return F.conv_transpose2d(self.planes(x, normed, False), kernel, self.bias, self.stride, self.padding,
+                                  output_padding, self.groups, self.dilation)
+
+    def _transposed_kernel(self) -> Tensor:
+        return self.kernel(self.coefficients()).transpose(1, 2).flatten(0, 1)  # (in, out, P, ...) -> (in * P, out, ...)

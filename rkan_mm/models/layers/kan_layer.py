@@ -8,7 +8,7 @@ import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import autocast_dtype, can_expand
+from rkan_mm.models.ops import autocast_dtype, can_expand, folded
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
@@ -197,7 +197,7 @@ class KANLayer(GridUpdate, Sparsity):
         values = self.basis(u.float() if u.dtype in HALF else u, dim)
         position = dim % x.dim() + 1
         if centre:
-            zero = self.basis.at_zero(values)
+            zero = folded(self.basis.at_zero, values, constant=not self.training)
             values = values - zero.reshape(*zero.shape, *[1] * (values.dim() - position - 1))
         if self.without_constant:
             values = values.narrow(position, 1, values.size(position) - 1)

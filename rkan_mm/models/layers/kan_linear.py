@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import expand
+from rkan_mm.models.ops import expand, folded
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -38,13 +38,17 @@ class KANLinear(KANLayer, nn.Linear):
         return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
+        kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
+        return F.linear(self.planes(x, normed), kernel, bias)
+
+    def _kernel_and_bias(self) -> tuple[Tensor, Tensor | None]:
+        """(out, P * in) and (out,)."""
         coefficients = self.coefficients()
         bias = self.bias
         if self.basis.constant_first:
             constant = coefficients[:, :, 0].sum(1)
             bias = constant if bias is None else bias + constant
-        kernel = self.kernel(coefficients).transpose(1, 2)  # (out, in, P) -> (out, P, in)
-        return F.linear(self.planes(x, normed), kernel.flatten(1), bias)
+        return self.kernel(coefficients).transpose(1, 2).flatten(1), bias  # (out, in, P) -> (out, P * in)
 
     def planes(self, x: Tensor, normed: Tensor | None) -> Tensor:
         """Values that the kernel multiplies, (..., in) -> (..., P * in); only x is kept for the backward pass."""

@@ -11,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from rkan_mm.models.ops import shared_polynomial_conv2d
+from rkan_mm.models.ops import folded, shared_polynomial_conv2d, static_shape
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
@@ -128,27 +128,36 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
                 F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
             return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
         if isinstance(self.basis, Polynomial) and self.normalization in ELEMENTWISE:
-            out = shared_polynomial_conv2d(x, self.masked(self.weight), self.masked(self.base_weight),
-                                           ELEMENTWISE[self.normalization], self.base_act, self.stride, self.padding,
-                                           self.dilation, self.scaler, self.basis)
+            weight, base_weight = (folded(self.masked, w, constant=not self.training)
+                                   for w in (self.weight, self.base_weight))
+            out = shared_polynomial_conv2d(x, weight, base_weight, ELEMENTWISE[self.normalization], self.base_act,
+                                           self.stride, self.padding, self.dilation, self.scaler, self.basis,
+                                           constant=not self.training)
         else:
-            weight = self.scaled()
+            weight = folded(self.scaled, constant=not self.training)
             out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight)
         return out if self.bias is None else out + self.bias
 
     def _over_planes(self, x: Tensor, weight: Tensor) -> Tensor:
         """Every channel as an image of one channel, expanded to the values of its functions, and one convolution."""
-        shape = x.shape[:2]
+        batch, channels = x.shape[0], static_shape(x)[1]
+        zero, kernel, constant = folded(self._kernel_of_planes, weight, constant=not self.training)
         x = x.flatten(0, 1).unsqueeze(1)  # (B, C, H, W) -> (B * C, 1, H, W)
         u = ELEMENTWISE[self.normalization](x)
-        zero = self.basis.at_zero(weight)  # subtracted, so that padded taps need nothing more: (1, F)
-        planes = self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero.reshape(1, -1, 1, 1)
-        constant = (zero[0] * weight.sum((1, 2))).sum()
+        planes = (self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero).to(x.dtype)
         if self.base_weight is not None:
-            planes = torch.cat([x if self.base_act is None else self.base_act(x), planes.to(x.dtype)], 1)
-            weight = torch.cat([self.masked(self.base_weight)[None], weight])
-        out = F.conv2d(planes.to(x.dtype), weight[None], None, self.stride, self.padding, self.dilation) + constant
-        return out.reshape(*shape, *out.shape[2:])
+            planes = torch.cat([x if self.base_act is None else self.base_act(x), planes], 1)
+        out = F.conv2d(planes, kernel, None, self.stride, self.padding, self.dilation) + constant
+        return out.reshape(batch, channels, *out.shape[2:])
+
+    def _kernel_of_planes(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values of the functions at 0, subtracted so that padded taps need nothing more; the kernel; what these give.
+
+        (1, F, 1, 1), (1, P, kh, kw) and a number.
+        """
+        zero = self.basis.at_zero(weight)  # (1, F)
+        kernel = weight if self.base_weight is None else torch.cat([self.masked(self.base_weight)[None], weight])
+        return zero.reshape(1, -1, 1, 1), kernel[None], (zero[0] * weight.sum((1, 2))).sum()
 
     def _over_patches(self, x: Tensor, weight: Tensor) -> Tensor:
         """The definition: unfold, normalise each patch, apply its functions."""

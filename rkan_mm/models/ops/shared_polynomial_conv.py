@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .gate import autocast_dtype, gradients, readable
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
+from .tracing import folded
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,7 +37,8 @@ def shared_polynomial_conv2d(x: Tensor,
                              padding: tuple[int, int] = (0, 0),
                              dilation: tuple[int, int] = (1, 1),
                              scaler: Tensor | None = None,
-                             basis: Polynomials | None = None) -> Tensor:
+                             basis: Polynomials | None = None,
+                             constant: bool = False) -> Tensor:
     r"""Sum over taps `p` of :math:`w_p a(x_p) + s_p \sum_{n=0}^d c_{n,p} P_n(u(x_p))`, the same for every channel.
 
     Where a kernel of this package serves (single or half precision, ``normalize`` tanh or :func:`identity`, no
@@ -53,6 +55,7 @@ def shared_polynomial_conv2d(x: Tensor,
         stride, padding, dilation: as in :func:`torch.nn.functional.conv2d`.
         scaler: `s`, (kh, kw); None is 1.
         basis: the polynomials `P`; None are the monomials, constant first.
+        constant: whether the weights are, as in eval mode: see :func:`folded`.
 
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
@@ -61,9 +64,9 @@ def shared_polynomial_conv2d(x: Tensor,
     plain = base_act is None and normalize in (torch.tanh, identity)
     form = _form(x, (weight, base_weight, scaler), normalize is torch.tanh, window, basis) if plain else None
     if form is None or not form.prepares:
-        weight, scaler = _monomials(weight, scaler, basis), None
+        weight, scaler = folded(_monomials, weight, scaler, basis, constant=constant), None
     if form is None:
-        return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window)
+        return shared_polynomial_conv2d_torch(x, weight, base_weight, normalize, base_act, *window, constant)
     run = _SharedPolynomialConv.apply if torch.is_grad_enabled() else _evaluate
     return run(x, weight, base_weight, scaler, form)
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tracing import folded, static_shape
+
 CHUNK_BYTES = 3 << 19
 """Without gradients, a CPU works on parts of the batch of about this size, whose temporaries stay in its caches."""
 
@@ -64,21 +66,22 @@ def shared_polynomial_conv2d_torch(x: Tensor,
                                    base_act: Callable[[Tensor], Tensor] | None = None,
                                    stride: tuple[int, int] = (1, 1),
                                    padding: tuple[int, int] = (0, 0),
-                                   dilation: tuple[int, int] = (1, 1)) -> Tensor:
+                                   dilation: tuple[int, int] = (1, 1),
+                                   constant: bool = False) -> Tensor:
     """:func:`shared_polynomial_conv2d` on every device, in every dtype and under every transform: the oracle.
 
     For u(0) = 0 the powers of a padded tap are zero, so zero padding of the powers equals padding the input first, and
     the constants (which padded taps have too) collapse into one number. What is left is `d + 1` depthwise convolutions.
     """
-    channels = x.shape[1]
-    constant, *kernels = weight.unbind()
+    channels = static_shape(x)[1]
+    number, base_kernel, *kernels = folded(_depthwise_kernels, weight, base_weight, channels, constant=constant)
 
     def depthwise(maps: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(maps, kernel.expand(channels, 1, *kernel.shape), None, stride, padding, dilation, channels)
+        return F.conv2d(maps, kernel, None, stride, padding, dilation, channels)
 
     def terms(x: Tensor, in_place: bool):
         if base_weight is not None:
-            yield depthwise(x if base_act is None else base_act(x), base_weight)
+            yield depthwise(x if base_act is None else base_act(x), base_kernel)
         u = power = normalize(x)
         yield depthwise(u, kernels[0])
         for n, kernel in enumerate(kernels[1:]):
@@ -88,8 +91,14 @@ def shared_polynomial_conv2d_torch(x: Tensor,
     if x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling()
                                        or torch.jit.is_tracing()):
         rows = max(1, CHUNK_BYTES // max(1, x[:1].numel() * x.element_size()))
-        return torch.cat([_sum_in_place(terms(part, True)).add_(constant.sum()) for part in x.split(rows)])
-    return sum(terms(x, False), constant.sum())
+        return torch.cat([_sum_in_place(terms(part, True)).add_(number) for part in x.split(rows)])
+    return sum(terms(x, False), number)
+
+
+def _depthwise_kernels(weight: Tensor, base_weight: Tensor | None, channels: int) -> tuple[Tensor | None, ...]:
+    """The constants' sum; then the base branch's kernel and those of the powers, each (channels, 1, kh, kw)."""
+    first, *rest = weight.unbind()
+    return first.sum(), *(None if w is None else w.expand(channels, 1, *w.shape) for w in (base_weight, *rest))
 
 
 def _sum_in_place(terms) -> Tensor:

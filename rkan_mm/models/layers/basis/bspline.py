@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions
+from rkan_mm.models.ops import Functions, folded
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
@@ -95,7 +95,7 @@ class BSpline(GridBasis):
     def _cardinal(self, x: Tensor, dim: int) -> Tensor:
         """All functions are one, moved: a sum of few truncated powers of the distance from its middle."""
         k = self.order
-        middles, inverse = self._middles()
+        middles, inverse = folded(self._middles, constant=not self.training)
         _, x, (middles, inverse) = self._align(x, dim, middles, inverse)
         distance = (x - middles).abs() * inverse
         total = 0

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import static_shape
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -72,7 +73,7 @@ class Rational(Basis):
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         q = self.denominator.to(x)
-        m = len(q)
+        m = static_shape(q)[0]
         scale = x.abs().clamp(min=1)
         t, shrink = x / scale, 1 / scale
         # all powers divided by scale^m

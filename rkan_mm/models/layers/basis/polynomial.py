@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, is_transformed
+from rkan_mm.models.ops import Functions, as_constant, is_transformed
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -57,7 +57,7 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        change = self._constant('change', weight.dtype, weight.device)
+        change = as_constant(self._constant, 'change', weight.dtype, weight.device)
         change = change.reshape(self.num_functions, -1, *[1] * (weight.dim() - 1))  # (n, j, ...)
         return (change * weight).sum(1)
 
@@ -96,7 +96,7 @@ class OrthogonalPolynomial(Polynomial):
     def at_zero(self, like: Tensor) -> Tensor:
         if like.device.type != 'cpu':
             return super().at_zero(like)
-        return like.new_tensor([[row[0] for row in self._monomials]])
+        return as_constant(like.new_tensor, [[row[0] for row in self._monomials]])
 
     @abstractmethod
     def step(self, n: int) -> tuple[float, float, float]:
