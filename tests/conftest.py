@@ -23,12 +23,11 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _isolated():
-    """Seed torch; undo what a test does to the default scope, mmengine's current visualizer and the default dtype."""
+    """Seed torch; forget mmengine's default scope and visualizer and the default dtype, whoever set them."""
     torch.manual_seed(0)
-    scope = DefaultScope._instance_dict.copy()
+    DefaultScope._instance_dict.clear()  # a fixture of a whole module may have set it
     yield
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(scope)
     Visualizer._instance_dict.clear()
     torch.set_default_dtype(torch.float32)
 

@@ -66,7 +66,8 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
     with _as_before(runner), _silent():
         try:
             index = next(iter(sampler_of(loader)), 0)
-            batch = loader.collate_fn([loader.dataset[index]])
+            samples = getattr(loader.dataset, '__getitems__', None)  # as torch's loader asks for a batch
+            batch = loader.collate_fn(samples([index]) if samples else [loader.dataset[index]])
             model.eval()
             with torch.no_grad(), autocast(enabled=loop.fp16):
                 outputs = (model.val_step if type(loop) is ValLoop else model.test_step)(batch)

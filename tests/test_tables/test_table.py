@@ -90,7 +90,7 @@ def test_test_after_training_and_a_run_that_fails(project):
     content = yaml.safe_load((project / 'table.yml').read_text())
     content['rows'].append(dict(name='bad', config='configs/tiny.py', options={'train_dataloader.batch_size': -1}))
     (project / 'table.yml').write_text(yaml.safe_dump(dict(content, seeds=[0], test=True)))
-    with pytest.raises(PreflightError, match=r'bad, seed 0: exit code 1; .*run.log ends with\n(.*\n)*.*batch_size'):
+    with pytest.raises(PreflightError, match=r'bad, seed 0: exit code 2; .*run.log ends with\n(.*\n)*.*batch_size'):
         run_table(['table.yml', '--rows', 'bad', 'faster*', '--record', 'out.csv'])
     (line,) = Table('table.yml', 'out.csv').results()
     assert line['row'] == 'faster, lr 0.1'
