@@ -194,7 +194,12 @@ def _map(make: type, model: nn.Module, layer: nn.Module, x: Tensor, scores: Scor
         with at_rest(model), torch.set_grad_enabled(target is not None):
             run = make(scores, [layer], maps)
             image = x.detach().clone().requires_grad_(target is not None)
-            return run(image, [target] if target else [lambda output: 0])[0]
+            try:
+                return run(image, [target] if target else [lambda output: 0])[0]
+            except AttributeError as error:
+                if target and not run.activations_and_grads.gradients:  # which grad-cam does not look for
+                    raise _CutError from error
+                raise
     finally:
         maps.handle.remove()
         if run is not None:

@@ -37,6 +37,8 @@ def changes(before: BaseDataElement, after: BaseDataElement, score_thr: float = 
         score_thr: boxes with less do not count.
     """
     if 'pred_instances' not in before:
+        if 'pred_label' not in before:  # e.g. of a segmentor
+            return Changes([], [], [])
         same = before.pred_label.equal(after.pred_label)
         return Changes([(0, 0)] if same else [], [] if same else [0], [] if same else [0])
     found = [run.pred_instances for run in (before, after)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rkan_mm.models.layers import KANLinear
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
@@ -52,8 +53,12 @@ def tap_inputs(functions: LayerFunctions, x: Tensor, limit: int, generator: torc
 
 
 def seen(functions: LayerFunctions, x: Tensor) -> Tensor:
-    """What the functions see of x."""
-    return functions.layer.seen(x) if functions.two_arguments else x
+    """What the functions see of x. The statistics of several processes are not asked for: others may not be here."""
+    if not functions.two_arguments:
+        return x
+    if isinstance(getattr(functions.layer, 'norm', None), nn.SyncBatchNorm):
+        return copy.deepcopy(functions.layer.norm).eval()(x)
+    return functions.layer.seen(x)
 
 
 def padded(functions: LayerFunctions, x: Tensor, value: float = 0.0) -> Tensor:

@@ -42,6 +42,9 @@ def draw_changes(image: np.ndarray, runs: dict[str, BaseDataElement], classes: S
     (first, before), *_ = runs.items()
     for axis, (name, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         found = changes(before, run, score_thr)
+        if 'pred_label' not in run and 'pred_instances' not in run:
+            show(axis, image, name)
+            continue
         if 'pred_instances' not in run:
             number = int(run.pred_label)
             show(axis, image, f'{name}: {label(number, float(run.pred_score[number]))}')

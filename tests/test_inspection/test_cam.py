@@ -143,3 +143,19 @@ def test_receptive_field_of_a_known_net():
     assert not model[1]._forward_hooks
     with pytest.raises(ValueError, match='Flatten gives no feature maps'):
         receptive_field(model, flat := torch.nn.Flatten(), [torch.randn(1, 3, 9, 9)], lambda x: flat(model(x)))
+
+
+def test_a_layer_that_nothing_depends_on():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.side, self.main, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 2)
+
+        def forward(self, x, mode='tensor'):
+            self.side(x)
+            return self.fc(self.main(x).mean((2, 3)))
+
+    model, x = Net(), torch.randn(1, 3, 16, 16)
+    assert activation_map(model, model.side, x, [], ClassTarget(1)) is None
+    assert activation_map(model, model.main, x, [], ClassTarget(1)).shape == (16, 16)
+    assert not model.side._forward_hooks

@@ -124,13 +124,14 @@ class Study:
 
 def numbers(own: Statistics, indices: Sequence[Index] = ()) -> dict:
     """For the json: of a layer, and of chosen functions."""
-    share, rms, lines = own.nonlinear_share(), own.rms(), own.lines()
-    return dict(
-        basis=type(own.functions.basis).__name__, functions=len(own.functions), inputs=own.count,
-        not_straight=own.total_nonlinear_share(), beyond=own.overflow,
-        each={own.functions.label(index): dict(
+    found = dict(basis=type(own.functions.basis).__name__, functions=len(own.functions), inputs=own.count,
+                 not_straight=own.total_nonlinear_share(), beyond=own.overflow, each={})
+    if indices:
+        share, rms, lines = own.nonlinear_share(), own.rms(), own.lines()
+        found['each'] = {own.functions.label(index): dict(
             not_straight=share[index].item(), rms=rms[index].item(), slope=lines.slope[index].item(),
-            intercept=lines.intercept[index].item(), range=own.range(index)) for index in indices})
+            intercept=lines.intercept[index].item(), range=own.range(index)) for index in indices}
+    return found
 
 
 def percent(part: float) -> str:
@@ -141,4 +142,4 @@ def percent(part: float) -> str:
         ('99.96', '0.12')
     """
     value = 100 * part
-    return f'{value:.3g}' if value < 99.5 or value == 100 else f'{value:.2f}'
+    return f'{value:.3g}' if value < 99.5 else f'{value:.2f}'.rstrip('0').rstrip('.')

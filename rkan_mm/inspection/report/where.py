@@ -50,7 +50,7 @@ def show_where(study: Study) -> None:
                           f'{title} in {subject.name(i)}.')
         drawn += 1
     if not drawn:
-        section.text(f'Nothing is predicted with a score of at least {study.options.score_thr} on these images.')
+        section.text(f'No box or class has a score of at least {study.options.score_thr} on these images.')
 
 
 def _target(study: Study, result: BaseDataElement) -> tuple[list[float] | None, BoxTarget | ClassTarget | None, str]:
@@ -60,6 +60,8 @@ def _target(study: Study, result: BaseDataElement) -> tuple[list[float] | None, 
     def named(label: int, score: float) -> str:
         return f'{class_name(classes, label)} ({score:.2f})'
 
+    if 'pred_instances' not in result and 'pred_label' not in result:
+        return None, None, ''
     if 'pred_instances' not in result:
         label = int(result.pred_label)
         return None, ClassTarget(label), named(label, float(result.pred_score[label]))

@@ -79,10 +79,24 @@ class LockedFunctions(nn.Module):
         names = list(FORMS)
         self.constants = nn.Parameter(like.new_tensor([fixed.constants for fixed in functions.values()],
                                                       dtype=torch.promote_types(like.dtype, torch.float32)))
-        self.register_buffer('forms', torch.tensor([names.index(fixed.form) for fixed in functions.values()],
-                                                   device=like.device))
-        self.register_buffer('places', torch.tensor(list(functions), device=like.device).reshape(len(functions), -1))
-        self._plan: tuple | None = None
+        places, forms = list(functions), [names.index(fixed.form) for fixed in functions.values()]
+        self.register_buffer('forms', torch.tensor(forms, device=like.device))
+        self.register_buffer('places', torch.tensor(places, device=like.device).reshape(len(places), -1))
+        # input channel of each, forms with the functions that have them, and where each is added, (out, K, taps)
+        shared, shape, kernel = is_shared(layer), functions_shape(layer), tuple(getattr(layer, 'kernel_size', ()))
+        transposed, groups = getattr(layer, 'transposed', False), getattr(layer, 'groups', 1)
+        outputs = 1 if shared else getattr(layer, 'out_channels', None) or layer.out_features
+        selection = self.constants.detach().new_zeros(outputs, len(places), *kernel)
+        self._rows: list[int] = []
+        for k, place in enumerate(places):
+            first, second = (0, 0) if shared else place[:2]
+            inside = 0 if shared else first // (shape[0] // groups) * shape[1] + second  # in its group
+            self._rows.append(first if transposed else inside)
+            selection[(inside if transposed else first, k, *(place if shared else place[2:]))] = 1
+        self.register_buffer('selection', selection, persistent=False)
+        self._by_form: dict[str, list[int]] = {}
+        for k, form in enumerate(forms):
+            self._by_form.setdefault(names[form], []).append(k)
 
     def functions(self) -> dict[tuple[int, ...], Fixed]:
         """The fixed functions by index, with their present constants."""
@@ -90,48 +104,17 @@ class LockedFunctions(nn.Module):
         return {tuple(place): Fixed(names[form], tuple(own)) for place, form, own in
                 zip(self.places.tolist(), self.forms.tolist(), constants, strict=True)}
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, '_plan': None}  # which holds functions of the table
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._plan = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def plan(self, layer: nn.Module) -> tuple[list[int], list[tuple[Callable, list[int]]], Tensor]:
-        """Input channels; forms with the functions that have them; where each is added, (out, K, taps)."""
-        if self._plan is None or self._plan[2].device != self.constants.device:
-            places, names = self.places.tolist(), list(FORMS)
-            shared, shape = is_shared(layer), functions_shape(layer)
-            kernel = tuple(getattr(layer, 'kernel_size', ()))
-            transposed, groups = getattr(layer, 'transposed', False), getattr(layer, 'groups', 1)
-            outputs = 1 if shared else getattr(layer, 'out_channels', None) or layer.out_features
-            selection = self.constants.new_zeros(outputs, len(places), *kernel)
-            rows = []
-            for k, place in enumerate(places):
-                first, second = (0, 0) if shared else place[:2]
-                group = 0 if shared else first // (shape[0] // groups)
-                inside = group * shape[1] + second
-                rows.append(first if transposed else inside)
-                selection[(inside if transposed else first, k, *(place if shared else place[2:]))] = 1
-            forms = {}
-            for k, form in enumerate(self.forms.tolist()):
-                forms.setdefault(form, []).append(k)
-            self._plan = rows, [(FORMS[names[form]].function, ks) for form, ks in forms.items()], selection
-        return self._plan
-
     def add(self, layer: nn.Module, args: tuple, out: Tensor) -> Tensor:
         """Forward hook of the layer."""
         if getattr(layer, 'locked', None) is not self:  # left by a lock that was taken back
             return out
-        x = args[0]
-        rows, forms, selection = self.plan(layer)
-        x = x.float() if x.dtype in HALF else x
-        return out + self._value(layer, x, rows, forms, selection.to(x.dtype), out).to(out.dtype)
+        x = args[0].float() if args[0].dtype in HALF else args[0]
+        return out + self._value(layer, x, out).to(out.dtype)
 
-    def _value(self, layer: nn.Module, x: Tensor, rows: list[int], forms: list, selection: Tensor,
-               out: Tensor) -> Tensor:
+    def _value(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
+        rows, selection = self._rows, self.selection.to(x.dtype)
         if not hasattr(layer, 'kernel_size'):
-            return F.linear(self._planes(x[..., rows], -1, forms), selection)
+            return F.linear(self._planes(x[..., rows], -1), selection)
         shared, spatial = is_shared(layer), selection.dim() - 2
         shape = x.shape
         if shared:
@@ -143,7 +126,7 @@ class LockedFunctions(nn.Module):
             sides = zip(out.shape[-spatial:], x.shape[2:], layer.stride, layer.padding, layer.dilation,
                         layer.kernel_size, strict=True)
             more = [o - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for o, n, s, p, d, k in sides]
-            value = F.conv_transpose2d(self._planes(x[:, rows], 1, forms), selection.transpose(0, 1), None,
+            value = F.conv_transpose2d(self._planes(x[:, rows], 1), selection.transpose(0, 1), None,
                                        layer.stride, layer.padding, more, 1, layer.dilation)
         else:
             if shared:
@@ -151,22 +134,22 @@ class LockedFunctions(nn.Module):
             else:
                 mode = 'constant' if layer.padding_mode == 'zeros' else layer.padding_mode
                 x = F.pad(x[:, rows], layer._reversed_padding_repeated_twice, mode=mode)
-            planes = self._planes(x.expand(-1, len(rows), *x.shape[2:]) if shared else x, 1, forms)
+            planes = self._planes(x.expand(-1, len(rows), *x.shape[2:]) if shared else x, 1)
             value = convolve(planes, selection, None, layer.stride, 0, layer.dilation)
         if shared:
             return value.reshape(*shape[:2], *value.shape[2:])
         return value if batched else value.squeeze(0)
 
-    def _planes(self, x: Tensor, dim: int, forms: list) -> Tensor:
+    def _planes(self, x: Tensor, dim: int) -> Tensor:
         """Values of each function at its input, in the channels ``dim``."""
         shape = [1] * x.dim()
         shape[dim] = len(self.constants)
         a, b, c, d = (column.reshape(shape).to(x.dtype) for column in self.constants.unbind(1))
         z = b * x + c
         values = torch.zeros_like(z)
-        for function, ks in forms:
+        for form, ks in self._by_form.items():
             index = torch.tensor(ks, device=x.device)
-            values = values.index_copy(dim, index, function(z.index_select(dim, index)))
+            values = values.index_copy(dim, index, FORMS[form].function(z.index_select(dim, index)))
         return a * values + d
 
 
@@ -229,10 +212,13 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
 
 def lock_for_loading(layer: nn.Module, state_dict: dict, prefix: str) -> None:
     """Lock a layer as the state_dict that it is about to load has it; do nothing where it has no lock."""
-    places = state_dict.get(f'{prefix}locked.places')
-    if places is not None and (getattr(layer, 'locked', None) is None
-                               or layer.locked.places.shape != places.shape):
-        names = list(FORMS)
-        forms = state_dict[f'{prefix}locked.forms'].tolist()
-        lock(layer, {tuple(place): Fixed(names[form], (math.nan,) * 4) for place, form in
-                     zip(places.tolist(), forms, strict=True)})
+    places, forms = (state_dict.get(f'{prefix}locked.{name}') for name in ('places', 'forms'))
+    if places is None:
+        return
+    names, old = list(FORMS), getattr(layer, 'locked', None)
+    functions = {tuple(place): Fixed(names[form], (math.nan,) * 4) for place, form in
+                 zip(places.tolist(), forms.tolist(), strict=True)}
+    if old is None or {place: fixed.form for place, fixed in old.functions().items()} != {
+            place: fixed.form for place, fixed in functions.items()}:
+        layer.locked = None
+        lock(layer, functions)

@@ -149,3 +149,25 @@ def test_half_precision():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['conv', 'linear', 'shared'])
+def test_compiled_and_exported(kind):
+    layer, x, fixed = made(kind)
+    lock(layer, fixed)
+    layer, x = layer.float().eval(), x.float()
+    with torch.no_grad():
+        expected = layer(x)
+        assert_close(torch.compile(layer, fullgraph=True, backend='aot_eager')(x), expected)
+        assert_close(torch.export.export(layer, (x,)).module()(x), expected)
+
+
+def test_loading_another_lock():
+    one, x, fixed = made('linear')
+    other = copy.deepcopy(one)
+    lock(one, fixed)
+    lock(other, {(1, 1): Fixed('exp', (0.1, 1.0, 0.0, 0.0))})
+    other.load_state_dict(one.state_dict())
+    assert_close(other(x), one(x))
+    assert other.locked.functions() == fixed
