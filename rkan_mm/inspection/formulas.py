@@ -12,6 +12,7 @@ from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 
 from .closed_forms import ACTIVATIONS, BASES, closed_form, fixed_form
 from .functions import Index, LayerFunctions
+from .mathml import mathml
 from .missing import require
 
 MAX_FUNCTIONS = 4096
@@ -50,8 +51,7 @@ class Formula:
 
     def mathml(self, digits: int | None = 4) -> str:
         """MathML, which browsers show as a formula."""
-        printer = require('sympy.printing.mathml', 'A formula').mathml
-        return f'<math>{printer(self._rounded(digits), printer="presentation")}</math>'
+        return mathml(self._rounded(digits))
 
     def source(self, name: str = 'phi') -> str:
         """Python source of a NumPy function; it also takes arrays. Every number has all its digits."""

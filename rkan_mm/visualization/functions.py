@@ -93,7 +93,7 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
     if title:
         figure.suptitle(title, fontsize=10)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=4, fontsize=7, frameon=False)
+    figure.legend(handles, labels, loc='outside lower center', ncols=5 if columns > 1 else 2, fontsize=7, frameon=False)
     return figure
 
 

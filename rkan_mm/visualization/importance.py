@@ -22,7 +22,9 @@ def draw_importance(importances: dict[str, Tensor], title: str | None = None) ->
     for name, importance in importances.items():
         values = np.sort(importance.flatten().double().numpy())[::-1]
         curves.plot(np.linspace(0, 100, len(values)), np.maximum(values, 1e-12), lw=1.2, label=name)
+    highest = max(values.max().item() for values in importances.values())
     curves.set_yscale('log')
+    curves.set_ylim(1e-4 * max(highest, 1e-12), 2 * max(highest, 1e-12))
     curves.set_xlabel('functions of the layer, from the most important on, %', fontsize=8)
     curves.set_ylabel('root mean square over the inputs', fontsize=8)
     if len(importances) <= 8:

@@ -153,6 +153,7 @@ def test_splines_are_polynomials_between_knots():
     expression = formula(layer, [(0, 1)])[0, 1].sympy()
     assert isinstance(expression, sympy.Piecewise)
     assert len(expression.args) == 1 + 4 + 2 * 3 + 1  # below, intervals, above
+    assert formula(layer, [(0, 1)])[0, 1].mathml().count('<mtr>') == 12
 
 
 def test_errors():

@@ -15,6 +15,9 @@ from ..statistics import Recorder, Statistics
 from ..worth import Part
 from .study import Study, numbers, percent
 
+GRIDS = 4
+"""Layers whose grids are drawn."""
+
 
 def show_layers(study: Study, part: Part) -> None:
     """All that is said of a model's KAN layers."""
@@ -76,7 +79,8 @@ def _grids(study: Study, part: Part, ran: dict[str, Statistics]) -> None:
     with_grid = {name: own for name, own in ran.items() if isinstance(own.functions.basis, GridBasis)}
     if with_grid:
         section = study.page.section(f'{part.title}: grids over their inputs', 3)
-        for name, own in with_grid.items():
+        section.text(f'Of {len(with_grid)} layers with a grid, those with the most inputs beyond it.')
+        for name, own in sorted(with_grid.items(), key=lambda item: -(item[1].overflow or 0))[:GRIDS]:
             study.page.figure(section, draw_grid(own, name), f'{name}-grid', f'Grid of {name} over its inputs.')
 
 

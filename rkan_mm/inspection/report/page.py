@@ -42,7 +42,8 @@ class Section:
         """A table; numbers stand to the right."""
         def cell(value: Any) -> str:
             number = isinstance(value, (int, float))
-            text = '–' if value is None or (number and math.isnan(value)) else f'{value:.4g}' if number else str(value)
+            text = '–' if value is None or (number and math.isnan(value)) else f'{value:,}' if isinstance(
+                value, int) else f'{value:.4g}' if number else str(value)
             return f'<td{" class=number" if number or value is None else ""}>{html.escape(text)}</td>'
 
         names = ''.join(f'<th>{html.escape(name)}</th>' for name in head)

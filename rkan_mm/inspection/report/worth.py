@@ -57,7 +57,7 @@ def show_worth(study: Study) -> list[Variant]:
 
 
 def _verdict(study: Study, run: Variant, metric: str, before: float, change: float, images: int) -> str:
-    what = {'straight': 'with straight lines in the place of its functions', 'off': 'turned off'}[run.name]
+    what = {'straight': 'with straight lines in the place of the functions', 'off': 'turned off'}[run.name]
     text = f'{study.short(run.part)} {what}: {metric} from {before:.4g} to {before + change:.4g} on {images} images'
     if run.interval is None:
         return f'{text}.'
