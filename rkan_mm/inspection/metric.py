@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -70,7 +71,7 @@ class Metric:
 
     def __call__(self, model: nn.Module | None = None) -> tuple[dict[str, float], list[BaseDataElement]]:
         """Metrics and predictions of the model as it is now, or of another one."""
-        with quiet():
+        with quiet(), DefaultScope.overwrite_default_scope(self.subject.scope):
             evaluator = Evaluator(self.configs)
             evaluator.dataset_meta = self.subject.dataset.metainfo
             kept: list[BaseDataElement] = []

@@ -17,7 +17,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -45,7 +45,8 @@ class Subject:
                  device: str | None = None) -> None:
         self.cfg, self.checkpoint, self.images = cfg, checkpoint, list(images)
         self.device = device or get_device()
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        self.scope = cfg.get('default_scope', 'mmengine')
+        init_default_scope(self.scope)
         model_cfg = copy.deepcopy(cfg.model)
         if cfg.get('data_preprocessor'):
             model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -56,7 +57,7 @@ class Subject:
         load_for_testing(self.model, checkpoint)
         self.model.to(self.device)
         self.model.eval()
-        self.is_detector = cfg.get('default_scope') != 'mmpretrain'
+        self.is_detector = self.scope != 'mmpretrain'
         self._dataset = None
         if self.images:
             pipeline = Compose([TRANSFORMS.build(step) for step in self._pipeline() if 'LoadAnno' not in step['type']])
@@ -85,7 +86,7 @@ class Subject:
     def dataset(self):
         """The config's validation set, built at its first use."""
         if self._dataset is None:
-            with quiet():
+            with quiet(), DefaultScope.overwrite_default_scope(self.scope):
                 self._dataset = DATASETS.build(copy.deepcopy(self._loader.dataset))
                 if hasattr(self._dataset, 'full_init'):
                     self._dataset.full_init()
