@@ -4,6 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+
+OVERRIDE = 'settings of the config; data_root=DIR moves every path below the old data root'
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose usage is one line; the list below it tells the options."""
+
+    def format_help(self) -> str:
+        names = [action.metavar or action.dest for action in self._actions if not action.option_strings]
+        self.usage = f'%(prog)s {" ".join(names)} [options]'
+        return super().format_help()
+
+
+class CfgOptions(DictAction):
+    """mmengine's KEY=VALUE options; what it cannot read is an error of the command line, not a traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
+                 option_string: str | None = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, without spaces around "=", and got {value!r}')
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except (AssertionError, RecursionError):
+                parser.error(f'{option_string} cannot read {value!r}: lists and tuples as [1,2] or (1,2), in quotes; '
+                             'a dict by its keys, as in a.b=1')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, metavar='KEY=VALUE', default={}, help=OVERRIDE)
 
 
 def command_line(description: str, example: str) -> argparse.ArgumentParser:
@@ -16,5 +49,5 @@ def command_line(description: str, example: str) -> argparse.ArgumentParser:
     program = sys.argv[0]
     if program.endswith('.py'):
         program = f'python {program}'
-    return argparse.ArgumentParser(prog=program, description=description, epilog=f'example: {program} {example}',
+    return Parser(prog=program, description=description, epilog=f'example: {program} {example}',
                                    formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, load_weights
+from rkan_mm.preflight.building import building
 
-from .command_line import command_line
-from .configs import read_config
+from .command_line import add_cfg_options, command_line
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
 from .efficientnet_lite import RULES, VERSIONS, classifier, find_efficientnet_lite, timm_names
+from .loading import load_config
 
 LITE = 'efficientnet-lite'
 
@@ -201,15 +202,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('dst', help='checkpoint to write')
     parser.add_argument('--config', help=f'config of the model that will load it; with {LITE} and a number it may be '
                         'left out, for the classifier of ImageNet, whose backbone any config can load')
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     version = int(args.src) if args.layout == LITE and args.src in map(str, VERSIONS) else None
     if args.config is None and version is None:
         raise PreflightError('--config is missing: the config of the model that will load the checkpoint.')
     source = load_weights(args.src if version is None else str(find_efficientnet_lite(version)))
-    cfg = classifier(version) if args.config is None else read_config(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    try:
+    cfg = classifier(version) if args.config is None else load_config(args.config, args.cfg_options)
+    with building(f'The model of {args.config} cannot be built'):
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
         model = MMENGINE_MODELS.build(cfg['model'])
+    try:
         if args.layout == LITE:
             converted, report = convert_efficientnet_lite(source, model)
         elif args.layout in PLAIN:

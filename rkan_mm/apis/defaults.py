@@ -7,6 +7,8 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from rkan_mm.preflight.config import kind
+
 
 def _is(kind: str | type | None, cls: type) -> bool:
     return kind is cls or (isinstance(kind, str) and kind.rpartition('.')[2] == cls.__name__)
@@ -32,7 +34,7 @@ def make_resumable(cfg: Config) -> None:
     if _is((cfg.get('strategy') or {}).get('type'), FSDPStrategy):
         cfg.strategy.type = 'rkan_mm.ResumableFSDPStrategy'
     custom = list(cfg.get('custom_hooks') or [])
-    if not any(str(hook.get('type')).endswith('LossCheckHook') for hook in custom if isinstance(hook, dict)):
+    if not any(kind(hook) == 'LossCheckHook' for hook in custom if isinstance(hook, dict)):
         cfg.custom_hooks = [*custom, dict(type='rkan_mm.LossCheckHook')]
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     modules = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import mmengine
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
-from rkan_mm.preflight.checks import state_dict_in
-from rkan_mm.preflight.weights import check_whole, read_anywhere, warn_in_red
+from rkan_mm.preflight.building import building
+from rkan_mm.preflight.config import dicts_with, scope
+from rkan_mm.preflight.datasets import class_names, data_sets
+from rkan_mm.preflight.weights import load_whole, read_anywhere, warn_in_red
 
-from .command_line import command_line
+from .command_line import add_cfg_options, command_line
 from .runner import add_allow_partial, load_config
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
-def list_images(inputs: Sequence[str]) -> list[str]:
+def list_images(inputs: Sequence[str], broken: list[str] | None = None) -> list[str]:
     """Paths of images; a folder stands for those in it, not below.
 
+    Args:
+        inputs: images and folders.
+        broken: takes the images that cannot be read, if others can.
+
     Raises:
-        PreflightError: something is not there or not an image, a folder has none, or two have one name.
+        PreflightError: something is not there, a folder has no image, two have one name, or an image cannot be read
+            (with ``broken``: none can).
     """
     images = []
     for name in inputs:
@@ -38,15 +48,26 @@ def list_images(inputs: Sequence[str]) -> list[str]:
             images.append(path)
         else:
             raise PreflightError(f'Image {name!r} does not exist.')
-    names = {}
+    names, unreadable = {}, []
     for image in images:
-        if mmcv.imread(str(image)) is None:
-            raise PreflightError(f'Image {str(image)!r} cannot be read as one.')
         other = names.setdefault(image.stem, image)
         if other != image:
             raise PreflightError(f'Results are named after their images, and {str(other)!r} and {str(image)!r} have '
                                  'one name: give them in two runs.')
-    return [str(image) for image in images]
+        if not _can_be_read(image):
+            unreadable.append(str(image))
+    if unreadable and (broken is None or len(unreadable) == len(images)):
+        raise PreflightError(f'Image {unreadable[0]!r} cannot be read as one.')
+    if broken is not None:
+        broken += unreadable
+    return [str(image) for image in images if str(image) not in set(unreadable)]
+
+
+def _can_be_read(image: Path) -> bool:
+    try:
+        return mmcv.imread(str(image)) is not None
+    except Exception:  # OpenCV's own errors, on some torn files
+        return False
 
 
 @safe_loading()
@@ -72,26 +93,58 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     Raises:
         PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`.
     """
-    weights = state_dict_in(read_anywhere(checkpoint), checkpoint)
-    if cfg.get('default_scope') == 'mmpretrain':
-        from mmpretrain import ImageClassificationInferencer
-        inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
-        warning = check_whole(inferencer.model, weights, checkpoint, allow_partial)
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
+    content = read_anywhere(checkpoint)
+    cfg = _for_inference(cfg)
+    detector = scope(cfg) == 'mmdet'
+    with building('The model cannot be built'):
+        if detector:
+            from mmdet.apis import DetInferencer
+            inferencer = DetInferencer(cfg, weights=checkpoint, device=device)
+            _name_classes(inferencer, cfg, content)
+        else:
+            from mmpretrain import ImageClassificationInferencer
+            inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
+    warning = load_whole(inferencer.model, content, checkpoint, allow_partial)
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    if detector:
+        results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
+                             no_save_pred=False)['predictions']
+    else:
         results = inferencer(list(images), batch_size=batch_size, show_dir=str(Path(out_dir) / 'vis'))
         for image, result in zip(images, results, strict=True):
             result['pred_scores'] = result['pred_scores'].tolist()
             mmengine.dump(result, str(Path(out_dir) / 'preds' / f'{Path(image).stem}.json'))
-        warn_in_red(warning)
-        return results
-    from mmdet.apis import DetInferencer
-    inferencer = DetInferencer(cfg, weights=checkpoint, device=device)
-    warning = check_whole(inferencer.model, weights, checkpoint, allow_partial)
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
-    results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
-                         no_save_pred=False)['predictions']
     warn_in_red(warning)
     return results
+
+
+def _for_inference(cfg: Config) -> Config:
+    """What mm's inferencers ask of a config beyond a test: one data set without wrappers, names of transforms."""
+    if scope(cfg) not in ('mmdet', 'mmpretrain'):
+        raise PreflightError(f'Inference is for configs of mmdet or mmpretrain; default_scope is {scope(cfg)!r}.')
+    dataset = next((dataset for dataset in data_sets(cfg.get('test_dataloader')) if dataset.get('pipeline')), None)
+    if dataset is None:
+        dataset = next((node for _, node in dicts_with(cfg.get('test_dataloader'), 'pipeline')), None)
+    if dataset is None:
+        raise PreflightError('The config has no test_dataloader with a pipeline, by which images are loaded.')
+    cfg = copy.deepcopy(cfg)
+    dataset = copy.deepcopy(dataset)
+    for _, step in dicts_with(dataset['pipeline'], 'type'):
+        if not isinstance(step['type'], str):
+            step['type'] = f'{step["type"].__module__}.{step["type"].__name__}'
+    cfg.test_dataloader.dataset = dataset
+    if not cfg.get('visualizer') and scope(cfg) == 'mmdet':
+        cfg.visualizer = dict(type='mmdet.DetLocalVisualizer')
+    return cfg
+
+
+def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:
+    """Where the checkpoint does not name its classes mmdet would take those of COCO; the config knows better."""
+    meta = content.get('meta') or {}
+    classes = class_names(cfg.test_dataloader.dataset, cfg)
+    if 'dataset_meta' not in meta and 'CLASSES' not in meta and classes:
+        inferencer.model.dataset_meta['classes'] = classes
+        inferencer.visualizer.dataset_meta = inferencer.model.dataset_meta
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,11 +159,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
     add_allow_partial(parser)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={})
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
-    images = list_images(args.image)
+    broken: list[str] = []
+    images = list_images(args.image, broken)
     out_dir = args.out_dir or str(Path(cfg.work_dir) / 'infer')
     infer(cfg, args.checkpoint, images, out_dir, args.score_thr, args.batch_size, args.device, args.allow_partial)
     print(f'{len(images)} images: pictures in {out_dir}/vis, predictions in {out_dir}/preds')
+    if broken:
+        print(f'{len(broken)} cannot be read as images and are left out: {", ".join(broken)}', file=sys.stderr)
+        sys.exit(1)

@@ -6,13 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import check_checkpoint
 
-from .command_line import command_line
+from .command_line import add_cfg_options, command_line
 from .infer import list_images
 from .runner import load_config
 
@@ -52,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser.add_argument('--skip', nargs='+', choices=SKIPPED, default=[], metavar='PART',
                         help=f'leave out some of {", ".join(SKIPPED)}')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={})
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     start = time.monotonic()
     cfg = load_config(args.config, args.cfg_options)

@@ -34,7 +34,8 @@ def newest_whole(cfg: Config) -> str | None:
     """Path of the checkpoint to resume from; the log says which torn ones were passed over.
 
     Candidates are what ``last_checkpoint`` in the work dir names and what fits the names of the checkpoint hook. A
-    folder, as sharded strategies write it, is taken as ``last_checkpoint`` names it.
+    folder, as sharded strategies write it, is taken as ``last_checkpoint`` names it. What that file names elsewhere,
+    as in a copied work dir, counts only where nothing is here.
     """
     logger = MMLogger.get_current_instance()
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -44,6 +45,11 @@ def newest_whole(cfg: Config) -> str | None:
     found = {path for name in names for path in out_dir.glob(name)}
     last = work_dir / 'last_checkpoint'
     named = Path(last.read_text().strip()) if last.is_file() else None
+    if named is not None and (out_dir / named.name).exists() and named.name:
+        named = out_dir / named.name
+    elif named is not None and found and named.parent.resolve() != out_dir.resolve():
+        logger.warning(f'{last} names {named}, which is of another work dir; it is passed over')
+        named = None
     if named is not None and named.is_dir() and named != Path():
         return str(named)
     if named is not None and named.is_file():

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import mmengine
 import torch
 from mmengine._strategy import FSDPStrategy
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.logging import MMLogger
@@ -24,23 +25,24 @@ from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
+from rkan_mm.preflight.config import kind
 from rkan_mm.preflight.run_hook import CheckRunHook
 from rkan_mm.preflight.weights import WeightReportHook, check_pretrained, warn_in_red
 
-from .command_line import command_line
-from .configs import read_config
+from .command_line import add_cfg_options, command_line
 from .defaults import make_resumable
+from .loading import load_config, set_loaders
 from .resume import newest_whole
+from .testing_options import add_test_options, use_test_options
 
 
 def _parser(description: str, example: str) -> argparse.ArgumentParser:
     parser = command_line(description, example)
     parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={},
-                        help='override settings of the config; data_root=DIR moves every path below the old data root')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -49,53 +51,13 @@ def add_allow_partial(parser: argparse.ArgumentParser) -> None:
                         help='go on, with a warning in red, where the checkpoint is of another model in part')
 
 
-def load_config(config: str, cfg_options: dict | None = None, work_dir: str | None = None,
-                launcher: str = 'none') -> Config:
-    """Config of a run, with mm's command line options applied.
-
-    ``cfg_options['data_root']`` replaces the config's data root wherever a path begins with it. ``work_dir`` is
-    ``work_dirs/<config name>`` unless it or the config says otherwise.
-
-    Raises:
-        PreflightError: there is no such config file.
-    """
-    cfg = read_config(config)
-    old_root = cfg.get('data_root')
-    cfg.merge_from_dict(cfg_options or {})
-    if isinstance(old_root, str) and cfg.data_root != old_root:
-        cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
-    cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
-    if cfg.get('default_scope') == 'mmpretrain':
-        for split in ('train', 'val', 'test'):  # mmpretrain's own entry points add these to every config
-            if cfg.get(f'{split}_dataloader'):
-                cfg[f'{split}_dataloader'] = ConfigDict({
-                    'pin_memory': torch.cuda.is_available(), 'collate_fn': dict(type='default_collate'),
-                    'persistent_workers': cfg[f'{split}_dataloader'].get('num_workers', 0) > 0,
-                    **cfg[f'{split}_dataloader']})
-    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
-    return cfg
-
-
-def _move(node, old: str, new: str):
-    """A copy of a nested config in which paths below ``old`` lie below ``new``."""
-    if isinstance(node, dict):
-        return ConfigDict({key: _move(value, old, new) for key, value in node.items()})
-    if isinstance(node, (list, tuple)):
-        return type(node)(_move(value, old, new) for value in node)
-    if isinstance(node, str) and (node == old or node.startswith(f'{old.rstrip("/")}/')):
-        return str(Path(new) / node[len(old):].lstrip('/'))
-    return node
-
-
 def _strategy(cfg: Config) -> str | None:
     """Class of the strategy of a FlexibleRunner, which stands in ``cfg`` then; None with the plain Runner."""
-    if not str(cfg.get('runner_type')).endswith('FlexibleRunner'):
+    if kind(dict(type=cfg.get('runner_type'))) != 'FlexibleRunner':
         return None
     if not cfg.get('strategy'):
         cfg.strategy = dict(type='SingleDeviceStrategy' if cfg.launcher == 'none' else 'DDPStrategy')
-    return str(cfg.strategy.type).rpartition('.')[2]
+    return kind(cfg.strategy)
 
 
 def _use_cpu_processes(cfg: Config) -> None:
@@ -163,17 +125,22 @@ def train(argv: Sequence[str] | None = None) -> Runner:
                         help='go on from a checkpoint, or from the latest in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'],
-                        help='its half precision, float16 where not given; bfloat16 also runs on a CPU')
+                        help='float16 where not given; bfloat16 also on a CPU, but not with RPN and RoI heads')
     parser.add_argument('--sync-bn', action='store_true', help='batch norms over all GPUs, in RKAN blocks too')
     parser.add_argument('--channels-last', action='store_true', help='images and features as (B, H, W, C) in memory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--test', action='store_true', help='test the last weights when training is over')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the lr to the batch size of this run')
+    parser.add_argument('--no-pin-memory', action='store_true', help='leave the data in pageable memory')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='start the workers anew each epoch')
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    if not cfg.get('train_dataloader') or not cfg.get('optim_wrapper') or cfg.get('train_cfg') is None:
+        raise PreflightError(f'{args.config} has no train_dataloader, train_cfg and optim_wrapper to train by.')
     if args.amp or args.amp_dtype:
         _use_amp(cfg, args.amp_dtype)
+    set_loaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     if args.sync_bn:
         cfg.sync_bn = 'torch'
     if args.no_validate:
@@ -184,7 +151,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
     hooks = cfg.get('custom_hooks') or []
-    if not any(str(hook.get('type')).endswith('RunSummaryHook') for hook in hooks):
+    if not any(kind(hook) == 'RunSummaryHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
     if args.channels_last:
@@ -224,30 +191,14 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
                      'configs/mask-rcnn_rkanet50_fpn_1x_coco.py epoch_12.pth --classwise')
     parser.add_argument('checkpoint')
     add_allow_partial(parser)
-    parser.add_argument('--out', help='pickle file for the predictions')
-    parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
-    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
+    add_test_options(parser)
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
-    is_det = cfg.get('default_scope') == 'mmdet'
-    if args.show_dir:
-        cfg.default_hooks.setdefault('visualization', {}).update(
-            dict(type='DetVisualizationHook', draw=True, test_out_dir=args.show_dir) if is_det else
-            dict(type='VisualizationHook', enable=True, out_dir=args.show_dir))
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    if args.classwise:
-        coco = [evaluator for evaluator in evaluators if evaluator['type'].endswith('CocoMetric')]
-        if not coco:
-            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
-                                 + ', '.join(evaluator['type'] for evaluator in evaluators) + '.')
-        for evaluator in coco:
-            evaluator['classwise'] = True
-    if args.out:
-        dump = dict(type='DumpDetResults' if is_det else 'DumpResults', out_file_path=args.out)
-        cfg.test_evaluator = [*evaluators, dump]
+    use_test_options(cfg, args)
+    set_loaders(cfg, pin_memory=not args.no_pin_memory)
     check(cfg, training=False)
     check_classification(cfg, training=False)
     checks = CheckRunHook()
@@ -256,6 +207,8 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         runner.register_hook(checks)
         metrics = runner.test()
     warn_in_red(report.warning)
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
     return metrics
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import DictAction
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import add_cfg_options, command_line
 from rkan_mm.apis.configs import read_config
 from rkan_mm.preflight import PreflightError
 
@@ -168,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
     parser.add_argument('--rounds', type=int, default=25)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='key=value pairs that override the config')
+    add_cfg_options(parser)
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
     results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options,

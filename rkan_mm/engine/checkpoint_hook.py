@@ -55,9 +55,23 @@ class ResumableCheckpointHook(CheckpointHook):
         if self.file_client_args is None and self.backend_args is None and '://' not in out_dir:
             self.backend_args = dict(backend='rkan_mm.atomic')
         super().before_train(runner)
+        self._stay_here(runner)
         if is_main_process() and self.backend_args == dict(backend='rkan_mm.atomic'):
             for part in Path(self.out_dir).glob(f'*.pth{SUFFIX}'):
                 part.unlink()  # of a run that was stopped while it wrote
+
+    def _stay_here(self, runner: Runner) -> None:
+        """Paths that a checkpoint holds may be of the work dir that this one was copied from, and be removed there."""
+        def here(path: str | None) -> str | None:
+            return path and self.file_backend.join_path(self.out_dir, Path(path).name)
+
+        info = runner.message_hub.runtime_info
+        for name in [name for name in info if name == 'last_ckpt' or name.startswith('best_ckpt')]:
+            info[name] = here(info[name])
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = here(self.best_ckpt_path)
+        for name, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[name] = here(path)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._batches_done = batch_idx + 1

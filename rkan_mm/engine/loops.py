@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.registry import LOOPS
 
@@ -29,7 +29,7 @@ class _FilledLoop:
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         try:
             super().__init__(runner, dataloader, *args, **kwargs)
-            empty = not len(self.dataloader.dataset)
+            empty = hasattr(self.dataloader.dataset, '__len__') and not len(self.dataloader.dataset)
         except ValueError as error:
             empty = 'need at least one array' in str(error)  # of mmengine's BaseDataset when it has no sample
             if not empty:
@@ -110,6 +110,10 @@ class ResumableIterLoop(_FilledLoop, IterBasedTrainLoop):
         return self.runner.model
 
     def _pass_over(self, batches: int) -> None:
+        if isinstance(self.dataloader.dataset, IterableDataset):  # has no indices: read what was used
+            for _ in range(batches):
+                next(self.dataloader_iterator)
+            return
         sampler, epoch = resume_state.sampler_of(self.dataloader), 0
         if hasattr(sampler, '_indices_of_rank'):  # an InfiniteSampler, whose indices may be drawn from already
             sampler.indices = sampler._indices_of_rank()

@@ -41,6 +41,14 @@ def sampler_of(dataloader: DataLoader) -> Sampler:
     return getattr(dataloader.batch_sampler, 'sampler', dataloader.sampler)
 
 
+def batches_in(dataloader: DataLoader) -> int | None:
+    """Batches of an epoch; None with an iterable data set of unknown length."""
+    try:
+        return len(dataloader)
+    except TypeError:
+        return None
+
+
 def store(runner, batches_done: int, validated: bool) -> None:
     """Put the state into the message hub, for the checkpoint that is about to be saved; called by all ranks.
 
@@ -51,7 +59,7 @@ def store(runner, batches_done: int, validated: bool) -> None:
     dataloader = runner.train_dataloader
     runner.message_hub.update_info(KEY, dict(
         random=all_gather_object(random_state()), seed=getattr(sampler_of(dataloader), 'seed', None),
-        batches=len(dataloader), batches_done=batches_done, validated=validated))
+        batches=batches_in(dataloader), batches_done=batches_done, validated=validated))
 
 
 def take(runner) -> dict[str, Any] | None:
@@ -72,8 +80,8 @@ def take(runner) -> dict[str, Any] | None:
         runner.logger.warning(f'The checkpoint is of {len(state["random"])} processes, this run has '
                               f'{get_world_size()}: it goes on with other random numbers')
     done = state['batches_done']
-    if done and state['batches'] != len(runner.train_dataloader):
+    if done and state['batches'] != batches_in(runner.train_dataloader):
         runner.logger.warning(f'The checkpoint was saved within an epoch of {state["batches"]} batches, this run has '
-                              f'{len(runner.train_dataloader)}: the epoch starts again')
+                              f'{batches_in(runner.train_dataloader)}: the epoch starts again')
         done = 0
     return dict(random=mine, batches_done=done, validated=state['validated'])

@@ -47,9 +47,21 @@ def check(cfg: Config, training: bool) -> None:
                 if '://' not in init_cfg['checkpoint']:
                     safe_loading.read(init_cfg['checkpoint'])
         _check_work_dir(cfg.work_dir)
-        if kind(cfg.get('optim_wrapper')).startswith('Amp') and get_device() == 'cpu':
-            raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave '
-                                 'it out.')
+        _check_precision(cfg)
+
+
+def _check_precision(cfg: Config) -> None:
+    """What half precision does not run on a CPU; the advice has been tried."""
+    wrapper = kind(cfg.get('optim_wrapper'))
+    if get_device() != 'cpu' or wrapper not in ('AmpOptimWrapper', 'AutocastOptimWrapper'):
+        return
+    regions = any(True for part in ('rpn_head', 'roi_head') for _ in dicts_with(cfg.get('model'), part))
+    if wrapper == 'AmpOptimWrapper':
+        raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave it '
+                             + ('out.' if regions else 'out, or take --amp-dtype bfloat16.'))
+    if regions:
+        raise PreflightError('--amp-dtype bfloat16 on a CPU: NMS and RoIAlign of mmcv, with which this model is '
+                             'trained, run in float32 alone there: leave it out.')
 
 
 def _check_arguments(cfg: Config) -> None:

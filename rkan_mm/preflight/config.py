@@ -48,7 +48,8 @@ def dicts_with(node: Any, *keys: str, path: str = '') -> Iterator[tuple[str, dic
 
 
 SWITCHES = dict(
-    paths=True, annotations=True, images=True, classes=True, evaluator=True, trial=True, allow_unknown=False)
+    options=True, paths=True, annotations=True, images=True, classes=True, evaluator=True, trial=True,
+    allow_unknown=False)
 """What can be set under ``preflight`` in a config; see docs/checks.md."""
 
 

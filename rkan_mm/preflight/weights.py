@@ -233,10 +233,16 @@ def load_for_testing(model: nn.Module, path: str, allow_partial: bool = False) -
         PreflightError: see `check_whole`; there is no such file, or it holds more than plain data.
     """
     content = read_anywhere(path)
-    state_dict = state_dict_in(content, path)
-    warn_in_red(check_whole(model, state_dict, path, allow_partial))
-    _load_checkpoint_to_model(model, dict(state_dict=state_dict))
+    warn_in_red(load_whole(model, content, path, allow_partial))
     return content
+
+
+def load_whole(model: nn.Module, content: dict, path: str, allow_partial: bool = False) -> str | None:
+    """Load a checkpoint that has been read; see `check_whole` for arguments, result and errors."""
+    state_dict = state_dict_in(content, path)
+    warning = check_whole(model, state_dict, path, allow_partial)
+    _load_checkpoint_to_model(model, dict(state_dict=state_dict))
+    return warning
 
 
 def read_anywhere(path: str) -> dict:
@@ -260,7 +266,7 @@ class WeightReportHook(Hook):
         allow_partial: then what is wrong is kept as ``warning``.
 
     Raises:
-        PreflightError: nothing does, or in testing not all.
+        PreflightError: nothing does, or in testing and resuming not all.
     """
 
     priority = 'VERY_HIGH'
@@ -272,9 +278,20 @@ class WeightReportHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model, path = self.model or innermost(runner.model), str(runner._load_from)
         weights = checkpoint['state_dict'] = state_dict_in(checkpoint, path)  # where mmengine and its EMAHook look
+        if getattr(runner, '_resume', False):
+            _refuse_another(model, weights, path)
         if self.testing:
             self.warning = check_whole(model, weights, path, self.allow_partial)
         _report(model, weights, path, 'the model')
+
+
+def _refuse_another(model: nn.Module, weights: dict[str, Tensor], path: str) -> None:
+    """A training goes on with the model that it was begun with."""
+    result = fit(model, weights)
+    if result.new or result.unfit or result.left:
+        some = _first([*result.unfit, *result.new, *result.left])
+        raise PreflightError(f'--resume: {path!r} is of another model; they differ in {some}. To begin a training with '
+                             f'its weights: --cfg-options load_from={path}')
 
 
 def check_pretrained(model: nn.Module) -> None:

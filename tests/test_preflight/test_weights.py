@@ -19,6 +19,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
+from rkan_mm.apis.loading import _move
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError
@@ -126,7 +127,7 @@ def shrink(cfg: Config, shapes) -> Config:
     cfg.model.test_cfg.rcnn.score_thr = 0.0
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator'):
         cfg[key] = copy.deepcopy(small[key])
-    cfg = Config(runner._move(cfg._cfg_dict, 'data/shapes', str(shapes)))
+    cfg = Config(_move(cfg._cfg_dict, 'data/shapes', str(shapes)))
     cfg.env_cfg.dist_cfg.backend = 'gloo'
     return cfg
 

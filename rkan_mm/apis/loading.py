@@ -1,0 +1,105 @@
+"""The config of a run: read, with the options of the command line applied, and made to run on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import FlexibleRunner, Runner
+
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
+from rkan_mm.preflight.config import scope, switches
+from rkan_mm.preflight.weights import warn_in_red
+
+from .configs import read_config
+
+READ = {*inspect.signature(Runner.__init__).parameters, *inspect.signature(FlexibleRunner.__init__).parameters,
+        'runner_type', 'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters', 'preflight', 'data_hint',
+        'weights_hint', 'custom_imports', 'tta_model', 'tta_pipeline', 'compile', 'activation_checkpointing',
+        'efficient_conv_bn_eval', 'data_root', 'strategy', 'data_fingerprints'}
+"""What of the top of a config is read after the file has been."""
+
+
+def load_config(config: str, cfg_options: dict | None = None, work_dir: str | None = None,
+                launcher: str = 'none') -> Config:
+    """Config of a run, with mm's command line options applied.
+
+    ``cfg_options['data_root']`` replaces the config's data root wherever a path begins with it. ``work_dir`` is
+    ``work_dirs/<config name>`` unless it or the config says otherwise.
+
+    Raises:
+        PreflightError: there is no such config file, it cannot be read, or an option would change nothing.
+    """
+    with building(f'Config {config!r} cannot be read'):
+        cfg = read_config(config)
+    _check_options(cfg, cfg_options or {})
+    old_root = cfg.get('data_root')
+    with building('--cfg-options do not fit the config'):
+        cfg.merge_from_dict(cfg_options or {})
+    if isinstance(old_root, str) and cfg.data_root != old_root:
+        cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
+    if scope(cfg) == 'mmpretrain':
+        for split in ('train', 'val', 'test'):  # mmpretrain's own entry points add these to every config
+            if cfg.get(f'{split}_dataloader'):
+                cfg[f'{split}_dataloader'] = ConfigDict({
+                    'pin_memory': torch.cuda.is_available(), 'collate_fn': dict(type='default_collate'),
+                    'persistent_workers': cfg[f'{split}_dataloader'].get('num_workers', 0) > 0,
+                    **cfg[f'{split}_dataloader']})
+    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    return cfg
+
+
+def _check_options(cfg: Config, options: dict) -> None:
+    """An option that nothing reads would leave the run as it was, and its user would not know.
+
+    Raises:
+        PreflightError: an option is one that the config has, but for a slip or the part before it, such as ``model.``.
+    """
+    on = switches({'preflight': {**(cfg.get('preflight') or {}), **{
+        name.partition('.')[2]: value for name, value in options.items() if name.startswith('preflight.')}}})
+    for option in options:
+        top, _, rest = option.partition('.')
+        if top in READ and (top != 'data_root' or 'data_root' in cfg):
+            continue
+        if top in cfg:
+            warn_in_red(f'--cfg-options {option}: {top!r} is a variable of the config file, which mmengine does not '
+                        'read after the file; set what it was used for, e.g. train_cfg.max_epochs.')
+            continue
+        near = difflib.get_close_matches(top, {*cfg, *READ}, n=1, cutoff=0.8)
+        inner = [f'{name}.{option}' for name, part in cfg.items() if isinstance(part, dict) and top in part]
+        guess = inner[0] if inner else f'{near[0]}.{rest}'.rstrip('.') if near else ''
+        said = f'--cfg-options {option}: the config has no {top!r}, and mmengine would not read it'
+        if guess and on['options']:
+            raise PreflightError(f'{said}; did you mean {guess}? To run all the same: --cfg-options '
+                                 'preflight.options=False')
+        warn_in_red(f'{said}.')
+
+
+def set_loaders(cfg: Config, pin_memory: bool, persistent_workers: bool = True) -> None:
+    """Switch off what the command line does not want; workers that do not exist cannot persist."""
+    for split in ('train', 'val', 'test'):
+        if loader := cfg.get(f'{split}_dataloader'):
+            if not pin_memory:
+                loader['pin_memory'] = False
+            if not persistent_workers or not loader.get('num_workers', 0):
+                loader['persistent_workers'] = False
+            if not loader.get('num_workers', 0):
+                loader.pop('prefetch_factor', None)
+
+
+def _move(node, old: str, new: str):
+    """A copy of a nested config in which paths below ``old`` lie below ``new``."""
+    if isinstance(node, dict):
+        return ConfigDict({key: _move(value, old, new) for key, value in node.items()})
+    if isinstance(node, (list, tuple)):
+        return type(node)(_move(value, old, new) for value in node)
+    if isinstance(node, str) and (node == old or node.startswith(f'{old.rstrip("/")}/')):
+        return str(Path(new) / node[len(old):].lstrip('/'))
+    return node

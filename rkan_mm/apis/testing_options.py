@@ -1,0 +1,117 @@
+"""What mm's options of a test change in a config: predictions to files or windows, test-time augmentation."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import Config, ConfigDict
+
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.config import kind, scope
+from rkan_mm.preflight.datasets import data_sets
+
+META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
+
+def add_test_options(parser: argparse.ArgumentParser) -> None:
+    """The options of mmdet's and mmpretrain's tools/test.py."""
+    parser.add_argument('--out', help='file for the predictions (.pkl), or for what --out-item says')
+    parser.add_argument('--out-item', choices=['pred', 'metrics'],
+                        help='what goes into --out: predictions (default), or the metrics (.json, .yaml or .pkl)')
+    parser.add_argument('--show', action='store_true', help='show each picture with its predictions in a window')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows a picture')
+    parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--interval', type=int, default=1, help='show or draw every n-th picture')
+    parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
+    parser.add_argument('--tta', action='store_true',
+                        help="test-time augmentation by the config's tta_model and tta_pipeline, else by flipping")
+    parser.add_argument('--amp', action='store_true', help='half precision')
+    parser.add_argument('--no-pin-memory', action='store_true', help='leave the data in pageable memory')
+
+
+def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Change ``cfg`` as the options ask.
+
+    Raises:
+        PreflightError: the config lacks what an option needs, a file name has the wrong ending, or options contradict.
+    """
+    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator') or cfg.get('test_cfg') is None:
+        raise PreflightError('The config has no test_dataloader, test_evaluator and test_cfg: to test it on its '
+                             'validation data, write test_dataloader = val_dataloader, and so on.')
+    _check_out(args)
+    if args.show or args.show_dir:
+        _show(cfg, args)
+    evaluators = evaluators_of(cfg)
+    if args.classwise:
+        coco = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')]
+        if not coco:
+            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
+                                 + ', '.join(map(kind, evaluators)) + '.')
+        for evaluator in coco:
+            evaluator['classwise'] = True
+    if args.out and args.out_item != 'metrics':
+        dump = 'mmdet.DumpDetResults' if scope(cfg) == 'mmdet' else 'DumpResults'
+        cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
+    if args.tta:
+        _use_tta(cfg)
+    if args.amp:
+        cfg.test_cfg['fp16'] = True
+
+
+def evaluators_of(cfg: Config) -> list[dict]:
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators.get('metrics', evaluators) if isinstance(evaluators, dict) else evaluators
+    return list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    if args.out_item and not args.out:
+        raise PreflightError('--out-item: name the file by --out.')
+    endings: Sequence[str] = ('.json', '.yaml', '.yml', '.pkl') if args.out_item == 'metrics' else ('.pkl', '.pickle')
+    if args.out and not args.out.endswith(tuple(endings)):
+        raise PreflightError(f'--out: {args.out!r} must end in {" or ".join(endings)}, for '
+                             + ('metrics.' if args.out_item == 'metrics' else 'predictions; metrics go into .json by '
+                                '--out-item metrics.'))
+
+
+def _show(cfg: Config, args: argparse.Namespace) -> None:
+    if args.show and sys.platform.startswith('linux') and not (os.environ.get('DISPLAY') or os.environ.get(
+            'WAYLAND_DISPLAY')):
+        raise PreflightError('--show needs a display and this machine has none: take --show-dir FOLDER.')
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    hook = dict(show=args.show, wait_time=args.wait_time, interval=args.interval)
+    if scope(cfg) == 'mmdet':
+        hook.update(type='mmdet.DetVisualizationHook', draw=True, test_out_dir=args.show_dir)
+    else:
+        hook.update(type='mmpretrain.VisualizationHook', enable=True, out_dir=args.show_dir)
+    hooks['visualization'] = {**(hooks.get('visualization') or {}), **hook}
+    if not cfg.get('visualizer'):
+        name = 'mmdet.DetLocalVisualizer' if scope(cfg) == 'mmdet' else 'mmpretrain.UniversalVisualizer'
+        cfg.visualizer = dict(type=name, vis_backends=[dict(type='LocalVisBackend')])
+
+
+def _use_tta(cfg: Config) -> None:
+    """As mm's tools/test.py: what the config says, or the picture and its mirror image."""
+    detector = scope(cfg) == 'mmdet'
+    if detector and any('segm' in str(evaluator.get('metric')) for evaluator in evaluators_of(cfg)):
+        raise PreflightError('--tta: mmdet merges boxes alone, and the test evaluator asks for masks (segm): add '
+                             '--cfg-options test_evaluator.metric=bbox')
+    sets = [dataset for dataset in data_sets(cfg.test_dataloader) if dataset.get('pipeline')]
+    if not cfg.get('tta_model'):
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
+            nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if detector else dict(
+                type='mmpretrain.AverageClsScoreTTA')
+    for dataset in sets:
+        pipeline = cfg.get('tta_pipeline') or _flipped(dataset['pipeline'], detector)
+        dataset['pipeline'] = copy.deepcopy(pipeline)
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _flipped(pipeline: Sequence[dict], detector: bool) -> list[dict]:
+    pack = dict(type='mmdet.PackDetInputs', meta_keys=META_KEYS) if detector else pipeline[-1]
+    flips = [dict(type='mmdet.RandomFlip' if detector else 'RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]

@@ -1,0 +1,156 @@
+"""The options of mm's own tools, on a small detector and a small classifier."""
+
+import json
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from small_runs import CLASSIFIER, DETECTOR
+
+from rkan_mm.apis import convert, loading, runner
+from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
+
+
+@pytest.fixture(scope='module')
+def detector(tmp_path_factory):
+    """Config and untrained checkpoint of a detector, on data that are there."""
+    folder = tmp_path_factory.mktemp('detector')
+    data = make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64)
+    return written(folder / 'detector.py', DETECTOR.replace("'shapes'", repr(str(data))))
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('classifier')
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'owl'):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(folder / split / name / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    return written(folder / 'classifier.py', CLASSIFIER.replace("'pictures'", repr(str(folder))))
+
+
+def written(path, text):
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path.parent / 'random.pth')
+    return [str(path), str(path.parent / 'random.pth')]
+
+
+@pytest.mark.parametrize('kind', ['detector', 'classifier'])
+def test_test_time_augmentation(request, tmp_path, kind):
+    argv = [*request.getfixturevalue(kind), '--work-dir', str(tmp_path), '--no-pin-memory']
+    out = tmp_path / 'metrics.json'
+    plain, flipped = runner.test(argv), runner.test([*argv, '--tta', '--out', str(out), '--out-item', 'metrics'])
+    assert set(plain) == set(flipped)
+    assert json.loads(out.read_text()) == flipped
+
+
+def test_a_flipped_picture_and_the_mean_of_scores(classifier, tmp_path):
+    """What --tta gives is the mean of both pictures' scores, computed here."""
+    argv = [*classifier, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.pkl'), '--tta']
+    runner.test(argv)
+    found = pickle.loads((tmp_path / 'out.pkl').read_bytes())[0]
+    cfg = Config.fromfile(classifier[0])
+    model = MODELS.build(dict(cfg.model, _scope_='mmpretrain'))
+    model.load_state_dict(torch.load(classifier[1], weights_only=True)['state_dict'])
+    model.eval()
+    image = torch.from_numpy(cv2.imread(found['img_path'])).permute(2, 0, 1)[None].float()
+    with torch.no_grad():
+        scores = [model.head.predict(model.extract_feat(x))[0].pred_score for x in (image, image.flip(3))]
+    torch.testing.assert_close(found['pred_score'], sum(scores) / 2)
+
+
+def test_predictions_of_tta_configs(tmp_path):
+    for name, last in (('voc/faster-rcnn_rkanet50_fpn_1x_voc0712', 6),
+                       ('imagenet/rkan-resnet50_1xb128-100e_in1k', 2)):
+        cfg = loading.load_config(str(ROOT / f'configs/{name}.py'))
+        *_, augmentation = cfg.tta_pipeline
+        views = 1
+        for transforms in augmentation.transforms:
+            views *= len(transforms)
+        assert views == last
+        assert cfg.tta_model.type.endswith(('DetTTAModel', 'AverageClsScoreTTA'))
+
+
+@pytest.mark.parametrize(('flags', 'message'), [
+    (['--out-item', 'metrics'], '--out-item: name the file by --out.'),
+    (['--out', 'a.json'], r"--out: 'a.json' must end in .pkl or .pickle, for predictions; metrics go into .json b"),
+    (['--out', 'a.txt', '--out-item', 'metrics'], "'a.txt' must end in .json or .yaml or .yml or .pkl, for metrics"),
+    (['--show'], '--show needs a display and this machine has none: take --show-dir FOLDER'),
+    (['--tta', '--cfg-options', 'test_evaluator.metric=[bbox,segm]'], 'mmdet merges boxes alone, .* test_evaluator.m'),
+    (['--cfg-options', 'test_dataloader=None'], 'The config has no test_dataloader, test_evaluator and test_cfg: to'),
+])
+def test_options_that_contradict(detector, monkeypatch, tmp_path, flags, message):
+    monkeypatch.setattr('sys.platform', 'linux')
+    for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(PreflightError, match=message):
+        runner.test([*detector, '--work-dir', str(tmp_path), *flags])
+
+
+def test_pictures_are_shown_and_drawn(detector, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setenv('DISPLAY', ':0')
+    monkeypatch.setattr('mmengine.visualization.Visualizer.show', lambda self, *args, **kwargs: shown.append(kwargs))
+    runner.test([*detector, '--work-dir', str(tmp_path), '--show', '--wait-time', '0.5', '--show-dir', 'drawn'])
+    assert [each['wait_time'] for each in shown] == [0.5, 0.5]
+    assert len(list(tmp_path.rglob('drawn/*.png'))) == 2
+
+
+def test_half_precision_in_a_test(classifier, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr('mmengine.runner.loops.autocast', lambda enabled=True, **kwargs: seen.append(enabled)
+                        or torch.autocast('cpu', enabled=False))
+    runner.test([*classifier, '--work-dir', str(tmp_path), '--amp', '--cfg-options', 'preflight.trial=False'])
+    assert set(seen) == {True}
+
+
+def test_workers_and_pinned_memory(classifier, tmp_path):
+    trained = runner.train([classifier[0], '--work-dir', str(tmp_path), '--no-pin-memory', '--no-persistent-workers',
+                            '--no-validate', '--cfg-options', 'train_dataloader.num_workers=1',
+                            'train_dataloader.persistent_workers=True'])
+    assert not trained.train_dataloader.persistent_workers
+    assert not trained.train_dataloader.pin_memory
+    cfg = loading.load_config(classifier[0], {'train_dataloader.persistent_workers': True})
+    loading.set_loaders(cfg, pin_memory=True)
+    assert cfg.train_dataloader.persistent_workers is False  # there are no workers
+
+
+def test_options_of_a_conversion(tmp_path, classifier):
+    import torchvision
+    torch.save(torchvision.models.resnet18(num_classes=7, width_per_group=64).state_dict(), tmp_path / 'in.pth')
+    options = ['model.backbone.base_channels=64', 'model.backbone.stem_channels=64', 'model.head.num_classes=7',
+               'model.head.in_channels=512']
+    convert.main(['torchvision', str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'), '--config', classifier[0],
+                  '--cfg-options', *options])
+    assert torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']['head.fc.weight'].shape == (7, 512)
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    ('optim_wraper.optimizer.lr', r"no 'optim_wraper', and mmengine would not read it; did you mean optim_wrap"),
+    ('backbone.depth', r'did you mean model.backbone.depth\? To run all the same: .* preflight.options=False'),
+    ('val_dataloder.batch_size', 'did you mean val_dataloader.batch_size'),
+])
+def test_options_with_a_slip(classifier, option, message):
+    with pytest.raises(PreflightError, match=message):
+        loading.load_config(classifier[0], {option: 1})
+    assert loading.load_config(classifier[0], {option: 1, 'preflight.options': False}).get(option.partition('.')[0])
+
+
+def test_options_that_only_the_users_own_code_reads(classifier, capsys):
+    assert loading.load_config(classifier[0], {'my_hooks_threshold': 0.5}).my_hooks_threshold == 0.5
+    assert "the config has no 'my_hooks_threshold', and mmengine would not read it." in capsys.readouterr().out
+    loading.load_config(classifier[0], {'pipeline': []})
+    assert "'pipeline' is a variable of the config file, which mmengine does not read" in capsys.readouterr().out
+    loading.load_config(classifier[0], {'data_fingerprints.train': 'x', 'optim_wrapper.type': 'A'})
+    assert not capsys.readouterr().out
