@@ -1,6 +1,8 @@
 """RKANet in mmsegmentation and mmrotate, by our tools: two steps and a test on drawn data."""
 
+import json
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from config_files import PATHS
 
 from rkan_mm.apis import runner
+from rkan_mm.apis.infer import main as infer
 
 # mmrotate's metric leaves a temporary folder behind
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')]
@@ -69,3 +72,14 @@ def test_trains_and_tests(library, name, draw, pretrained, metric, tmp_path):
     checkpoint = (work / 'last_checkpoint').read_text()
     metrics = runner.test([config, checkpoint, '--work-dir', str(work), '--cfg-options', *options])
     assert np.isfinite(metrics[metric])
+    pictures = sorted(str(path) for path in (tmp_path / 'data').rglob('*') if path.suffix in ('.jpg', '.png') and (
+        'images' in path.parts))[:3]
+    out = tmp_path / 'out'
+    infer([config, checkpoint, *pictures, '--out-dir', str(out), '--batch-size', '2', '--cfg-options', *options])
+    assert sorted(path.name for path in (out / 'vis').iterdir()) == [Path(path).name for path in pictures]
+    preds = sorted((out / 'preds').iterdir())
+    if library == 'mmseg':
+        assert [cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in preds] == [(64, 64)] * 3
+    else:
+        boxes = json.loads(preds[0].read_text())['bboxes']
+        assert np.array(boxes).reshape(-1, 5).shape == (len(boxes), 5)

@@ -10,6 +10,7 @@ from typing import Any
 
 import mmcv
 import mmengine
+import numpy as np
 from mmengine.config import Config
 
 from rkan_mm.engine.safe_loading import safe_loading
@@ -22,6 +23,9 @@ from rkan_mm.preflight.weights import load_whole, read_anywhere, warn_in_red
 from .command_line import add_cfg_options, command_line
 from .runner import add_allow_partial, load_config
 
+LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
+VISUALIZERS = dict(mmdet='mmdet.DetLocalVisualizer', mmrotate='mmrotate.RotLocalVisualizer',
+                   mmseg='mmseg.SegLocalVisualizer')  # where a config has none
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
@@ -76,7 +80,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     """Predict, and write ``out_dir/vis/<image>`` and ``out_dir/preds/<image>.json``.
 
     Args:
-        cfg: config of mmdet or mmpretrain, which choose the inferencer.
+        cfg: config of mmdet, mmpretrain, mmseg or mmrotate, whose inferencer is taken.
         checkpoint: path or address.
         images: paths.
         out_dir: folder for the results.
@@ -86,29 +90,36 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         allow_partial: predict, with a warning in red, where the checkpoint is of another model in part.
 
     Returns:
-        What is in each json: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels), ``scores``, ``labels`` and ``masks``
-        (RLE); of mmpretrain ``pred_scores``, ``pred_label``, ``pred_score`` and, where the checkpoint names its
-        classes, ``pred_class``.
+        What is in each json: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels; of mmrotate cx, cy, w, h and the angle in
+        radians), ``scores``, ``labels`` and ``masks`` (RLE); of mmpretrain ``pred_scores``, ``pred_label``,
+        ``pred_score`` and, where the checkpoint names its classes, ``pred_class``. Of mmseg the labels of all pixels,
+        (H, W), which are written as ``preds/<image>.png``.
 
     Raises:
         PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`.
     """
     content = read_anywhere(checkpoint)
     cfg = _for_inference(cfg)
-    detector = scope(cfg) == 'mmdet'
+    library = scope(cfg)
     with building('The model cannot be built'):
-        if detector:
+        if library in ('mmdet', 'mmrotate'):
             from mmdet.apis import DetInferencer
-            inferencer = DetInferencer(cfg, weights=checkpoint, device=device)
+            inferencer = DetInferencer(cfg, weights=checkpoint, device=device, scope=library)
+            _name_classes(inferencer, cfg, content)
+        elif library == 'mmseg':
+            from mmseg.apis import MMSegInferencer
+            inferencer = MMSegInferencer(cfg, weights=checkpoint, device=device)
             _name_classes(inferencer, cfg, content)
         else:
             from mmpretrain import ImageClassificationInferencer
             inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
     warning = load_whole(inferencer.model, content, checkpoint, allow_partial)
     Path(out_dir).mkdir(parents=True, exist_ok=True)
-    if detector:
+    if library in ('mmdet', 'mmrotate'):
         results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
                              no_save_pred=False)['predictions']
+    elif library == 'mmseg':
+        results = _segment(inferencer, images, Path(out_dir), batch_size)
     else:
         results = inferencer(list(images), batch_size=batch_size, show_dir=str(Path(out_dir) / 'vis'))
         for image, result in zip(images, results, strict=True):
@@ -120,8 +131,8 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
 
 def _for_inference(cfg: Config) -> Config:
     """What mm's inferencers ask of a config beyond a test: one data set without wrappers, names of transforms."""
-    if scope(cfg) not in ('mmdet', 'mmpretrain'):
-        raise PreflightError(f'Inference is for configs of mmdet or mmpretrain; default_scope is {scope(cfg)!r}.')
+    if scope(cfg) not in LIBRARIES:
+        raise PreflightError(f'Inference is for configs of {", ".join(LIBRARIES)}; default_scope is {scope(cfg)!r}.')
     dataset = next((dataset for dataset in data_sets(cfg.get('test_dataloader')) if dataset.get('pipeline')), None)
     if dataset is None:
         dataset = next((node for _, node in dicts_with(cfg.get('test_dataloader'), 'pipeline')), None)
@@ -133,13 +144,28 @@ def _for_inference(cfg: Config) -> Config:
         if not isinstance(step['type'], str):
             step['type'] = f'{step["type"].__module__}.{step["type"].__name__}'
     cfg.test_dataloader.dataset = dataset
-    if not cfg.get('visualizer') and scope(cfg) == 'mmdet':
-        cfg.visualizer = dict(type='mmdet.DetLocalVisualizer')
+    if not cfg.get('visualizer') and (visualizer := VISUALIZERS.get(scope(cfg) or '')):
+        cfg.visualizer = dict(type=visualizer)
     return cfg
 
 
+def _segment(inferencer: Any, images: Sequence[str], out_dir: Path, batch_size: int) -> list[np.ndarray]:
+    """Pictures and labels under the names of the images; mmseg itself numbers them."""
+    labels = []
+    for start in range(0, len(images), batch_size):
+        batch = list(images[start:start + batch_size])
+        found = inferencer(batch, batch_size=batch_size, return_vis=True)
+        drawn, predicted = ([found[name]] if len(batch) == 1 else found[name] for name in (
+            'visualization', 'predictions'))
+        for path, picture, label in zip(batch, drawn, predicted, strict=True):
+            mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / Path(path).name))
+            mmcv.imwrite(label.astype(np.uint8), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
+        labels += list(predicted)
+    return labels
+
+
 def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:
-    """Where the checkpoint does not name its classes mmdet would take those of COCO; the config knows better."""
+    """Where the checkpoint does not name its classes mm would take those of COCO or Cityscapes; the config has them."""
     meta = content.get('meta') or {}
     classes = class_names(cfg.test_dataloader.dataset, cfg)
     if 'dataset_meta' not in meta and 'CLASSES' not in meta and classes:
@@ -149,9 +175,9 @@ def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/infer.py."""
-    parser = command_line('Predict on pictures with a model of mmdet or mmpretrain',
+    parser = command_line('Predict on pictures with a model of mmdet, mmpretrain, mmseg or mmrotate',
                           'configs/mask-rcnn_rkanet50_fpn_1x_coco.py epoch_12.pth pictures/')
-    parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
+    parser.add_argument('config', help='config file, or the name of one of ours')
     parser.add_argument('checkpoint')
     parser.add_argument('image', nargs='+', help='image, or a folder of images')
     parser.add_argument('--out-dir', help='for vis/ and preds/ (default: work_dirs/<config>/infer)')
