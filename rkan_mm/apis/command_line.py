@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose usage is one line; the list below it tells the options."""
 
     def format_help(self) -> str:
-        names = [action.metavar or action.dest for action in self._actions if not action.option_strings]
+        names = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
         self.usage = f'%(prog)s {" ".join(names)} [options]'
         return super().format_help()
 

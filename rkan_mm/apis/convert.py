@@ -173,7 +173,7 @@ def _places(model: nn.Module) -> dict[str, str]:
             prefix = f'{prefix}.' if prefix else ''
             places = {'': f'{prefix}backbone.', 'fc.': 'head.fc.', **parts}
             for key, bridge in module.bridges.items():
-                number = int(re.search(r'\d', bridge.name)[0]) - bridge.name.startswith('layer')  # from 0
+                number = int(re.findall(r'\d', bridge.name)[0]) - bridge.name.startswith('layer')  # from 0
                 places[f'bridges.{number}.'] = f'{prefix}bridges.{key}.'
             return places
     return {'': 'backbone.' if hasattr(model, 'backbone') else '', 'fc.': 'head.fc.', **parts}
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config is None and version is None:
         raise PreflightError('--config is missing: the config of the model that will load the checkpoint.')
     source = load_weights(args.src if version is None else str(find_efficientnet_lite(version)))
-    cfg = classifier(version) if args.config is None else load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options) if version is None or args.config else classifier(version)
     with building(f'The model of {args.config} cannot be built'):
         init_default_scope(cfg.get('default_scope') or 'mmengine')
         model = MMENGINE_MODELS.build(cfg['model'])

@@ -33,6 +33,7 @@ class Unfolded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
+        assert conv.base_weight is not None
         window = conv.kernel_size, conv.dilation, conv.padding, conv.stride
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), *window)  # (B * C, taps, L)
         out = torch.einsum('npfl,fp->nl', conv.basis(patches.tanh(), 1), (conv.weight * conv.scaler).flatten(1))

@@ -75,7 +75,7 @@ def batch(cfg: Config, images: int, size: tuple[int, int]) -> dict:
         from mmpretrain.structures import DataSample
         return dict(inputs=torch.stack(inputs), data_samples=[DataSample().set_gt_label(0) for _ in range(images)])
     from mmdet.testing import demo_mm_inputs
-    num_classes = int(re.search(r"'num_classes': (\d+)", str(cfg.model.to_dict()))[1])
+    num_classes = int(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict()))[0])
     demo = demo_mm_inputs(images, [[3, *size]] * images, num_items=[8] * images, num_classes=num_classes,
                           with_mask='mask_head' in cfg.model.get('roi_head', {}))
     return dict(demo, inputs=inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.dataset import force_full_init
+from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
@@ -29,7 +29,7 @@ class CachedDataset:
         ValueError: at initialisation, if the images differ in shape.
     """
 
-    def __init__(self, dataset: dict | object, lazy_init: bool = False) -> None:
+    def __init__(self, dataset: dict | BaseDataset, lazy_init: bool = False) -> None:
         self.dataset = MMENGINE_DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self._fully_initialized = False
         if not lazy_init:
@@ -78,7 +78,7 @@ class _Batch(Sequence):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i):
         return self.dataset[self.indices[i]]
 
     @property
@@ -98,7 +98,7 @@ def keep_batch(batch: _Batch) -> dict:
 
 def _copy(sample: BaseDataElement) -> BaseDataElement:
     """As ``sample.clone()``, sharing tensors as it does, in a tenth of its time."""
-    copy = type(sample).__new__(type(sample))
+    copy = object.__new__(type(sample))
     copy.__dict__.update((name, set(value) if isinstance(value, set) else value)
                          for name, value in sample.__dict__.items())
     return copy

@@ -56,8 +56,9 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
         for index in range(count):
             rng = np.random.default_rng([seed, split_index, index])
             picture, instances = draw_scene(rng, size)
-            images.append(dict(id=index + 1, file_name=f'{index:06d}.png', height=size, width=size))
-            cv2.imwrite(str(root / split / images[-1]['file_name']), picture)
+            name = f'{index:06d}.png'
+            images.append(dict(id=index + 1, file_name=name, height=size, width=size))
+            cv2.imwrite(str(root / split / name), picture)
             for category, mask in instances:
                 rle = coco_mask.encode(np.asfortranarray(mask))
                 annotations.append(dict(

@@ -50,7 +50,7 @@ class TinyImageNet(BaseDataset):
                 raise ValueError(f'TinyImageNet: {source} has the class {name!r}, which is none of the {len(classes)} '
                                  f'in {root / "train"}: {", ".join(classes[:3])}, ...')
             data_list.append(dict(img_path=str(path), gt_label=classes.index(name)))
-        if empty := sorted(set(classes) - {classes[info['gt_label']] for info in data_list}):
+        if empty := sorted(set(classes) - {name for _, name, _ in found}):
             raise ValueError(f'TinyImageNet: no images of {", ".join(empty)} in {root / self.split}')
         return data_list
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MethodType
 
 import torch
@@ -66,7 +66,7 @@ def _reversed(value: int | tuple[int, int]) -> tuple[int, int]:
     return _pair(value)[::-1]
 
 
-REWRITES = {'AdaptivePadding': adaptive_padding, 'ShiftWindowMSA': shifted_windows}
+REWRITES: dict[str, Callable] = {'AdaptivePadding': adaptive_padding, 'ShiftWindowMSA': shifted_windows}
 """Names of classes of mmdet and mmpretrain, and what takes the place of their ``forward``."""
 
 

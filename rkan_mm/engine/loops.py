@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -23,7 +23,7 @@ def _rest(dataloader: DataLoader, batches: Iterator[list[int]]) -> Iterator:
     return iter(rest)
 
 
-class _FilledLoop:
+class _FilledLoop(BaseLoop):
     """Raises `RunError` if there is nothing to train on."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
@@ -76,7 +76,7 @@ class ResumableEpochLoop(_FilledLoop, EpochBasedTrainLoop):
         self._epoch += 1
 
     def _restore(self) -> None:
-        if self._resumed['random']:
+        if self._resumed and self._resumed['random']:
             resume_state.set_random_state(self._resumed['random'])
 
     def _validate(self) -> None:

@@ -42,7 +42,8 @@ class LossCheckHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
-        total = (outputs or {}).get('loss')
+        outputs = outputs or {}
+        total = outputs.get('loss')
         if total is None or torch.isfinite(torch.as_tensor(total)).all():
             return
         values = {name: torch.as_tensor(value).detach() for name, value in outputs.items() if 'loss' in name}

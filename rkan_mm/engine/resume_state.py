@@ -20,7 +20,7 @@ KEY = 'rkan_mm_resume_state'
 def random_state() -> dict[str, Any]:
     """The generators of Python, numpy, torch and the current GPU, as plain data and tensors."""
     name, keys, *rest = np.random.get_state()
-    state = dict(python=random.getstate(), numpy=(name, torch.from_numpy(keys.astype(np.int64)), *rest),
+    state = dict(python=random.getstate(), numpy=(name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
                  torch=torch.get_rng_state())
     if torch.cuda.is_available():
         state['cuda'] = torch.cuda.get_rng_state()

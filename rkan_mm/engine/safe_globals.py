@@ -8,7 +8,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
 
-def _history_method(owner: type, name: str):
+def _history_method(owner: type[HistoryBuffer], name: str):
     """What mmengine's checkpoints need of ``getattr``: the statistics of a HistoryBuffer, and nothing else."""
     if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
         raise TypeError(f'checkpoint asks for attribute {name!r} of {owner!r}, which mmengine does not write')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
+
+if TYPE_CHECKING:
+    from rkan_mm.inspection import Recorder
+    from rkan_mm.inspection.branch import Branch
 
 
 @HOOKS.register_module()
@@ -49,7 +54,9 @@ class KANVisualizationHook(Hook):
         self.interval, self.by_epoch = interval, by_epoch
         self.num_functions, self.num_layers = num_functions, num_layers
         self._look: ExitStack | None = None
-        self._recorder = self._branches = self._chosen = None
+        self._recorder: Recorder | None = None
+        self._branches: dict[str, Branch] = {}
+        self._chosen: dict[str, list[tuple[int, ...]]] = {}
 
     def before_train(self, runner: Runner) -> None:
         from rkan_mm.inspection import kan_layers
@@ -74,7 +81,7 @@ class KANVisualizationHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        if self._look is None:
+        if self._look is None or self._recorder is None:
             return
         self._look.close()
         step, scalars = runner.iter + 1, {}
@@ -85,7 +92,7 @@ class KANVisualizationHook(Hook):
             scalars |= {f'kan/{name}/{key}': value for key, value in found.items()
                         if value is not None and np.isfinite(value)}
         scalars |= {f'kan/{name}/branch': branch.size for name, branch in self._branches.items() if branch.calls}
-        self._look = self._recorder = self._branches = None
+        self._look = self._recorder = None
         runner.visualizer.add_scalars(scalars, step=step)
         runner.logger.info('KAN functions: ' + ', '.join(f'{name[4:]} {value:.3g}' for name, value in scalars.items()))
         self._draw(runner, ran, step)

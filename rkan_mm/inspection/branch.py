@@ -39,8 +39,9 @@ class Branch:
         self.name, self.num_maps = name, num_maps
         self.generator = torch.Generator().manual_seed(seed)
         self.calls = self.count = 0
-        self._out = self._added = self._cosine = 0
-        self._moments: tuple[Tensor, ...] | None = None
+        self._out = self._added = torch.zeros((), dtype=torch.float64)
+        self._cosine = 0.0
+        self._moments: tuple[Tensor, ...] = ()
         self._cka_count = 0
         self.maps: list[dict[str, Tensor]] = []
 
@@ -67,8 +68,7 @@ class Branch:
             one, other = one[places], other[places]
         one, other = one.double().cpu(), other.double().cpu()
         new = (one.sum(0), other.sum(0), one.T @ one, other.T @ other, one.T @ other)
-        self._moments = new if self._moments is None else tuple(a + b for a, b in
-                                                                zip(self._moments, new, strict=True))
+        self._moments = tuple(a + b for a, b in zip(self._moments, new, strict=True)) if self._moments else new
         self._cka_count += len(one)
 
     def _check(self) -> None:

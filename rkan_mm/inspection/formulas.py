@@ -74,9 +74,9 @@ class Formula:
         """
         if len(arguments) != len(self.symbols):
             raise TypeError(f'{self.label}: takes {", ".join(map(str, self.symbols))}, got {len(arguments)} arguments')
-        arguments = [np.asarray(argument, dtype=np.float64) for argument in arguments]
+        values = [np.asarray(argument, dtype=np.float64) for argument in arguments]
         with np.errstate(over='ignore'):
-            return np.broadcast_to(np.asarray(self._compiled(*arguments), dtype=np.float64), arguments[0].shape).copy()
+            return np.broadcast_to(np.asarray(self._compiled(*values), dtype=np.float64), values[0].shape).copy()
 
     def _rounded(self, digits: int | None):
         if digits is None:

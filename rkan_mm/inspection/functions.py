@@ -67,7 +67,7 @@ class LayerFunctions:
         self.normalization = layer.normalization
         self.elementwise = ELEMENTWISE.get(layer.normalization) if isinstance(layer.normalization, str) else None
         with torch.no_grad():
-            if self.shared:
+            if isinstance(layer, SharedKANConv2d):
                 coefficients = layer.weight if layer.scaler is None else layer.weight * layer.scaler
                 coefficients, base = coefficients.movedim(0, -1), layer.base_weight  # (F, k, k) -> (k, k, F)
             else:
@@ -141,7 +141,7 @@ class LayerFunctions:
             rows: input channels of the rows; None for all, in order.
         """
         x = x.double()
-        u = u.double() if self.two_arguments else self.elementwise(x)
+        u = u.double() if self.elementwise is None else self.elementwise(x)
         basis = self.basis
         grid_rows = getattr(basis, 'rows', 1)
         with torch.no_grad():

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import KANLinear
-from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 
 from .functions import LayerFunctions
 
@@ -42,7 +41,7 @@ def tap_inputs(functions: LayerFunctions, x: Tensor, limit: int, generator: torc
         if functions.shared and functions.two_arguments:
             patches = F.unfold(x.flatten(0, 1).unsqueeze(1), layer.kernel_size, layer.dilation, layer.padding,
                                layer.stride)
-            u = PATCHWISE[layer.normalization](patches, layer)  # (B * C, taps, L)
+            u = layer.normalized(patches)  # (B * C, taps, L)
             return _drawn([(patches[:, tap].reshape(1, -1), u[:, tap].reshape(1, -1)) for tap in
                            range(patches.shape[1])], limit, generator)
         u = seen(functions, x)
@@ -56,9 +55,8 @@ def seen(functions: LayerFunctions, x: Tensor) -> Tensor:
     """What the functions see of x. The statistics of several processes are not asked for: others may not be here."""
     if not functions.two_arguments:
         return x
-    if isinstance(getattr(functions.layer, 'norm', None), nn.SyncBatchNorm):
-        return copy.deepcopy(functions.layer.norm).eval()(x)
-    return functions.layer.seen(x)
+    norm = getattr(functions.layer, 'norm', None)
+    return copy.deepcopy(norm).eval()(x) if isinstance(norm, nn.SyncBatchNorm) else functions.layer.seen(x)
 
 
 def padded(functions: LayerFunctions, x: Tensor, value: float = 0.0) -> Tensor:

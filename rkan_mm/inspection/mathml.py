@@ -9,7 +9,7 @@ from .missing import require
 
 def mathml(expression: Any) -> str:
     """A sympy expression as MathML; pieces of a function stand below each other, behind a brace."""
-    base = require('sympy.printing.mathml', 'A formula').MathMLPresentationPrinter
+    base: Any = require('sympy.printing.mathml', 'A formula').MathMLPresentationPrinter
 
     class Printer(base):
         def _print_Piecewise(self, piecewise: Any) -> Any:

@@ -53,9 +53,9 @@ class Statistics:
         self.functions, self.num_samples = functions, num_samples
         self.generator = torch.Generator().manual_seed(seed)
         self.calls = self.count = 0
-        self._gram: Tensor | None = None  # (taps, rows, Q, Q) over 1, x, [u], planes
-        self._beyond = self._seen = 0
-        self._range: tuple[Tensor, Tensor] | None = None  # (taps, rows) each
+        self._gram = torch.empty(0)  # (taps, rows, Q, Q) over 1, x, [u], planes
+        self._beyond = self._seen = 0.0
+        self._range = torch.empty(0), torch.empty(0)  # (taps, rows) each
         self._kept: dict[tuple[int, int], list[Tensor]] = {self._place(index): [] for index in keep or ()}
 
     def _place(self, index: Index) -> tuple[int, int]:
@@ -88,7 +88,7 @@ class Statistics:
                 self._seen += count * len(x)
             self._keep(tap, x, u)
         gram, low, high = torch.stack(grams), torch.stack(lows), torch.stack(highs)
-        if self._gram is None:
+        if not len(self._gram):
             self._gram, self._range = gram, (low, high)
         else:
             self._gram += gram
@@ -142,7 +142,7 @@ class Statistics:
         return self._beyond / self._seen if self._seen else None
 
     def _check(self) -> None:
-        if self._gram is None:
+        if not len(self._gram):
             raise ValueError(f'{self.functions.name or type(self.functions.layer).__name__}: the layer has not run')
 
     def _solve(self) -> tuple[Tensor, ...]:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import KANLinear
-from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 
 from .functions import LayerFunctions
 from .inputs import padded, seen
@@ -176,7 +175,7 @@ def _over_patches(functions: LayerFunctions, x: Tensor,
     """Sum over the taps of planes made of patches and what the normalisation makes of them, (B * C, taps, L)."""
     layer = functions.layer
     patches = F.unfold(x.flatten(0, 1).unsqueeze(1), layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    u = PATCHWISE[layer.normalization](patches, layer)
+    u = layer.normalized(patches)
     out = sum(torch.einsum('npl,p->nl', plane, weight.flatten().to(x)) for plane, weight in terms(patches, u))
     size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in
             zip(x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True)]

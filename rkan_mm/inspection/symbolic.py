@@ -135,14 +135,14 @@ def _fit(form: str, x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, 
     explained = np.where(square > 1e-24, np.square(values @ target) / np.maximum(square, 1e-24), 0.0)
 
     def left(parameters: np.ndarray) -> np.ndarray:
-        a, d = _outer(form, *parameters, x, y)
+        a, d = _outer(form, parameters[0], parameters[1], x, y)
         return a * _value(form, parameters[0] * x + parameters[1]) + d - y
 
     solver = require('scipy.optimize', 'A symbolic fit').least_squares
     results = [solver(left, (b[i], c[i]), x_scale=(abs(b[i]), max(abs(c[i]), 1.0)), max_nfev=60)
                for i in np.argsort(-explained)[:KEPT]]
     inner = min(results, key=lambda result: result.cost).x
-    a, d = _outer(form, *inner, x, y)
+    a, d = _outer(form, inner[0], inner[1], x, y)
     return a, float(inner[0]), float(inner[1]), d
 
 

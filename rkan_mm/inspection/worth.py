@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -49,7 +50,7 @@ def parts(model: nn.Module) -> list[Part]:
         title = getattr(block, 'name', name)
         title = title if titles.count(title) == 1 else name
         found.append(Part(name, title, {key: layer for key, layer in layers.items() if id(layer) in own},
-                          lambda block=block: without_block(block)))
+                          partial(without_block, block)))
         taken |= own
     others = {name: layer for name, layer in layers.items() if id(layer) not in taken}
     if others:

@@ -81,7 +81,7 @@ class RKANBlock(BaseModule):
             raise ValueError(f'RKANBlock: kernel_size must be odd, got {kernel_size}')
         self.residual_init = 0.0 if zero_init_residual else residual_init
         self.with_cp = with_cp
-        kan = dict(padding=kernel_size // 2, normalization=normalization, with_base=with_base)
+        kan: dict = dict(padding=kernel_size // 2, normalization=normalization, with_base=with_base)
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()

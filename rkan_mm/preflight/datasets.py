@@ -129,11 +129,11 @@ def check_paths(dataset: dict, hint: str | None) -> None:
     prefixes = prefixes if isinstance(prefixes, dict) else {'img': prefixes}
     seg = any(kind(step) == 'LoadPanopticAnnotations' or step.get('with_seg')
               for _, step in dicts_with(dataset.get('pipeline'), 'type'))
-    parts = [('annotation file', dataset.get('ann_file'))]
-    parts += [('image folder', prefix) for key, prefix in prefixes.items() if seg or 'seg' not in key]
+    given = [('annotation file', dataset.get('ann_file'))]
+    given += [('image folder', prefix) for key, prefix in prefixes.items() if seg or 'seg' not in key]
     if name == 'ImageNet' and not prefixes:
-        parts.append(('image folder', dataset.get('split')))
-    parts = [(what, part) for what, part in parts if isinstance(part, str) and part]
+        given.append(('image folder', dataset.get('split')))
+    parts = [(what, part) for what, part in given if isinstance(part, str) and part]
     backend = dataset.get('backend_args')
     if root and (not parts or any(not os.path.isabs(part) and '://' not in part for _, part in parts)):
         _check_path(_join(root, ''), f'{name}: data root', hint, backend)

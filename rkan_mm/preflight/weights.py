@@ -273,7 +273,7 @@ class WeightReportHook(Hook):
 
     def __init__(self, model: nn.Module | None = None, testing: bool = False, allow_partial: bool = False) -> None:
         self.model, self.testing, self.allow_partial = model, testing, allow_partial
-        self.warning = None
+        self.warning: str | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model, path = self.model or innermost(runner.model), str(runner._load_from)

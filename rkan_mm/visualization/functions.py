@@ -57,10 +57,9 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
         rows = math.ceil(len(indices) / columns)
     figure = Figure((2.9 * columns + 0.4, 2.1 * rows + 0.5), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False, sharex=whole, sharey=whole)
-    has_run = statistics is not None and statistics.calls > 0
-    share = statistics.nonlinear_share() if has_run else None
-    lines = statistics.lines() if has_run else None
-    ranges = {index: _range(functions, statistics if has_run else None, index) for index in indices}
+    inputs = statistics if statistics is not None and statistics.calls else None
+    share, lines = (inputs.nonlinear_share(), inputs.lines()) if inputs is not None else (None, None)
+    ranges = {index: _range(functions, inputs, index) for index in indices}
     if whole:
         ends = [*zip(*ranges.values(), strict=True)]
         ranges = dict.fromkeys(indices, (min(ends[0]), max(ends[1])))
@@ -73,9 +72,9 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
         beyond = BEYOND * (high - low)
         x = torch.linspace(low - beyond, high + beyond, POINTS, dtype=torch.float64)
         fixed = torch.zeros_like(x) if functions.two_arguments else x  # the base branch at 0, the functions over u
-        _background(axis, functions, statistics if has_run else None, index, (x[0].item(), x[-1].item()))
+        _background(axis, functions, inputs, index, (x[0].item(), x[-1].item()))
         label = functions.label(index)
-        if lines is not None:
+        if lines is not None and share is not None:
             slope = lines.slope if lines.slope_u is None else lines.slope_u
             axis.plot(x, lines.intercept[index] + slope[index] * x, '--', color=COLOURS['line'], lw=1.2,
                       label='best straight line')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -30,7 +31,8 @@ def draw_gallery(model: nn.Module, dataset, out_file: str | Path, num_images: in
     """
     from mmdet.structures.mask import bitmap_to_polygon
 
-    palette = [tuple(int(255 * channel) for channel in colour[::-1]) for colour in colormaps['tab10'].colors]  # BGR
+    colours = colormaps['tab10'](range(10))  # (10, 4), RGBA
+    palette = [tuple(int(255 * channel) for channel in colour[2::-1]) for colour in colours]  # BGR
 
     def draw(image: np.ndarray, instances: InstanceData, masks: np.ndarray) -> np.ndarray:
         canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
@@ -54,7 +56,7 @@ def draw_gallery(model: nn.Module, dataset, out_file: str | Path, num_images: in
     for i in range(min(num_images, len(dataset))):
         with torch.no_grad():
             sample = model.test_step(pseudo_collate([dataset[i]]))[0]
-        image = cv2.imread(sample.img_path)
+        image = mmcv.imread(sample.img_path)
         predicted = sample.pred_instances[sample.pred_instances.scores >= score_thr].cpu()
         pair = [draw(image, sample.gt_instances, sample.gt_instances.masks.masks),
                 draw(image, predicted, predicted.masks.numpy())]

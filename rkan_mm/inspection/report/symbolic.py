@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rkan_mm.visualization import draw_functions
 
@@ -30,7 +31,8 @@ def show_symbolic(study: Study, runs: list[Variant]) -> None:
     study.say(f'Symbolic fit of {sum(map(len, chosen.values()))} functions')
     with Recorder(study.subject.model, list(chosen), chosen) as recorder:
         list(study.subject.predict())
-    rows, formulas, data = [], {}, {}
+    rows: list[list[Any]] = []
+    formulas, data = {}, {}
     for name, indices in chosen.items():
         functions = recorder[name].functions
         fits = fit_layer(recorder[name], indices)

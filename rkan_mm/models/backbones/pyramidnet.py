@@ -43,9 +43,9 @@ class PyramidBlock(BaseModule):
         self.with_cp = with_cp
         self.out_channels = channels * expansion
         if expansion == 1:
-            widths, kernels, strides = (channels, channels), (3, 3), (stride, 1)
+            widths, kernels, strides = [channels, channels], [3, 3], [stride, 1]
         else:
-            widths, kernels, strides = (channels, channels, self.out_channels), (1, 3, 1), (1, stride, 1)
+            widths, kernels, strides = [channels, channels, self.out_channels], [1, 3, 1], [1, stride, 1]
         self.depth = len(widths)
         self.norm1 = build_norm_layer(norm_cfg, in_channels)[1]
         for i, (width, kernel, step) in enumerate(zip(widths, kernels, strides, strict=True), 1):
@@ -118,8 +118,8 @@ class PyramidNet(BaseModule):
             raise ValueError(f'PyramidNet: no depth {depth!r}; there are {", ".join(map(str, ARCHS))}')
         if stem not in ('imagenet', 'cifar'):
             raise ValueError(f"PyramidNet: no stem {stem!r}; there are 'imagenet', 'cifar'")
-        blocks, expansion, default_alpha = ARCHS[depth]
-        blocks = tuple(stage_blocks or blocks)
+        default_blocks, expansion, default_alpha = ARCHS[depth]
+        blocks = tuple(stage_blocks or default_blocks)
         if not all(0 <= i < len(blocks) for i in out_indices):
             raise ValueError(f'PyramidNet: out_indices {tuple(out_indices)} of {len(blocks)} stages')
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
@@ -132,7 +132,7 @@ class PyramidNet(BaseModule):
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == 'imagenet' else nn.Identity()
 
         step = (default_alpha if alpha is None else alpha) / sum(blocks)
-        channels, exact_width = width, width
+        channels, exact_width = width, float(width)
         self.res_layers = []
         for i, (count, stride) in enumerate(zip(blocks, strides[:len(blocks)], strict=True), 1):
             layer = Sequential()

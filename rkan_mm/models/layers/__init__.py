@@ -1,3 +1,4 @@
+from . import basis
 from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403
 from .fusion import Addition, Gating, SEFusion
@@ -10,5 +11,5 @@ from .sparsity import prune
 __all__ = [
     'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'Gating', 'GlobalContext', 'KANConv1d', 'KANConv2d', 'KANConv3d',
     'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion', 'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune',
-    *basis.__all__,  # noqa: F405
+    *basis.__all__,
 ]

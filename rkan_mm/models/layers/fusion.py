@@ -58,5 +58,5 @@ class SEFusion(SE):
     def __init__(self, channels: int, ratio: int = 16, bias: bool = False) -> None:
         super().__init__(channels, ratio, bias=bias)
 
-    def forward(self, out: Tensor, residual: Tensor) -> Tensor:
+    def forward(self, out: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # a fusion takes two
         return out + super().forward(residual)

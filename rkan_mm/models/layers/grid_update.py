@@ -13,6 +13,7 @@ from rkan_mm.models.ops import identity
 
 from .basis import GridBasis
 from .basis.grid import lasting
+from .mixin import LayerMixin
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 """Normalisations of each element, by name."""
@@ -27,7 +28,7 @@ CHUNK = 1 << 22
 """Values of functions that are held at a time."""
 
 
-class GridUpdate:
+class GridUpdate(LayerMixin):
     """Mixin of KAN layers: what can be done with the grid of their basis."""
 
     coefficients_name: ClassVar[str] = 'basis_weight'
@@ -166,7 +167,7 @@ def fit(old: GridBasis, new: GridBasis, samples: Tensor | None) -> Tensor:
     count = POINTS_PER_INTERVAL * max(old.num_functions, new.num_functions) + 1
     steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
     points = low + (high - low) * steps[:, None]  # (n, rows)
-    gram = right = 0
+    gram = right = low.new_zeros(())
     for x, weight in ((points, BACKGROUND if samples is not None else 1.0), (samples, 1.0)):
         if x is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
@@ -45,6 +46,7 @@ class KANLayer(GridUpdate, Sparsity):
     """
 
     channel_dim: int
+    normalization: Any  # a name in ELEMENTWISE, or the config of a norm layer
 
     def __init__(self,
                  *args,
@@ -72,8 +74,8 @@ class KANLayer(GridUpdate, Sparsity):
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
         self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
-        if getattr(self.base_act, 'inplace', False):  # the functions see the same input
-            self.base_act.inplace = False
+        if self.base_act is not None and getattr(self.base_act, 'inplace', False):
+            self.base_act.inplace = False  # the functions see the same input
         shape = self.weight.shape
         self.basis_weight = nn.Parameter(
             self.weight.new_empty(*shape[:2], self.basis.num_functions, *shape[2:]))
@@ -144,7 +146,7 @@ class KANLayer(GridUpdate, Sparsity):
     def _ordinary(self) -> nn.Module:
         """The ordinary layer with this one's arguments, and zeros as weights."""
         parent = next(cls for cls in type(self).__mro__ if cls.__module__.startswith('torch.nn'))
-        layer = parent.__new__(parent)
+        layer = object.__new__(parent)
         nn.Module.__init__(layer)
         layer.__dict__ = {**self.__dict__, **layer.__dict__, 'training': self.training}
         shape = self.basis_weight.shape

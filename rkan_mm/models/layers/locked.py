@@ -213,7 +213,7 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
 def lock_for_loading(layer: nn.Module, state_dict: dict, prefix: str) -> None:
     """Lock a layer as the state_dict that it is about to load has it; do nothing where it has no lock."""
     places, forms = (state_dict.get(f'{prefix}locked.{name}') for name in ('places', 'forms'))
-    if places is None:
+    if places is None or forms is None:
         return
     names, old = list(FORMS), getattr(layer, 'locked', None)
     functions = {tuple(place): Fixed(names[form], (math.nan,) * 4) for place, form in

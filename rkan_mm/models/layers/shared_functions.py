@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from .grid_update import CHUNK, ELEMENTWISE, GridUpdate
 from .kan_layer import HALF
 from .sparsity import Sparsity
 
+Weight = TypeVar('Weight', bound=Tensor | None)
+
 
 class SharedFunctions(GridUpdate, Sparsity):
     """Mixin of `SharedKANConv2d`; its mask and the importance of its functions are of shape (kh, kw)."""
@@ -19,7 +21,7 @@ class SharedFunctions(GridUpdate, Sparsity):
     coefficients_name: ClassVar[str] = 'weight'
     mask: Tensor | None
 
-    def masked(self, weight: Tensor | None) -> Tensor | None:
+    def masked(self, weight: Weight) -> Weight:
         """Of (..., kh, kw) what is not pruned."""
         return weight if self.mask is None or weight is None else weight * self.mask
 
@@ -57,7 +59,7 @@ class SharedFunctions(GridUpdate, Sparsity):
         if x is None:
             return coefficients.abs().sum(0) + (0 if base is None else base.abs())
         u, patches = self._seen(x)
-        squares, count = 0, 0
+        squares, count = u.new_zeros(()), 0
         rows = max(1, CHUNK // (u[0].numel() * len(coefficients)))
         for seen, patch in zip(u.split(rows), patches.split(rows), strict=True):
             value = torch.einsum('npfl,fp->npl', self.basis(seen, 1), coefficients.flatten(1).to(patch))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from .basis import GridBasis
 from .basis.grid import lasting
 from .grid_update import MAX_SAMPLES
+from .mixin import LayerMixin
 
 
-class Sparsity:
+class Sparsity(LayerMixin):
     """Mixin of KAN layers: each weight of the ordinary layer is a function, which may be penalised and pruned."""
 
     def regularization(self) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ class Sparsity:
         if (amount is None) == (threshold is None):
             raise ValueError(f'{type(self).__name__}.prune: give either amount or threshold')
         importance = self.importance(x)
-        keep = importance > cut([importance], amount) if threshold is None else importance >= threshold
+        keep = importance > cut([importance], amount) if amount is not None else importance >= threshold
         self.keep(keep)
         return self.sparsity
 

@@ -17,13 +17,17 @@ class Basis(nn.Module):
     Subclasses compute in the precision of their input; layers hand them float32 where the input is half.
     """
 
-    num_functions: int
     normalization: ClassVar[str] = 'none'
     """What a layer applies before the functions unless it is told otherwise."""
     second: ClassVar[dict] = {}
     """What the second KAN convolution of an RKAN block changes in the basis of the first (arXiv 2410.05500)."""
     constant_first: ClassVar[bool] = False
     """Whether the first function is 1 everywhere; layers then make one bias of its coefficients."""
+
+    @property
+    @abstractmethod
+    def num_functions(self) -> int:
+        """F, a constant first function included."""
 
     @abstractmethod
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
