@@ -8,9 +8,11 @@ from .formulas import Formula, LayerFormula, formula
 from .functions import LayerFunctions, kan_layers
 from .statistics import Lines, Recorder, Statistics
 from .swap import at_rest, straightened, without_block, without_functions
+from .symbolic import Fit, best, fit_forms, fit_layer, lock, substituted
 
 __all__ = [
-    'BoxTarget', 'Branch', 'BranchRecorder', 'Changes', 'ClassTarget', 'Formula', 'LayerFormula', 'LayerFunctions',
-    'Lines', 'Recorder', 'Statistics', 'activation_map', 'at_rest', 'bridges', 'cam_layer', 'changes', 'formula',
-    'kan_layers', 'receptive_field', 'square_with', 'straightened', 'without_block', 'without_functions',
+    'BoxTarget', 'Branch', 'BranchRecorder', 'Changes', 'ClassTarget', 'Fit', 'Formula', 'LayerFormula',
+    'LayerFunctions', 'Lines', 'Recorder', 'Statistics', 'activation_map', 'at_rest', 'best', 'bridges', 'cam_layer',
+    'changes', 'fit_forms', 'fit_layer', 'formula', 'kan_layers', 'lock', 'receptive_field', 'square_with',
+    'straightened', 'substituted', 'without_block', 'without_functions',
 ]
