@@ -56,6 +56,18 @@ def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[No
     raise problem
 
 
+@contextlib.contextmanager
+def checking(what: str) -> Iterator[None]:
+    """Meanwhile something is checked: that a check itself fails is said in the log, and stops nobody."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:
+        to_file(traceback.format_exc())
+        MMLogger.get_current_instance().warning(f'{what} could not be checked before the run: {_text(error)}')
+
+
 def _text(error: Exception) -> str:
     """The innermost sentence: mm's registries put one around another."""
     text = ' '.join(str(error).split()).rstrip('. ')

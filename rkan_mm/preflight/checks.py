@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner.checkpoint import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from rkan_mm.engine import safe_loading
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.registry import MODELS
 
-from .config import dicts_with, kind
+from .building import checking
+from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
 
 
@@ -32,8 +34,10 @@ def check(cfg: Config, training: bool) -> None:
         training: whether the run trains (and validates) or tests.
     """
     _check_device()
-    _check_arguments(cfg)
-    check_data_sets(cfg, ('train', 'val') if training else ('test',))
+    with checking('Arguments of the model'):
+        _check_arguments(cfg)
+    with checking('The data sets'):
+        check_data_sets(cfg, ('train', 'val') if training else ('test',))
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
         if Path(cfg.load_from).expanduser().is_file():
@@ -42,7 +46,7 @@ def check(cfg: Config, training: bool) -> None:
                 _check_resumable(content, cfg.load_from)
     if training:
         for _, init_cfg in dicts_with(cfg.get('model'), 'checkpoint'):
-            if isinstance(init_cfg['checkpoint'], str):
+            if kind(init_cfg).startswith('Pretrained') and isinstance(init_cfg['checkpoint'], str):
                 check_checkpoint(init_cfg['checkpoint'], cfg.get('weights_hint'))
                 if '://' not in init_cfg['checkpoint']:
                     safe_loading.read(init_cfg['checkpoint'])
@@ -68,7 +72,7 @@ def _check_arguments(cfg: Config) -> None:
     """Arguments that a part of ours in the model does not have, as they come from a base that was not left out."""
     for path, part in dicts_with(cfg.get('model'), 'type'):
         cls = MODELS.module_dict.get(kind(part))
-        if cls is None or not (part['type'] is cls or str(part['type']).rpartition('.')[0] in ('', 'rkan_mm')):
+        if cls is None or built_from(part['type'], MMENGINE_MODELS, cfg) is not cls:
             continue
         signature = inspect.signature(cls.__init__).parameters
         extra = [name for name in part if name not in signature and name not in ('type', '_scope_')]

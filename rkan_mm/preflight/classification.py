@@ -13,14 +13,17 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from .checks import PreflightError
+from .config import is_mm, switches
 from .config import kind as kind_of
-from .config import switches
 from .datasets import DOWNLOADING, data_sets, parts_of
 
 PARTS = {  # what a split of a data set cannot do without
     'TinyImageNet': lambda split: ('train', split),
     'Food101': lambda split: ('images', f'meta/{split}.txt'),
 }
+
+
+SWITCH = 'To run all the same: --cfg-options preflight.classes=False'
 
 
 def check_classification(cfg: Config, training: bool) -> None:
@@ -85,10 +88,12 @@ def check_labels(dataset: Any, num_classes: int | None) -> None:
         PreflightError: a label that the head has no class for, with its image; a class folder without images.
     """
     for part in parts_of(dataset):
-        _check_labels(part, num_classes)
+        steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
+        if all(is_mm(type(step)) for step in steps):  # one of the user's own may give other labels
+            _check_labels(part, num_classes, whole=part is dataset)
 
 
-def _check_labels(dataset: Any, num_classes: int | None) -> None:
+def _check_labels(dataset: Any, num_classes: int | None, whole: bool) -> None:
     who = type(dataset).__name__
     try:
         labels = np.asarray(dataset.get_gt_labels())
@@ -102,11 +107,11 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
             where = dataset.get_data_info(int(outside[0])).get('img_path', f'image {outside[0]}')
             raise PreflightError(f'{who}: {where} has the label {labels[outside[0]]}, but the head of the model has '
                                  f'num_classes={num_classes} (0 to {num_classes - 1}); {len(outside)} of {len(labels)} '
-                                 'images are so.')
+                                 f'images are so. {SWITCH}')
     folders = getattr(dataset, 'folder_to_idx', None)
-    if folders and getattr(dataset, '_indices', None) is None and getattr(dataset, 'split', 'train') == 'train':
+    if whole and folders and not getattr(dataset, '_indices', None) and getattr(dataset, 'split', 'train') == 'train':
         present = set(labels.tolist())
         empty = sorted(name for name, i in folders.items() if i not in present)
         if empty:
             raise PreflightError(f'{who}: no images of {", ".join(empty[:5])}{", ..." if empty[5:] else ""} in '
-                                 f'{dataset.img_prefix!r}.')
+                                 f'{dataset.img_prefix!r}. {SWITCH}')

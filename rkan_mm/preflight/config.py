@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 from rkan_mm.engine.run_error import PreflightError
 
@@ -28,6 +29,26 @@ def scope(cfg: Config) -> str | None:
     cls = (cfg.get('model') or {}).get('type') or ''
     package, dot, _ = (cls if isinstance(cls, str) else f'{cls.__module__}.').partition('.')
     return package if dot else None
+
+
+MM = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmrotate', 'rkan_mm')
+
+
+def is_mm(cls: Callable, *methods: str) -> bool:
+    """Whether a class or function, or all methods of these names, are mm's or ours: others may do as they please."""
+    owners = [getattr(getattr(cls, name), '__module__', None) or '' for name in methods] or [cls.__module__]
+    return all(owner.partition('.')[0] in MM for owner in owners)
+
+
+def built_from(cls: str | Callable, registry: Registry, cfg: Config) -> Callable | None:
+    """What stands for a type in a config: found as mm does it; None if there is none."""
+    if not isinstance(cls, str):
+        return cls
+    try:
+        with registry.switch_scope_and_registry(scope(cfg)) as here:
+            return here.get(cls)
+    except (KeyError, ImportError, TypeError, ValueError):
+        return None
 
 
 def dicts_with(node: Any, *keys: str, path: str = '') -> Iterator[tuple[str, dict]]:

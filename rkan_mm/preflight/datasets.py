@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.fileio import exists, list_from_file
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
 from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import check_annotations, some
-from .config import dicts_with, kind, scope, switches
+from .config import built_from, dicts_with, is_mm, kind, switches
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
 READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
@@ -43,7 +44,7 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
         evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
         for dataset in data_sets(cfg.get(f'{split}_dataloader')):
             if on['paths']:
-                check_paths(dataset, cfg.get('data_hint'))
+                check_paths(dataset, cfg)
             class_names(dataset, cfg)
             if on['annotations'] and is_coco(dataset, cfg) and _is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
@@ -54,39 +55,41 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
     if on['classes']:
         first = {split: next(data_sets(cfg.get(f'{split}_dataloader')), None) for split in ('train', 'val', 'test')}
         check_same_classes({split: class_names(dataset, cfg) for split, dataset in first.items()
-                            if dataset is not None and not dataset.get('return_classes')})
+                            if dataset is not None and not dataset.get('return_classes')}, used=())
 
 
-def check_same_classes(found: dict[str, tuple[str, ...] | None]) -> None:
-    """Raise `PreflightError` unless all data sets have the same classes in the same order.
+def check_same_classes(found: dict[str, tuple[str, ...] | None], used: Collection[str]) -> None:
+    """Raise `PreflightError` if classes of one name have another number in one data set than in the first.
+
+    Where no name has moved, as from ``('pedestrian',)`` to ``('person',)``, that is a warning.
 
     Args:
         found: class names by what has them, None where unknown; the first one says what is right.
+        used: those that the run will use. Of others only the same classes in another order are an error: a test set
+            that a base config names is often of no concern to a training.
     """
     known = {who: tuple(classes) for who, classes in found.items() if classes is not None}
     if not known:
         return
     first, classes = next(iter(known.items()))
+    numbers = {name: i for i, name in enumerate(classes)}
     for who, others in known.items():
-        if others == classes:
+        if others == classes or (who not in used and set(others) != set(classes)):
             continue
         differs = next((i for i, (a, b) in enumerate(zip(classes, others, strict=False)) if a != b),
                        min(len(classes), len(others)))
-        raise PreflightError(
-            f'{first} has the classes {some(classes)}, {who} has {some(others)}; they differ from number {differs} on, '
-            'and labels are numbers. Give all the same, in the same order. To run all the same: --cfg-options '
-            'preflight.classes=False')
+        text = (f'{first} has the classes {some(classes)}, {who} has {some(others)}; they differ from number {differs} '
+                'on, and labels are numbers')
+        if all(numbers.get(name, i) == i for i, name in enumerate(others)):
+            MMLogger.get_current_instance().warning(text)
+            continue
+        raise PreflightError(f'{text}. Give all the same, in the same order. To run all the same: --cfg-options '
+                             'preflight.classes=False')
 
 
-def dataset_class(dataset: dict, cfg: Config) -> type | None:
-    """The class that a data set's config names; None if there is none."""
-    if not isinstance(dataset['type'], str):
-        return dataset['type']
-    try:
-        with DATASETS.switch_scope_and_registry(scope(cfg)) as registry:
-            return registry.get(dataset['type'])
-    except (KeyError, ImportError, TypeError, ValueError):
-        return None
+def dataset_class(dataset: dict, cfg: Config) -> Callable | None:
+    """The class, or function, that a data set's config names; None if there is none."""
+    return built_from(dataset['type'], DATASETS, cfg)
 
 
 def is_coco(dataset: dict, cfg: Config) -> bool:
@@ -105,25 +108,35 @@ def class_names(dataset: dict, cfg: Config) -> tuple[str, ...] | None:
     Raises:
         PreflightError: ``classes`` is a string and no file, or written as in mmdet 2.
     """
+    cls = dataset_class(dataset, cfg)
+    if cls is None or not is_mm(cls, *(['__init__'] if isinstance(cls, type) else [])):
+        return None  # it may find its classes in ways of its own
     meta = dataset.get('metainfo') or {}
-    if isinstance(meta, dict) and 'CLASSES' in meta:
+    classes = (meta.get('classes') if isinstance(meta, dict) else None) or dataset.get('classes')
+    if not classes and isinstance(meta, dict) and 'CLASSES' in meta:
         raise PreflightError(f'{kind(dataset)}: metainfo has CLASSES, which mmdet 3 does not read: write '
                              'metainfo=dict(classes=...).')
-    classes = meta.get('classes') if isinstance(meta, dict) else None
-    classes = classes or dataset.get('classes')
     if isinstance(classes, str):
+        if '://' in classes:
+            return None
         if not Path(classes).expanduser().is_file():
             raise PreflightError(f'{kind(dataset)}: classes is the text {classes!r}, and there is no such file; mm '
                                  f'wants a tuple, for one class with a comma: classes=({classes!r}, )')
         classes = list_from_file(str(Path(classes).expanduser()))
-    classes = classes or (getattr(dataset_class(dataset, cfg), 'METAINFO', None) or {}).get('classes')
+    classes = classes or (getattr(cls, 'METAINFO', None) or {}).get('classes')
     return tuple(classes) if classes else None
 
 
-def check_paths(dataset: dict, hint: str | None) -> None:
-    """Raise `PreflightError` if a data set's files are not there."""
-    name, root = kind(dataset), dataset.get('data_root') or ''
-    if name in DOWNLOADING:
+def check_paths(dataset: dict, cfg: Config) -> None:
+    """Raise `PreflightError` if a data set's files are not there.
+
+    What a class of the user's own does with its paths is its own affair.
+    """
+    name, root, hint = kind(dataset), dataset.get('data_root') or '', cfg.get('data_hint')
+    cls = dataset_class(dataset, cfg)
+    methods = [method for method in ('__init__', '_join_prefix', 'load_data_list') if isinstance(cls, type)
+               and hasattr(cls, method)]
+    if name in DOWNLOADING or cls is None or not is_mm(cls, *methods):
         return
     prefixes = dataset.get('data_prefix') or {}
     prefixes = prefixes if isinstance(prefixes, dict) else {'img': prefixes}
@@ -167,7 +180,8 @@ def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) 
     on, root, ann_file = switches(cfg), dataset.get('data_root') or '', dataset.get('ann_file') or ''
     path, backend = _join(root, ann_file), dataset.get('backend_args')
     remote = '://' in path or (backend and backend.get('backend') != 'local')
-    if remote or not Path(path).is_file():
+    classes = class_names(dataset, cfg)
+    if remote or not classes or not Path(path).is_file():
         return
     steps = [step for _, step in dicts_with(cfg.get(f'{split}_dataloader'), 'type')]
     reading = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')
@@ -179,7 +193,7 @@ def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) 
     color = (loader or {}).get('color_type', 'color')
     prefix = (dataset.get('data_prefix') or {}).get('img', '')
     check_annotations(
-        path, _join(root, prefix) if looked_at and '://' not in prefix else None, class_names(dataset, cfg) or (),
+        path, _join(root, prefix) if looked_at and '://' not in prefix else None, classes,
         on['allow_unknown'], evaluated=bool(reading), masks=masks, trained=split == 'train', ordered=on['classes'],
         filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
         turned=color in ('color', 'grayscale') and loader.get('imdecode_backend') != 'turbojpeg' if loader else True)

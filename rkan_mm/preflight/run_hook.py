@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -12,8 +14,9 @@ from torch import nn
 from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import some
+from .building import checking
 from .classification import check_labels
-from .config import switches
+from .config import is_mm, switches
 from .datasets import check_same_classes, parts_of
 from .trial import check_monitors, try_first
 from .weights import innermost
@@ -32,7 +35,7 @@ class CheckRunHook(Hook):
             evaluator with the annotations of other images; what `try_first` finds.
     """
 
-    priority = 'VERY_HIGH'
+    priority = 'LOWEST'  # other hooks may prepare the model or the data
 
     def __init__(self, test: bool = False) -> None:
         self.test, self._done = test, False
@@ -42,7 +45,7 @@ class CheckRunHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loops = {'train': runner.train_loop}
-        if runner.val_loop is not None:
+        if runner.val_loop is not None and _validates(runner.train_loop):
             loops['validation'] = runner.val_loop
         if self.test:
             loops['test'] = runner.test_loop
@@ -54,21 +57,37 @@ class CheckRunHook(Hook):
 
     def _check(self, runner: Runner, loops: dict[str, Any]) -> None:
         on, model = switches(runner.cfg), innermost(runner.model)
-        data = {what: loop.dataloader.dataset for what, loop in loops.items()}
-        if on['classes']:
-            check_same_classes({f'the data of the {what}': _classes(dataset) for what, dataset in data.items()})
+        data = {what: loop.dataloader.dataset for what, loop in loops.items() if hasattr(loop, 'dataloader')}
+        if on['classes'] and _answers_by_labels(model):
+            with checking('Classes of the data'):
+                check_same_classes({f'the data of the {what}': _classes(dataset) for what, dataset in data.items()},
+                                   [f'the data of the {what}' for what in data])
             for what, dataset in data.items():
-                check_heads(model, dataset, what)
-        for what, loop in loops.items():
-            if what == 'train':
-                continue
+                with checking(f'Heads and labels of the {what}'):
+                    check_heads(model, dataset, what)
+        for what in [what for what in data if what != 'train']:
+            loop = loops[what]
             if on['evaluator']:
-                check_evaluator(loop, what)
+                with checking(f'The evaluator of the {what}'):
+                    check_evaluator(loop, what)
             if on['trial']:
-                figures = try_first(runner, loop, what)
-                if what == 'validation':
-                    check_monitors(runner, figures)
+                with checking(f'The {what}'):
+                    figures = try_first(runner, loop, what)
+                    if what == 'validation':
+                        check_monitors(runner, figures)
         self._done = True
+
+
+def _validates(loop: Any) -> bool:
+    """Whether a training loop comes to its first validation."""
+    last = getattr(loop, 'max_epochs', None) or getattr(loop, 'max_iters', None)
+    return last is None or getattr(loop, 'val_begin', 1) <= last
+
+
+def _answers_by_labels(model: nn.Module) -> bool:
+    """Whether a model's answers are the labels of its data; those of retrieval, tracking and RPN are not."""
+    kinds = {base.__name__ for base in type(model).__mro__}
+    return 'RPN' not in kinds and bool(kinds & {'BaseClassifier', 'BaseDetector', 'BaseSegmentor'})
 
 
 def _classes(dataset: Any) -> tuple[str, ...] | None:
@@ -81,30 +100,32 @@ def _classes(dataset: Any) -> tuple[str, ...] | None:
 def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
     """Raise `PreflightError` if a head of a detector has another number of classes than the data, or a classifier less.
 
-    A classifier with more is warned about: its figures are right.
+    A classifier with more is warned about: its figures are right. So is a detector of the user's own.
     """
-    classes = _classes(dataset)
+    classes, warn = _classes(dataset), MMLogger.get_current_instance().warning
     name = type(next(parts_of(dataset))).__name__
-    head = getattr(model, 'head', None)
-    if head is not None and not hasattr(model, 'bbox_head'):
-        number = getattr(head, 'num_classes', None)
+    if any(base.__name__ == 'BaseClassifier' for base in type(model).__mro__):
+        number = getattr(getattr(model, 'head', None), 'num_classes', None)
         check_labels(dataset, number)
         if classes and isinstance(number, int) and number > len(classes):
-            MMLogger.get_current_instance().warning(
-                f'head ({type(head).__name__}) has num_classes={number}, {name} of the {what} has {len(classes)} '
-                f'classes ({some(classes)}): is model.head.num_classes as you want it?')
+            warn(f'head ({type(model.head).__name__}) has num_classes={number}, {name} of the {what} has '
+                 f'{len(classes)} classes ({some(classes)}): is model.head.num_classes as you want it?')
         return
     if not classes:
         return
+    things = (getattr(dataset, 'metainfo', None) or {}).get('thing_classes')  # of panoptic data, which has stuff, too
+    right = {len(classes), len(things or classes)}
     wrong = {f'model.{path}': (module, module.num_classes) for path, module in model.named_modules()
              if _is_head(path) and isinstance(getattr(module, 'num_classes', None), int)
-             and not getattr(module, 'class_agnostic', False) and module.num_classes != len(classes)}
+             and not getattr(module, 'class_agnostic', False) and module.num_classes not in right}
     if wrong:
         heads = ', '.join(f'{path} ({type(module).__name__}) has num_classes={number}'
                           for path, (module, number) in wrong.items())
+        text = f'{heads}; {name} of the {what} has {len(classes)} ({some(classes)})'
+        if not is_mm(type(model)):
+            return warn(text)
         options = ' '.join(f'{path}.num_classes={len(classes)}' for path in wrong)
-        raise PreflightError(f'{heads}; {name} of the {what} has {len(classes)} ({some(classes)}). Set {options}. To '
-                             'run all the same: --cfg-options preflight.classes=False')
+        raise PreflightError(f'{text}. Set {options}. To run all the same: --cfg-options preflight.classes=False')
 
 
 def _is_head(path: str) -> bool:
@@ -115,9 +136,12 @@ def _is_head(path: str) -> bool:
 def check_evaluator(loop: Any, what: str) -> None:
     """Raise `PreflightError` if COCO's metric reads annotations of other images than those that will be predicted."""
     dataset = loop.dataloader.dataset
+    if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
+               for part in (dataset, *parts_of(dataset))):
+        return
     for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
         coco = getattr(metric, '_coco_api', None)
-        if type(metric).__name__ not in OF_COCO or coco is None or not hasattr(dataset, 'get_data_info'):
+        if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or coco is None:
             continue
         infos = [dataset.get_data_info(i) for i in range(len(dataset))]
         if not all('img_id' in info and 'img_path' in info for info in infos):
@@ -133,7 +157,8 @@ def check_evaluator(loop: Any, what: str) -> None:
         if odd:
             raise PreflightError(f'{name} of the {what} has other annotations than its data set: {len(odd)} of '
                                  f'{len(mine)} images are not so in its ann_file, such as {some(odd[:3])}. {cure}')
-        if missing := [str(theirs[key]['file_name']) for key in theirs if key not in mine]:
+        missing = [str(theirs[key]['file_name']) for key in theirs if key not in mine and coco.imgToAnns[key]]
+        if missing:
             raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
                                  'which its data set leaves out (by filter_cfg or indices), such as '
                                  f'{some(missing[:3])}. {cure}')
@@ -141,10 +166,16 @@ def check_evaluator(loop: Any, what: str) -> None:
 
 def _is_of(info: dict, image: dict | None) -> bool:
     """Whether an image of a data set is one of an evaluator's json."""
-    return image is not None and info['img_path'].endswith(str(image['file_name']).lstrip('./'))
+    if image is None:
+        return False
+    mine, theirs = (PurePath(str(path)).parts for path in (info['img_path'], image['file_name']))
+    return mine[-1:] == theirs[-1:]
 
 
 def _shares_boxes(info: dict, coco: Any) -> bool:
-    boxes = {(round(x), round(y)) for x, y, *_ in (annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])}
-    mine = {(round(x), round(y)) for x, y, *_ in (instance['bbox'] for instance in info.get('instances', ()))}
-    return not mine or bool(mine & boxes)
+    """Whether an image has an object in common with the evaluator's json; mended boxes are of the same object."""
+    from mmdet.evaluation.functional import bbox_overlaps
+    mine = [instance['bbox'] for instance in info.get('instances', ())]
+    boxes = [[x, y, x + width, y + height] for x, y, width, height in (
+        annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
+    return not mine or bbox_overlaps(np.float32(mine), np.float32(boxes).reshape(-1, 4)).max(initial=0) > 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import re
@@ -14,18 +15,19 @@ from typing import Any
 
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.engine.loss_check_hook import image_paths
 from rkan_mm.engine.resume_state import random_state, sampler_of, set_random_state
-from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
+from .config import is_mm
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
           'AveragePrecision')  # metrics that give figures for one image
@@ -41,8 +43,10 @@ CURES = (
 )
 
 
-def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, float]:
+def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, float] | None:
     """Run a loop's first image through data, model and metrics, and leave everything as it was.
+
+    What fails so is tried again with the first batch, as the loop will take it, and only then refused.
 
     Args:
         runner: with its weights loaded.
@@ -50,50 +54,89 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
         what: ``'validation'`` or ``'test'``, for messages.
 
     Returns:
-        The figures that the metrics will give, with values of no meaning; empty where that cannot be known.
+        The figures that the metrics will give, with values of no meaning; None where that cannot be known.
 
     Raises:
         PreflightError: what the loop would fail at.
     """
-    loader = loop.dataloader
-    if type(loop) not in (ValLoop, TestLoop) or isinstance(loader.dataset, IterableDataset) or type(
-            sampler_of(loader)) is not DefaultSampler:
-        return {}
+    if not _can_be_tried(runner, loop):
+        return None
+    loader, problem = loop.dataloader, None
     if not len(loader.dataset):
         raise PreflightError(f'The data of the {what} are empty: check ann_file, data_prefix and metainfo.classes of '
                              f'{type(loader.dataset).__name__}.')
-    model, batch, metric = runner.model, None, None
     with _as_before(runner), _silent():
-        try:
-            index = next(iter(sampler_of(loader)), 0)
-            samples = getattr(loader.dataset, '__getitems__', None)  # as torch's loader asks for a batch
-            batch = loader.collate_fn(samples([index]) if samples else [loader.dataset[index]])
-            model.eval()
-            with torch.no_grad(), autocast(enabled=loop.fp16):
-                outputs = (model.val_step if type(loop) is ValLoop else model.test_step)(batch)
-            figures = {}
-            for metric in loop.evaluator.metrics:
-                figures.update(_figures(metric, loop, batch, outputs))
-            return figures
-        except PreflightError:
-            raise
-        except Exception as error:
-            logged = traceback.format_exc()
-            where = next(image_paths(batch), f'number {index}') if batch is not None else 'the first image'
-            text = f'{type(error).__name__}: {str(error).rstrip(".")}'
-            by = f' in {type(metric).__name__}' if metric else ''
-            cure = next((f' ({cure})' for pattern, cure in CURES if re.search(pattern, text)), '')
-            problem = PreflightError(
-                f'The {what} would fail{by}, as a trial with {where} shows: {text}{cure}. To run all the '
-                'same: --cfg-options preflight.trial=False')
-            problem.__cause__ = error
+        first = next(iter(loader.batch_sampler))
+        for indices, changes in (first[:1], dict(num_workers=0, timeout=0)), (first, {}):
+            trial = Trial(runner, loop)
+            try:
+                return trial.run(_part(loader, indices, **changes))
+            except RunError:
+                raise
+            except Exception as error:
+                problem, logged = trial.problem(error, what), traceback.format_exc()
     to_file(logged)
     raise problem
 
 
-def check_monitors(runner: Runner, figures: dict[str, float]) -> None:
-    """Raise `PreflightError` if a hook or a schedule waits for a figure that no metric gives."""
-    if not figures:
+def _can_be_tried(runner: Runner, loop: ValLoop | TestLoop) -> bool:
+    """Whether mmengine's own loop and loader lead to what will be; a hook may have to prepare the model before."""
+    loader = getattr(loop, 'dataloader', None)
+    if type(loop) not in (ValLoop, TestLoop) or type(loader) is not DataLoader or isinstance(
+            loader.dataset, IterableDataset) or loader.batch_sampler is None or type(
+            sampler_of(loader)) is not DefaultSampler:
+        return False
+    split = 'val' if type(loop) is ValLoop else 'test'
+    names = (f'before_{split}', f'before_{split}_epoch', f'before_{split}_iter', '_before_epoch', '_before_iter')
+    return all(is_mm(type(hook), *names) for hook in runner.hooks) and not any(
+        type(hook).__name__.startswith('PrepareProto') for hook in runner.hooks)
+
+
+def _part(loader: DataLoader, indices: list[int], **changes: int) -> DataLoader:
+    """The loader for one batch alone."""
+    part = copy.copy(loader)
+    vars(part).update(batch_sampler=[indices], persistent_workers=False, _iterator=None, **changes)
+    return part
+
+
+class Trial:
+    """A batch on its way through model and metrics, with the place that it has come to."""
+
+    def __init__(self, runner: Runner, loop: ValLoop | TestLoop) -> None:
+        self.runner, self.loop, self.batch, self.metric = runner, loop, None, None
+
+    def run(self, loader: DataLoader) -> dict[str, float] | None:
+        """The figures of all metrics; None where some are unknown."""
+        model, loop = self.runner.model, self.loop
+        self.batch = next(iter(loader))
+        model.eval()
+        with torch.no_grad(), autocast(enabled=loop.fp16):
+            outputs = (model.val_step if type(loop) is ValLoop else model.test_step)(self.batch)
+        figures: list[dict[str, float] | None] = []
+        for self.metric in loop.evaluator.metrics:
+            figures.append(_figures(self.metric, self.batch, outputs))
+        if None in figures or type(loop.evaluator) is not Evaluator:
+            return None
+        return {key: value for each in figures for key, value in each.items()}
+
+    def problem(self, error: Exception, what: str) -> PreflightError:
+        """What has gone wrong, as one sentence."""
+        where = next(image_paths(self.batch), 'the first image') if self.batch is not None else 'the first image'
+        text = f'{type(error).__name__}: {str(error).rstrip(".")}'
+        by = f' in {type(self.metric).__name__}' if self.metric else ''
+        problem = PreflightError(f'The {what} would fail{by}, as a trial with {where} shows: {text}{_cure(text)}. To '
+                                 'run all the same: --cfg-options preflight.trial=False')
+        problem.__cause__ = error
+        return problem
+
+
+def _cure(text: str) -> str:
+    return next((f' ({cure})' for pattern, cure in CURES if re.search(pattern, text)), '')
+
+
+def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
+    """Raise `PreflightError` if a hook or a schedule waits for a figure that no metric gives, where these are known."""
+    if not figures or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
         return
     waiting = {}
     for hook in runner.hooks:
@@ -112,22 +155,30 @@ def check_monitors(runner: Runner, figures: dict[str, float]) -> None:
                                  'preflight.trial=False')
 
 
-def _figures(metric: BaseMetric, loop: ValLoop | TestLoop, batch: Any, outputs: list) -> dict[str, float]:
-    """What a metric makes of one image; the metric is as before then."""
+def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] | None:
+    """What a metric makes of a batch, None where that cannot be known; the metric is as before then."""
     name, before = type(metric).__name__, dict(vars(metric))
-    if name not in JUDGED:
-        return {}
+    if name not in JUDGED or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
+        return None
+    coco = name.endswith('CocoMetric')
     try:
         metric.results = []
         metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
         if getattr(metric, 'format_only', False):
             return {}
-        if name.endswith('CocoMetric'):
+        if coco:
             metric.img_ids = [result['img_id'] for _, result in metric.results]
         with tempfile.TemporaryDirectory() as folder:
             metric.outfile_prefix = f'{folder}/trial'
-            found = metric.compute_metrics(metric.results)
-        if name.endswith('CocoMetric'):  # gives nothing where nothing was found
+            try:
+                found = metric.compute_metrics(metric.results)
+            except Exception as error:
+                if _cure(f'{type(error).__name__}: {error}'):
+                    raise
+                return None  # it may be that there is too little for it in one batch
+        if coco and not found and (metric.classwise or metric.metric_items or 'proposal' in metric.metrics):
+            return None
+        if coco:  # gives nothing where nothing was found
             found = {**{f'{kind}_{figure}': 0 for kind in metric.metrics for figure in COCO_FIGURES if kind in (
                 'bbox', 'segm')}, **found}
         return {f'{metric.prefix}/{key}' if metric.prefix else key: value for key, value in found.items()}
@@ -138,11 +189,16 @@ def _figures(metric: BaseMetric, loop: ValLoop | TestLoop, batch: Any, outputs: 
 
 @contextlib.contextmanager
 def _as_before(runner: Runner) -> Iterator[None]:
-    """Random numbers and the mode of the model come back."""
+    """Random numbers, buffers and the mode of the model come back."""
     state, training = random_state(), {module: module.training for module in runner.model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in runner.model.buffers()]
     try:
         yield
     finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if buffer.shape == value.shape:
+                    buffer.copy_(value)
         for module, mode in training.items():
             module.training = mode
         set_random_state(state)

@@ -316,7 +316,9 @@ def check_pretrained(model: nn.Module) -> None:
                     raise PreflightError(f'init_cfg of {where}: nothing in {path!r} begins with {prefix!r}; it has '
                                          f'{summary(state_dict, [*state_dict, ""])}.')
                 state_dict = inside
-            _report(module, state_dict, path, where)
+            owner = type(module).init_weights.__module__.partition('.')[0]
+            if owner in ('mmengine', 'mmpretrain', 'rkan_mm'):  # others may rename first, as mmdet's Swin does
+                _report(module, state_dict, path, where)
 
 
 def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str) -> None:

@@ -117,7 +117,7 @@ def test_amp_without_a_gpu(cfg):
 
 def test_mmpretrain_folder_of_a_split(tmp_path):
     dataset = dict(type='ImageNet', data_root=str(tmp_path), split='train', pipeline=[])
-    cfg = Config(dict(train_dataloader=dict(dataset=dataset), optim_wrapper=dict(), model={}))
+    cfg = Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset), model={}))
     with pytest.raises(PreflightError, match="ImageNet: image folder '.*/train' does not exist"):
         check(cfg, training=True)
 

@@ -42,7 +42,8 @@ CASES = {
         ['train_dataloader.dataset.metainfo.classes=disc'],
         r"CocoDataset: classes is the text 'disc', and there is no such file; mm .*: classes=\('disc', \)"),
     'classes as in mmdet 2': (
-        ['val_dataloader.dataset.metainfo.CLASSES=1'], 'metainfo has CLASSES, which mmdet 3 does not read: wr'),
+        ['val_dataloader.dataset.metainfo.CLASSES=1', 'val_dataloader.dataset.metainfo.classes=None'],
+        'metainfo has CLASSES, which mmdet 3 does not read: wr'),
     'a head of COCO': (
         ['model.bbox_head.num_classes=80'],
         r'model.bbox_head \(RetinaHead\) has num_classes=80; CocoDataset of the train has 5 \(disc, .*\). Set '
