@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rkan_mm.models.ops import shared_polynomial_conv, shared_polynomial_conv_triton
+from rkan_mm.models.layers import kan_layer
+from rkan_mm.models.ops import expand_triton, fused, fused_triton, shared_polynomial_conv, shared_polynomial_conv_triton
 from rkan_mm.models.ops.shared_polynomial_conv import _OnGpu
 
+expand = import_module('rkan_mm.models.ops.expand')  # the package has a function of this name
+KERNELS = expand_triton, fused_triton, shared_polynomial_conv_triton
 FREE = {'detach', 'empty', 'empty_like', 'new_empty', 'empty_strided', 'alias', 'view', '_unsafe_view', 'slice',
         'select', 'unsqueeze', 'squeeze', 'expand', 'permute', 't', 'transpose', 'unbind', 'split', 'as_strided',
         'lift_fresh'}
@@ -38,7 +42,10 @@ def launches(function: Callable[[], object]) -> list[str]:
     def launch(kernel, grid, *args, **constants) -> None:
         names.append(kernel.fn.__name__)
 
-    with patch.object(shared_polynomial_conv_triton, 'launch', launch), _Record(names):
+    with ExitStack() as stack:
+        for module in KERNELS:
+            stack.enter_context(patch.object(module, 'launch', launch))
+        stack.enter_context(_Record(names))
         function()
     return names
 
@@ -46,10 +53,27 @@ def launches(function: Callable[[], object]) -> list[str]:
 @contextmanager
 def fake_gpu() -> Iterator[None]:
     """New tensors and modules are on a GPU that is not there, and take the Triton kernels of this package."""
-    with (FakeTensorMode(), torch.device('cuda'),
-          patch.object(shared_polynomial_conv, 'readable', lambda *args, **kwargs: True),
-          patch.object(shared_polynomial_conv_triton, 'is_there', lambda *args: True)):
+    with ExitStack() as stack:
+        for module in (expand, fused, shared_polynomial_conv):
+            stack.enter_context(patch.object(module, 'readable', lambda *args, **kwargs: True))
+        for module in KERNELS:
+            stack.enter_context(patch.object(module, 'is_there', lambda *args: True))
+        stack.enter_context(patch.object(kan_layer, 'is_transformed', lambda: False))
+        stack.enter_context(FakeTensorMode())
+        stack.enter_context(torch.device('cuda'))
         yield
+
+
+def moved(module: torch.nn.Module) -> torch.nn.Module:
+    """A module with real values, for whose looks at them fake ones are no good, as one on the fake GPU around."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = torch.nn.Parameter(torch.empty(value.shape, dtype=value.dtype))
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = torch.empty(value.shape, dtype=value.dtype)
+    return module
 
 
 @contextmanager

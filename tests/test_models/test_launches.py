@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from launches import fake_gpu, forms_of_a_gpu, launches
+from launches import fake_gpu, forms_of_a_gpu, launches, moved
 
-from rkan_mm.models import Addition, RKANBlock
+from rkan_mm.models import Addition, KANConv2d, KANLinear, RKANBlock
+from rkan_mm.models.ops import fused
 
 pytest.importorskip('triton')
 
@@ -22,7 +23,7 @@ def test_a_block_in_eval_mode(basis):
     with fake_gpu(), torch.no_grad():
         block, run = fused_block(basis=dict(type=basis, degree=3))
         block.eval()
-        assert launches(run) == [*['convolution', 'silu', '_forward', 'cudnn_batch_norm'] * 2, 'add']
+        assert launches(run) == [*['convolution', 'silu', 'forward', 'cudnn_batch_norm'] * 2, 'add']
 
 
 def test_a_block_in_training():
@@ -37,7 +38,39 @@ def test_the_backward_pass_of_a_block():
         block, run = fused_block()
         forward = [*launches(run), 'sum']
         found = launches(lambda: run().sum().backward())[len(forward):]
-    layer = ['native_batch_norm_backward', '_backward_input', '_backward_weight', '_finish', 'silu_backward',
+    layer = ['native_batch_norm_backward', 'backward_input', 'backward_weight', 'finish', 'silu_backward',
              'convolution_backward']
     assert found == ['ones_like', *layer * 2]
     assert all(parameter.grad is not None for parameter in block.parameters())
+
+
+LAYERS = dict(
+    conv=(lambda: KANConv2d(64, 64, 3, padding=1), (32, 64, 56, 56)),
+    chebyshev=(lambda: KANConv2d(64, 64, 3, padding=1, basis=dict(type='Chebyshev')), (32, 64, 56, 56)),
+    linear=(lambda: KANLinear(512, 512), (4096, 512)),
+    gaussian=(lambda: KANLinear(512, 512, basis=dict(type='GaussianRBF')), (4096, 512)))
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('name', LAYERS)
+def test_kan_layers(name, training):
+    """Half precision in channels_last: the weights, and all the rest."""
+    build, shape = LAYERS[name]
+    layer = build().half().train(training)
+    with fake_gpu(), torch.set_grad_enabled(training):
+        layer, x = moved(layer), torch.empty(shape, dtype=torch.float16)
+        assert launches(lambda: layer(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x))[-2:] == [
+            'pack', 'forward']
+
+
+@pytest.mark.parametrize(('name', 'most'), [('conv', 9), ('chebyshev', 8), ('linear', 4), ('gaussian', 4)])
+def test_kan_layers_by_planes(name, most, monkeypatch):
+    """Where the fused kernels are not taken, as in full single precision."""
+    monkeypatch.setattr(fused, 'FORCED', False)
+    build, shape = LAYERS[name]
+    layer = build().eval()
+    with fake_gpu(), torch.no_grad():
+        layer, x = moved(layer), torch.empty(shape)
+        found = launches(lambda: layer(x))
+    assert '_forward' in found
+    assert len(found) <= most, found

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, folded, readable, spline_conv2d
+from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, folded, readable, spline_conv2d, tf32_allowed
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -37,19 +37,30 @@ class KANConv(KANLayer):
         self.check_input(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
+        y = self._fused(x) if x.is_cuda else None
+        if y is not None:
+            return y
         normed = self.normed(x)
         return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        return None
 
     def planes(self, x: Tensor, normed: Tensor | None, centre: bool) -> Tensor:
         """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
             return recompute(self._planes, x, normed, self.channel_dim, centre).flatten(1, 2)
+        if x.is_cuda and x.dim() == 4 and x.stride(1) == 1 < x.stride(3):  # channels_last
+            rows = x.permute(0, 2, 3, 1)
+            planes = expand(rows.reshape(-1, x.shape[1]), *recipe, centre, last=True)  # (N, C) -> (N, C, P)
+            return planes.reshape(*rows.shape[:3], -1).permute(0, 3, 1, 2)
         planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
-        kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
+        zero = self._planes_at_zero(x) if x.is_cuda else None
+        kernel, bias = folded(self._kernel_and_bias, zero, constant=not self.training)
         padding = self.padding
         if self.padding_mode != 'zeros':
             x, normed = (t if t is None else F.pad(t, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -58,11 +69,24 @@ class KANConv(KANLayer):
         convolve = getattr(F, f'conv{self.spatial}d')
         return convolve(self.planes(x, normed, True), kernel, bias, self.stride, padding, self.dilation, self.groups)
 
-    def _kernel_and_bias(self) -> tuple[Tensor, Tensor]:
-        """(out, in * P, ...) and (out,)."""
+    def _kernel_and_bias(self, zero: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(out, in * P, ...) and (out,); with ``zero``, the planes' values at 0, in few operations."""
         coefficients = self.coefficients()
-        bias = self.constant(coefficients, self.basis.at_zero(coefficients))
-        return self.kernel(coefficients).flatten(1, 2), bias if self.bias is None else bias + self.bias
+        kernel = self.kernel(coefficients)
+        bias = self.constant(coefficients, self.basis.at_zero(coefficients)) if zero is None else self.constant(
+            kernel, zero.to(kernel))
+        return kernel.flatten(1, 2), bias if self.bias is None else bias + self.bias
+
+    def _planes_at_zero(self, x: Tensor) -> Tensor | None:
+        """(in, P), by the kernel that computes the planes of ``x``: a GPU waits for launches; None if it is not used.
+
+        Nor for bases whose values at 0 are numbers that never change.
+        """
+        recipe = None if self.basis.constant_first else self.recipe(x)
+        if recipe is None:
+            return None
+        with torch.autocast('cuda', enabled=False):
+            return expand(x.new_zeros(1, x.shape[1], 1, dtype=torch.float32), *recipe, False)[0, :, :, 0]
 
 
 @MODELS.register_module()
@@ -91,6 +115,11 @@ class KANConv2d(KANConv, nn.Conv2d):
         y = spline_conv2d(x, self.kernel(self.coefficients()), self.basis.grid[:, 0], functions.inverse,
                           self.basis.order, base, self.padding, self._convolve)
         return y if self.bias is None else y + self.bias[:, None, None]
+
+    def _fused(self, x: Tensor) -> Tensor | None:
+        if (self.dilation, self.groups, self.padding_mode) != ((1, 1), 1, 'zeros') or isinstance(self.padding, str):
+            return None
+        return self.fused(x, tf32_allowed('cudnn'), self.kernel_size, self.stride, self.padding)
 
     def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
         planes = self._planes(F.pad(x, self._reversed_padding_repeated_twice), None, 1, False)

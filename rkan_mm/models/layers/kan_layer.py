@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import autocast_dtype, can_expand, folded
+from rkan_mm.models.ops import Functions, autocast_dtype, can_expand, folded, fused_conv2d, is_transformed
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
@@ -179,15 +180,25 @@ class KANLayer(GridUpdate, Sparsity):
         """Name of the base branch in the compiled kernels; None where they do not have it."""
         return 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
 
-    def recipe(self, x: Tensor) -> tuple | None:
+    def recipe(self, x: Tensor) -> tuple[Callable[..., Tensor], Functions, str, bool] | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
         base = self.compiled_base
         if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
             return None
         functions = self.basis.functions()
-        if not can_expand(x, functions, x.shape[self.channel_dim]):
+        if functions is None or not can_expand(x, functions, x.shape[self.channel_dim]):
             return None
         return self._planes, functions, base, self.normalization == 'tanh'
+
+    def fused(self, x: Tensor, tf32: bool, kernel: tuple[int, int] = (1, 1), stride: tuple[int, int] = (1, 1),
+              padding: tuple[int, int] = (0, 0)) -> Tensor | None:
+        """All of the layer in one kernel, (B, in, H, W) -> (B, out, H', W'); None where other forms are to be taken."""
+        base = self.compiled_base
+        if not x.is_cuda or is_transformed() or base is None or self.norm is not None:
+            return None
+        parameters = self.basis_weight, self.weight, self.scaler, self.mask, self.bias
+        layer = base, self.normalization == 'tanh', self.basis.constant_first, kernel, stride, padding
+        return fused_conv2d(x, parameters, self.basis.functions(), layer, tf32)
 
     def _planes(self, x: Tensor, normed: Tensor | None, dim: int, centre: bool) -> Tensor:
         """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).

@@ -10,52 +10,61 @@ import torch
 from torch import Tensor
 
 from .compiled import load_kernels
-from .gate import FLOATS, gradients, pointer, readable
+from .functions import BASES, KINDS, Functions
+from .gate import FLOATS, autocast_dtype, gradients, pointer, readable
+from .optional import optional_module
 
-KINDS = dict(polynomial=0, spline1=1, spline2=2, spline3=3, gaussian=4, switch=5)
-BASES = dict(none=0, identity=1, silu=2)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_FUNCTIONS = 64
-
-
-class Functions(NamedTuple):
-    """What the kernel needs to know of a basis; see csrc/expand.cpp."""
-
-    kind: str
-    count: int
-    points: Tensor
-    """(3, F) coefficients of a recurrence, or (grids, F) middles of functions."""
-    inverse: Tensor | None = None
-    """(grids,) inverse widths."""
 
 
 def can_expand(x: Tensor, functions: Functions | None, channels: int) -> bool:
     """Whether there is a compiled kernel for this input and these functions; ``channels`` is what x has of them."""
-    if functions is None or functions.count > MAX_FUNCTIONS or not readable(x):
+    if functions is None or functions.count > MAX_FUNCTIONS or not _readable(x) or not functions.fit(channels):
         return False
-    points, inverse = functions.points, functions.inverse
-    grids = 1 if inverse is None else len(inverse)
-    return (grids in (1, channels) and readable(points, inverse, dtypes=FLOATS)
-            and points.shape == (3 if inverse is None else grids, functions.count)
+    if x.device.type == 'cuda':
+        return (readable(*functions.arrays, dtypes=DTYPES, device='cuda')
+                and optional_module('expand_triton') is not None)
+    return (readable(functions.points, functions.inverse, dtypes=FLOATS)
             and load_kernels('expand.cpp', _is_right) is not None)
 
 
+def _readable(*tensors: Tensor) -> bool:
+    device = tensors[0].device.type
+    return readable(*tensors, dtypes=DTYPES if device == 'cuda' else (torch.float32,), device=device)
+
+
 def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: str, squash: bool, centre: bool,
-           own: bool = False) -> Tensor:
+           own: bool = False, last: bool = False) -> Tensor:
     """Values of all functions of u(x), u = tanh or nothing, behind that of a base function of x itself.
 
     Args:
-        x: (B, C, N) with a grid for each channel or for all; with ``own`` (B, N), where each element may have its own.
+        x: (B, C, N) with a grid for each channel or for all; with ``own`` or ``last`` (B, N), where each element may
+            have its own.
         plain: the same in PyTorch, called as ``plain(x, None, 1, centre)``, for second derivatives.
         functions: which.
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         squash: whether u is tanh.
         centre: whether each function's value at u = 0 is subtracted.
-        own: see ``x``.
+        own, last: see ``x``; ``last`` on a GPU only.
 
     Returns:
-        (B, C, P, N), or (B, P, N) with ``own``.
+        (B, C, P, N), or (B, P, N) with ``own``, or (B, N, P) with ``last``. On a GPU of the dtype of autocast.
     """
-    return _Expand.apply(x, plain, functions, base, squash, centre, own)
+    if x.device.type != 'cuda':
+        return _Expand.apply(x, plain, functions, base, squash, centre, own)
+    setting, dtype = (base, squash, centre, last), autocast_dtype('cuda') or x.dtype
+    kernels = optional_module('expand_triton')
+    if not kernels.is_there(x, functions, setting, dtype):
+        return _planes(plain, x, centre, own)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _ExpandOnGpu.apply(x, plain, functions, setting, own, dtype)
+    return kernels.forward(x, functions, setting, dtype)
+
+
+def _planes(plain: Callable[..., Tensor], x: Tensor, centre: bool, own: bool) -> Tensor:
+    values = plain(x, None, 1, centre)
+    return values.transpose(1, 2) if own else values
 
 
 class _Expand(torch.autograd.Function):
@@ -74,16 +83,31 @@ class _Expand(torch.autograd.Function):
     def backward(ctx, grad):
         x, points, inverse = ctx.saved_tensors
         if torch.is_grad_enabled() or not readable(x, points, inverse, grad):
-            def plain(x):
-                values = ctx.plain(x, None, 1, ctx.centre)
-                return values.transpose(1, 2) if ctx.own else values
-
-            return *gradients(plain, [x], [True], grad), *[None] * 6
+            return *gradients(lambda x: _planes(ctx.plain, x, ctx.centre, ctx.own), [x], [True], grad), *[None] * 6
         # what was saved may lie in another way, if somebody's hooks have packed it
         x, points, inverse, grad = (t if t is None else t.contiguous() for t in (x, points, inverse, grad))
         result = torch.empty_like(x)
         ctx.call(load_kernels('expand.cpp', _is_right).expand_backward, x, points, inverse, grad, result)
         return result, *[None] * 6
+
+
+class _ExpandOnGpu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, plain, functions, setting, own, dtype):
+        ctx.plain, ctx.functions, ctx.setting, ctx.own = plain, functions, setting, own
+        ctx.save_for_backward(x, *functions.arrays)
+        return optional_module('expand_triton').forward(x, functions, setting, dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, *arrays = ctx.saved_tensors
+        if torch.is_grad_enabled() or not readable(x, *arrays, grad, dtypes=DTYPES, device=x.device.type):
+            with torch.autocast('cuda', enabled=False):
+                found = gradients(lambda x: _planes(ctx.plain, x, ctx.setting[2], ctx.own).to(grad.dtype), [x], [True],
+                                  grad)
+            return *found, *[None] * 5
+        functions = ctx.functions.with_arrays(arrays)
+        return optional_module('expand_triton').backward(x, functions, ctx.setting, grad), *[None] * 5
 
 
 class _Call(NamedTuple):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .gate import autocast_dtype, gradients, readable
+from .optional import optional_module as _module
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
 from .tracing import folded
 
@@ -142,14 +140,6 @@ def _form(x: Tensor, parameters: tuple[Tensor | None, ...], squash: bool, window
     form, kernels = _OnGpu(squash, window, basis), _module('shared_polynomial_conv_triton')
     there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, autocast or x.dtype)
     return form if there else None
-
-
-@functools.cache
-def _module(name: str) -> ModuleType | None:
-    try:
-        return importlib.import_module(f'.{name}', __package__)
-    except ImportError:  # there is no Triton
-        return None
 
 
 def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,

@@ -36,9 +36,9 @@ def interpreted() -> bool:
 def is_right(check: Callable[..., bool], *case: Hashable) -> bool:
     """Whether ``check(*case)`` says that a kernel gives what PyTorch gives; asked once for each case.
 
-    A case is one variant of the kernel as it is compiled, so that asking compiles nothing that its use would not. What
-    fails is told once in the log; then take the PyTorch form. While a CUDA graph is captured nothing can be checked,
-    and what was not checked before counts as not there.
+    A case is one variant of the kernel, as its constants make it, so that asking compiles little that its use would
+    not. What fails is told once in the log; then take the PyTorch form. While a CUDA graph is captured nothing can be
+    checked, and what was not checked before counts as not there.
     """
     if not kernels_wanted():
         return False
@@ -50,9 +50,10 @@ def is_right(check: Callable[..., bool], *case: Hashable) -> bool:
     return _known[key]
 
 
-def is_close(result: Tensor, right: Tensor) -> bool:
-    """Whether a result is as near to one in double precision as its dtype allows."""
-    tolerance = 1e-5 if result.dtype == torch.float32 else 4 * torch.finfo(result.dtype).eps
+def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
+    """Whether a result is as near to one in double precision as its dtype allows, and ``tolerance``."""
+    if result.dtype in HALF:
+        tolerance = max(tolerance, 4 * torch.finfo(result.dtype).eps)
     return bool((result.double() - right).norm() <= tolerance * right.norm())
 
 

@@ -46,6 +46,16 @@ def assert_same(layer: nn.Module, x: torch.Tensor) -> None:
         assert_close(layer(x).double(), exact(x.double()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('groups', [1, 2])
+@bases
+def test_the_planes_at_zero_give_the_constant(basis, groups):
+    layer, x = KANConv2d(4, 6, 3, padding=1, groups=groups, basis=basis), torch.randn(2, 4, 5, 5)
+    vary_grids(layer)
+    zero = layer._planes_at_zero(x)
+    assert (zero is None) == layer.basis.constant_first
+    assert_close(layer._kernel_and_bias(zero), layer._kernel_and_bias(None), rtol=1e-5, atol=1e-6)
+
+
 @bases
 @pytest.mark.parametrize('options', [
     dict(), dict(with_base=False), dict(base_act_cfg=None), dict(normalization='tanh'), dict(normalization='none'),

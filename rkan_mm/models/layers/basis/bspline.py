@@ -83,6 +83,8 @@ class BSpline(GridBasis):
     def functions(self) -> Functions | None:
         if not self.uniform or self.order > 3:
             return None
+        if self.grid.is_cuda:  # whose kernels take the knots as they are
+            return Functions(f'spline{self.order}', self.num_functions, self.grid.detach())
         middles, inverse = self._middles()
         return Functions(f'spline{self.order}', self.num_functions, middles, inverse.squeeze(1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from typing import ClassVar
@@ -91,12 +92,16 @@ class OrthogonalPolynomial(Polynomial):
         return [list(row) for row in zip(*(self.step(n) for n in range(self.degree)), strict=True)]
 
     def functions(self) -> Functions:
-        return Functions('polynomial', self.degree, self._constant('steps', torch.float32, 'cpu'))
+        steps = tuple(itertools.chain(*self.steps))
+        return Functions('polynomial', self.degree, self._constant('steps', torch.float32, 'cpu'), steps=steps)
+
+    @property
+    def values_at_zero(self) -> list[list[float]]:
+        """Of all functions, (1, degree + 1)."""
+        return [[row[0] for row in self._monomials]]
 
     def at_zero(self, like: Tensor) -> Tensor:
-        if like.device.type != 'cpu':
-            return super().at_zero(like)
-        return as_constant(like.new_tensor, [[row[0] for row in self._monomials]])
+        return as_constant(self._constant, 'values_at_zero', like.dtype, like.device)
 
     @abstractmethod
     def step(self, n: int) -> tuple[float, float, float]:
