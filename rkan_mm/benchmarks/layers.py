@@ -4,110 +4,34 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from rkan_mm.apis.command_line import command_line
-from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
-from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
+from rkan_mm.models import SharedKANConv2d
 
 from . import models as benchmark
+from .cases import CASES, GPU_CASES, Case, Forced
+from .timing import AMP, Running, Step, add_arguments, compare, running_of
 
+NO_NAIVE = dict.fromkeys(('forward', 'training', 'saved'), float('nan'))
 RKANET = 'configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py'
+CPU = Running()
 PEAKS = 3  # measurements of peak memory, which is coarse on a CPU
 
 
-class Unfolded(nn.Module):
-    """A shared KAN convolution as its definition has it: patches, functions, sum (what the reference computes)."""
-
-    def __init__(self, conv: SharedKANConv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        assert conv.base_weight is not None
-        window = conv.kernel_size, conv.dilation, conv.padding, conv.stride
-        patches = F.unfold(x.flatten(0, 1).unsqueeze(1), *window)  # (B * C, taps, L)
-        out = torch.einsum('npfl,fp->nl', conv.basis(patches.tanh(), 1), (conv.weight * conv.scaler).flatten(1))
-        out = out + torch.einsum('npl,p->nl', patches, conv.base_weight.flatten())
-        return out.reshape(*x.shape[:2], *Window(conv.stride, conv.padding, conv.dilation).output_size(x, conv.weight))
-
-
-class Autograd(nn.Module):
-    """A KAN layer in plain PyTorch, of which autograd keeps what it likes; splines by the recursion of their knots."""
-
-    def __init__(self, layer: KANConv2d | KANLinear) -> None:
-        super().__init__()
-        self.layer = layer
-        if hasattr(layer.basis, 'uniform'):
-            layer.basis.uniform = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        layer, coefficients = self.layer, self.layer.coefficients()
-        kernel = layer.kernel(coefficients)
-        if isinstance(layer, KANLinear):
-            return F.linear(layer._planes(x, None, -1, False).flatten(-2), kernel.flatten(1), layer.bias)
-        bias = layer.bias + layer.constant(coefficients, layer.basis.at_zero(coefficients))
-        return F.conv2d(layer._planes(x, None, 1, True).flatten(1, 2), kernel.flatten(1, 2), bias, layer.stride,
-                        layer.padding, layer.dilation, layer.groups)
-
-
-@dataclass
-class Case:
-    """A row: how to make the rival, our layer and its naive form, and what is to be reached."""
-
-    name: str
-    shape: tuple[int, ...]
-    rival: Callable[[], nn.Module]
-    ours: Callable[..., nn.Module]
-    naive: Callable[[nn.Module], nn.Module]
-    goals: dict[str, float] = field(default_factory=dict)
-
-
-def shared(batch: int, channels: int, height: int, width: int, stride: int, degree: int) -> Case:
-    return Case(
-        f'shared kernel, degree {degree}, {batch}x{channels}x{height}x{width}, stride {stride}',
-        (batch, channels, height, width),
-        lambda: nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
-        lambda **_: SharedKANConv2d(3, stride, 1, basis=dict(type='Chebyshev', degree=degree)), Unfolded,
-        dict(forward=1.5, training=2.0, saved=1.05))
-
-
-def conv(name: str, basis: dict, forward: float, training: float) -> Case:
-    return Case(f'KANConv2d 32 -> 32, {name}, 2x32x32x32', (2, 32, 32, 32), lambda: nn.Conv2d(32, 32, 3, padding=1),
-                lambda **args: KANConv2d(32, 32, 3, padding=1, basis=basis, **args), Autograd,
-                dict(forward=forward, training=training, saved=1.1))
-
-
-def linear(name: str, basis: dict) -> Case:
-    return Case(f'KANLinear 784 -> 256, {name}, batch 512', (512, 784), lambda: nn.Linear(784, 256),
-                lambda **args: KANLinear(784, 256, basis=basis, **args), Autograd)
-
-
-CASES = dict(
-    shared=[shared(8, 512, 14, 14, 2, 3), shared(8, 2048, 7, 7, 1, 2), shared(1, 2048, 25, 42, 1, 2)],
-    conv=[conv('Chebyshev, degree 3', dict(type='Chebyshev', degree=3), 4.2, 3.8),
-          conv('8 Gaussians', dict(type='GaussianRBF', grid_size=8), 10, 7),
-          conv('cubic B-spline, grid 5', dict(type='BSpline', grid_size=5), 11, 9)],
-    linear=[linear('cubic B-spline, grid 5', dict(type='BSpline', grid_size=5)),
-            linear('8 Gaussians', dict(type='GaussianRBF', grid_size=8)),
-            linear('8 switches', dict(type='RSWAF', grid_size=8))],
-)
 MODELS = {
     'RKANet-50': ({}, dict(forward=0.96, training=0.95)),
     'RKANet-50-4xL': ({'model.backbone.block': dict(type='RKANBlock', expansion=4)}, dict(forward=0.75, training=0.72)),
 }
 
 
-def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+def saved_bytes(layer: nn.Module, x: Tensor, running: Running = CPU) -> int:
     """Bytes that autograd keeps for the backward pass, parameters left out."""
     own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
     kept = {}
@@ -118,59 +42,105 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), running.autocast():
         layer(x.requires_grad_()).sum()
     return sum(kept.values())
 
 
-def step_of(layer: nn.Module, x: Tensor, training: bool) -> Callable[[], None]:
+def step_of(layer: nn.Module, x: Tensor, training: bool, running: Running = CPU) -> Step:
     """A forward pass without gradients, or one with the gradients of input and parameters."""
+    layer = running.compiled(layer.train(training))
     if not training:
-        layer = layer.eval()
-
-        def forward():
-            with torch.no_grad():
+        def forward() -> None:
+            with torch.no_grad(), running.autocast():
                 layer(x)
-        return forward
-    with torch.no_grad():
+        return running.captured(forward)
+    with torch.no_grad(), running.autocast():
         gradient = torch.randn_like(layer(x))
 
-    def forward_and_backward():
+    def forward_and_backward() -> None:
         x.grad = None
         layer.zero_grad(set_to_none=True)
-        layer(x.requires_grad_()).backward(gradient)
-    return forward_and_backward
+        with running.autocast():
+            y = layer(x.requires_grad_())
+        y.backward(gradient)
+    return running.captured(forward_and_backward)
 
 
-def ratios(case: Case, layers: dict[str, nn.Module], rounds: int, device: str) -> dict[str, dict[str, float]]:
+def multiplications(layer: nn.Module, outputs: int) -> int:
+    """Of a forward pass that gives so many numbers: one by each coefficient of each."""
+    if isinstance(layer, SharedKANConv2d):
+        return outputs * (layer.weight.numel() + layer.kernel_size[0] * layer.kernel_size[1])
+    return outputs * sum(p[0].numel() for name, p in layer.named_parameters() if p.dim() > 1 and 'scaler' not in name)
+
+
+def reached(layer: nn.Module, x: Tensor, training: bool, seconds: float, running: Running) -> dict[str, float]:
+    """GB/s of what must be moved, and TFLOP/s of what must be computed: the planes' values do not count."""
+    with torch.no_grad(), running.autocast():
+        y = layer(x)
+    moved = x.nbytes + y.nbytes
+    if training:  # input and gradient of the output are read, the gradient of the input is written
+        moved += 2 * x.nbytes + y.nbytes
+    flop = 2 * multiplications(layer, y.numel()) * (3 if training else 1)
+    return dict(gbs=1e-9 * moved / seconds, tflops=1e-12 * flop / seconds)
+
+
+def ratios(case: Case, layers: dict[str, nn.Module], rounds: int, running: Running = CPU,
+           batch: int | None = None) -> dict[str, dict[str, float]]:
     """Of each layer: time over the rival's, forward and in training, medians of pairs; bytes saved over the input's."""
-    x = torch.randn(case.shape, device=device)
-    result = {name: dict(saved=saved_bytes(layer, x.clone()) / x.nbytes) for name, layer in layers.items()}
-    rival = case.rival().to(device)
+    x = running.place(torch.randn(batch or case.shape[0], *case.shape[1:]))
+    x = x if running.amp is None else x.to(AMP[running.amp])
+    result = {name: dict(saved=saved_bytes(layer, x.clone(), running) / x.nbytes) for name, layer in layers.items()}
+    rival = running.place(case.rival())
     for mode, training in (('forward', False), ('training', True)):
-        times = benchmark.compare({'rival': step_of(rival, x, training),
-                                   **{name: step_of(layer, x.clone(), training) for name, layer in layers.items()}},
-                                  rounds, device)
-        for name in layers:
+        times = compare({'rival': step_of(rival, x.detach(), training, running),
+                         **{name: step_of(layer, x.clone(), training, running) for name, layer in layers.items()}},
+                        rounds, running.device)
+        for name, layer in {'rival': rival, **layers}.items():
             pairs = [a / b for a, b in zip(times[name], times['rival'], strict=True)]
-            result[name][mode] = statistics.median(pairs)
-            result[name][f'{mode}_seconds'] = statistics.median(times[name])
-        result.setdefault('rival', {})[f'{mode}_seconds'] = statistics.median(times['rival'])
+            seconds = statistics.median(times[name])
+            row = result.setdefault(name, {})
+            row.update({mode: statistics.median(pairs), f'{mode}_seconds': seconds})
+            if name in ('rival', 'ours'):
+                row.update({f'{mode}_{what}': value for what, value in reached(
+                    layer, x.detach(), training, seconds, running).items()})
+    if running.device != 'cpu':
+        for name, layer in layers.items():
+            result[name]['peak_bytes'] = peak_bytes(layer, x.detach().clone(), running)
+        to = torch.empty_like(x)
+        seconds = statistics.median(compare(dict(copy=lambda: to.copy_(x.detach())), rounds, running.device)['copy'])
+        result['copy'] = dict(forward_seconds=seconds, forward_gbs=2e-9 * x.nbytes / seconds)
     return result
 
 
-def measure(case: Case, rounds: int, device: str) -> dict:
-    ours = case.ours().to(device)
+def peak_bytes(layer: nn.Module, x: Tensor, running: Running) -> int:
+    """Of the GPU's memory, what a training step takes beside its input."""
+    step = step_of(layer, x, True, running._replace(compile=False, cuda_graph=False))
+    step()
+    x.grad = None
+    layer.zero_grad(set_to_none=True)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def measure(case: Case, rounds: int, running: Running = CPU, batch: int | None = None) -> dict:
+    ours = running.place(case.ours())
     layers = {'ours': ours}
     if not isinstance(ours, SharedKANConv2d):
-        layers['ours, low memory'] = case.ours(memory='low').to(device)
-    result = ratios(case, layers, rounds, device)
-    naive = {'naive': case.naive(case.ours().to(device))}
-    result['naive'] = ratios(case, naive, max(3, rounds // 10), device)['naive']
+        layers['ours, low memory'] = running.place(case.ours(memory='low'))
+        if running.device != 'cpu':
+            layers |= {'fused': Forced(ours, True), 'by planes': Forced(ours, False)}
+    result = ratios(case, layers, rounds, running, batch)
+    if case.naive is not None:
+        naive = {'naive': case.naive(running.place(case.ours()))}
+        result['naive'] = ratios(case, naive, max(3, rounds // 10), running, batch)['naive']
     return dict(case=case.name, goals=case.goals, forms=result)
 
 
-def scaling(rounds: int, device: str) -> dict[str, list[tuple[int, float, float]]]:
+def scaling(rounds: int, running: Running) -> dict[str, list[tuple[int, float, float]]]:
     """Seconds of the shared kernel, forward and training, by degree, channels and pixels; all else is fixed."""
     rows = {}
     for name, cases in {
@@ -180,41 +150,44 @@ def scaling(rounds: int, device: str) -> dict[str, list[tuple[int, float, float]
         rows[name] = []
         for value, shape, degree in cases:
             layer, x = SharedKANConv2d(3, padding=1, basis=dict(type='Chebyshev', degree=degree)), torch.randn(shape)
-            layer, x = layer.to(device), x.to(device)
-            times = benchmark.compare({mode: step_of(layer, x.clone(), mode == 'training')
-                                       for mode in ('forward', 'training')}, rounds, device)
+            layer, x = running.place(layer), running.place(x)
+            times = compare({mode: step_of(layer, x.clone(), mode == 'training', running)
+                             for mode in ('forward', 'training')}, rounds, running.device)
             rows[name].append((value, *(statistics.median(times[mode]) for mode in ('forward', 'training'))))
     return rows
 
 
-def models(rounds: int, device: str) -> Iterable[dict]:
+def models(rounds: int, running: Running) -> Iterable[dict]:
     for name, (options, goals) in MODELS.items():
         row = dict(case=f'{name} over ResNet-50, 224 px', goals=goals)
         for mode, batch in (('forward', 8), ('training', 4)):
-            found = benchmark.measure(RKANET, (batch, 3, 224, 224), mode == 'training', rounds, device, options,
+            found = benchmark.measure(RKANET, (batch, 3, 224, 224), mode == 'training', rounds, running, options,
                                       memory=False)
             row[mode] = found['throughput_ratio']
         yield row
-    peaks = [benchmark.measure(RKANET, (1, 3, 800, 1344), True, 0, device)['models'] for _ in range(PEAKS)]
+    peaks = [benchmark.measure(RKANET, (1, 3, 800, 1344), True, 0, running)['models'] for _ in range(PEAKS)]
     yield dict(case='peak training memory, RKANet-50 over ResNet-50, 1x3x800x1344', goals=dict(memory=1.05),
                memory=statistics.median(found['rkan']['peak_bytes'] / found['plain']['peak_bytes'] for found in peaks))
 
 
 def show(results: dict, console: Console) -> None:
-    where = f'{results["device"]}, torch {results["torch"]}, {results["rounds"]} rounds'
+    where = f'{results["device"]}, {results["running"]}, torch {results["torch"]}, {results["rounds"]} rounds'
     table = Table(title=f'KAN layers: multiples of the ordinary layer, medians of pairs ({where})')
-    for column in ('case', 'form', 'forward', 'goal', 'forward + backward', 'goal', 'saved / input', 'goal'):
+    for column in ('case', 'form', 'forward', 'goal', 'ms', 'GB/s', 'TFLOP/s', 'forward + backward', 'goal', 'ms',
+                   'saved / input', 'goal'):
         table.add_column(column, justify='left' if column in ('case', 'form') else 'right')
     for row in results['layers']:
         for form, values in row['forms'].items():
-            if form == 'rival':
-                continue
             saves = 'ours, low memory' if 'ours, low memory' in row['forms'] else 'ours'
-            goals = {mode: goal for mode, goal in row['goals'].items()
+            goals = {mode: f'<= {goal:g}' for mode, goal in row['goals'].items()
                      if form == (saves if mode == 'saved' else 'ours')}
-            table.add_row(row['case'] if form == 'ours' else '', form, *[
-                cell for mode in ('forward', 'training', 'saved')
-                for cell in (f'{values[mode]:.2f}', f'<= {goals[mode]:g}' if mode in goals else '')])
+            cells = {name: '' if value is None else f'{value * factor:.{digits}f}' for name, factor, digits in (
+                ('forward', 1, 2), ('training', 1, 2), ('saved', 1, 2), ('forward_seconds', 1e3, 3),
+                ('training_seconds', 1e3, 3), ('forward_gbs', 1, 0), ('forward_tflops', 1, 1))
+                for value in (values.get(name), )}
+            table.add_row(row['case'] if form == 'ours' else '', form, cells['forward'], goals.get('forward', ''),
+                          cells['forward_seconds'], cells['forward_gbs'], cells['forward_tflops'], cells['training'],
+                          goals.get('training', ''), cells['training_seconds'], cells['saved'], goals.get('saved', ''))
     if results['layers']:
         console.print(table)
     if results['models']:
@@ -232,7 +205,7 @@ def markdown(results: dict) -> str:
     lines = ['| multiples of the ordinary layer | forward (naive) | forward + backward (naive) | saved / input: ours, '
              'low memory (naive) |', '|---|---|---|---|']
     for row in results['layers']:
-        ours, naive = row['forms']['ours'], row['forms']['naive']
+        ours, naive = row['forms']['ours'], row['forms'].get('naive', NO_NAIVE)
         cells = [f'{ours[mode]:.2f} ({naive[mode]:.1f})' for mode in ('forward', 'training')]
         low = row['forms'].get('ours, low memory', ours)
         saved = '' if low is ours else f'{ours["saved"]:.1f}, '
@@ -264,28 +237,30 @@ def plot(rows: dict[str, list], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/benchmark_layers.py."""
     parser = command_line('Measure KAN layers beside ordinary ones, in turns', 'models --rounds 25')
-    parser.add_argument('rows', nargs='*', metavar='ROWS', help=f'of {", ".join((*CASES, "models", "scaling"))}; all')
+    known = (*CASES, *GPU_CASES, 'models', 'scaling')
+    parser.add_argument('rows', nargs='*', metavar='ROWS',
+                        help=f'of {", ".join(known)}; without any, all but those of {", ".join(GPU_CASES)}')
     parser.add_argument('--rounds', type=int, default=100, help='of each layer; models take a fifth')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--batch', type=int, help='in the place of the batch of each layer')
+    add_arguments(parser)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_layers'))
     args = parser.parse_args(argv)
-    known = (*CASES, 'models', 'scaling')
-    rows = args.rows or known
+    rows = args.rows or [name for name in known if name not in GPU_CASES]
     if unknown := set(rows) - set(known):
         parser.error(f'no rows {", ".join(sorted(unknown))}; there are {", ".join(known)}')
+    running = running_of(args, parser)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    device = torch.cuda.get_device_name() if args.device != 'cpu' else f'CPU, {args.threads} threads'
-    results = dict(device=device, torch=torch.__version__, rounds=args.rounds)
-    results['layers'] = [measure(case, args.rounds, args.device) for name, cases in CASES.items() if name in rows
-                         for case in cases]
-    results['models'] = list(models(max(3, args.rounds // 5), args.device)) if 'models' in rows else []
-    results['scaling'] = scaling(max(3, args.rounds // 4), args.device) if 'scaling' in rows else {}
+    results = dict(device=running.where, running=str(running), torch=torch.__version__, rounds=args.rounds)
+    results['layers'] = [measure(case, args.rounds, running, args.batch)
+                         for name, cases in {**CASES, **GPU_CASES}.items() if name in rows for case in cases]
+    results['models'] = list(models(max(3, args.rounds // 5), running)) if 'models' in rows else []
+    results['scaling'] = scaling(max(3, args.rounds // 4), running) if 'scaling' in rows else {}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'layers.json').write_text(json.dumps(results, indent=1))
     (args.out / 'layers.md').write_text(markdown(results) + '\n')
-    show(results, Console(width=150))
+    show(results, Console(width=200))
     if results['scaling']:
         plot(results['scaling'], args.out / 'scaling.png')
     Console(width=150).print(f'written to {args.out}')

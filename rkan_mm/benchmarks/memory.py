@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument('--batch', type=int, default=8, help='images a GPU')
     parser.add_argument('--objects', type=int, default=8, help='annotated objects an image')
     parser.add_argument('--moments', type=int, default=1, help='of the optimizer: 1 for SGD, 2 for Adam')
+    parser.add_argument('--out', type=Path, help='json file for the result')
     args = parser.parse_args(argv)
     cfg = load_config(args.config)
     init_default_scope(cfg.default_scope)
@@ -71,4 +74,6 @@ def main(argv: Sequence[str] | None = None) -> float:
     console = Console(width=120)
     console.print(table)
     console.print('Kept for the backward pass, counted; to it come the CUDA context, workspaces and what is under way.')
+    if args.out:
+        args.out.write_text(json.dumps(dict(config=args.config, size=args.size, batch=args.batch, bytes=total * GIB)))
     return total

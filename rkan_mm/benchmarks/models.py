@@ -7,12 +7,12 @@ import ctypes
 import json
 import multiprocessing
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -23,7 +23,10 @@ from rkan_mm.apis.command_line import add_cfg_options, command_line
 from rkan_mm.apis.configs import read_config
 from rkan_mm.preflight import PreflightError
 
+from .timing import Running, Step, add_arguments, compare, running_of
+
 MIB = 2**20
+CPU = Running()
 
 
 def plain(model_cfg: dict) -> dict:
@@ -42,36 +45,23 @@ def build(model_cfg: dict, scope: str) -> nn.Module:
     return nn.Sequential(*modules)
 
 
-def runner_of(model: nn.Module, image: torch.Tensor, training: bool) -> Callable[[], None]:
+def runner_of(model: nn.Module, image: torch.Tensor, training: bool, running: Running = CPU) -> Step:
     """A forward pass in eval mode, or a training step without the optimizer."""
-    model.train(training)
+    model = running.compiled(model.train(training))
 
-    def step():
+    def step() -> None:
         if not training:
-            with torch.no_grad():
+            with torch.no_grad(), running.autocast():
                 model(image)
             return
-        outputs = model(image)
-        outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-        sum(out.float().mean() for out in outputs).backward()
+        with running.autocast():
+            outputs = model(image)
+            outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            loss = sum(out.float().mean() for out in outputs)
+        loss.backward()
         model.zero_grad(set_to_none=True)
 
-    return step
-
-
-def compare(steps: dict[str, Callable[[], None]], rounds: int, device: str = 'cpu') -> dict[str, list[float]]:
-    """Seconds of each step, measured in turns: A B A B ..., after two rounds that do not count."""
-    seconds = {name: [] for name in steps}
-    for _ in range(rounds + 2):
-        for name, step in steps.items():
-            if device != 'cpu':
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            step()
-            if device != 'cpu':
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: values[2:] for name, values in seconds.items()}
+    return running.captured(step)
 
 
 def _resident(field: str) -> int:
@@ -92,13 +82,14 @@ def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training:
     queue.put(_resident('VmHWM') - before)
 
 
-def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, device: str) -> int:
+def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, running: Running = CPU) -> int:
     """Bytes that one step takes on top of the model: allocated on a GPU, resident in a process of its own on a CPU."""
-    if device != 'cpu':
-        model = build(model_cfg, scope).to(device)
+    if running.device != 'cpu':
+        running = running._replace(compile=False, cuda_graph=False)
+        model, image = running.place(build(model_cfg, scope)), running.place(torch.rand(shape))
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        runner_of(model, torch.rand(shape, device=device), training)()
+        runner_of(model, image, training, running)()
         return torch.cuda.max_memory_allocated() - before
     context = multiprocessing.get_context('spawn')
     queue = context.Queue()
@@ -110,18 +101,25 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, devic
     return peak
 
 
-def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, device: str,
-            options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
-    """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
+def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple[Config, Config, dict[str, str]]:
+    """The config without RKAN or the other one to compare with, the config itself, and what their rows are called."""
     cfg = read_config(config)
     cfg.merge_from_dict(options or {})
-    scope = cfg.get('default_scope', 'mmengine')
-    model_cfg = cfg.model.to_dict()
-    cfgs = {'plain': read_config(baseline).model.to_dict() if baseline else plain(model_cfg), 'rkan': model_cfg}
-    names = dict(plain=Path(baseline).stem, rkan=Path(config).stem) if baseline else {
-        name: part['backbone']['type'] for name, part in cfgs.items()}
-    models = {name: build(part, scope).to(device) for name, part in cfgs.items()}
-    image = torch.rand(shape, device=device)
+    if baseline:
+        return read_config(baseline), cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
+    without = copy.deepcopy(cfg)
+    without.model.backbone = plain(cfg.model.to_dict())['backbone']
+    return without, cfg, {name: each.model.backbone.type for name, each in (('plain', without), ('rkan', cfg))}
+
+
+def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, running: Running = CPU,
+            options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
+    """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
+    *both, names = configs_of(config, options, baseline)
+    scope = both[1].get('default_scope', 'mmengine')
+    cfgs = {name: cfg.model.to_dict() for name, cfg in zip(names, both, strict=True)}
+    models = {name: running.place(build(part, scope)) for name, part in cfgs.items()}
+    image = running.place(torch.rand(shape))
     rows = {}
     for name, model in models.items():
         flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -129,30 +127,36 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, de
                           params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
     ratio = None
     if rounds:
-        times = compare({name: runner_of(model, image, training) for name, model in models.items()}, rounds, device)
+        times = compare({name: runner_of(model, image, training, running) for name, model in models.items()}, rounds,
+                        running.device)
         ratio = statistics.median(a / b for a, b in zip(times['plain'], times['rkan'], strict=True))
         for name, seconds in times.items():
-            rows[name]['images_per_s'] = shape[0] / statistics.median(seconds)
+            took = statistics.median(seconds)
+            # a training step multiplies three times: forward, and for the gradients of inputs and of weights
+            rows[name].update(images_per_s=shape[0] / took, milliseconds=1e3 * took,
+                              tflops=2e-12 * rows[name]['macs'] * shape[0] * (3 if training else 1) / took)
     models.clear()
     if memory:
         for name, row in rows.items():
-            row['peak_bytes'] = peak_memory(cfgs[name], scope, shape, training, device)
+            row['peak_bytes'] = peak_memory(cfgs[name], scope, shape, training, running)
     return dict(config=Path(config).stem, shape=list(shape), mode='training step' if training else 'forward',
-                device=torch.cuda.get_device_name() if device != 'cpu' else f'CPU, {torch.get_num_threads()} threads',
-                torch=torch.__version__, rounds=rounds, models=rows, throughput_ratio=ratio)
+                device=running.where, running=str(running), torch=torch.__version__, rounds=rounds, models=rows,
+                throughput_ratio=ratio)
 
 
 def show(result: dict) -> None:
     table = Table(title=f'{result["config"]}: {result["mode"]}, {"x".join(map(str, result["shape"]))}, '
-                        f'{result["device"]}, torch {result["torch"]}, median of {result["rounds"]} rounds A B A B')
-    for column in ('', 'params', 'GMACs', 'images/s', 'peak MiB'):
+                        f'{result["running"]}, {result["device"]}, torch {result["torch"]}, '
+                        f'median of {result["rounds"]} rounds A B A B')
+    for column in ('', 'params', 'GMACs', 'images/s', 'ms', 'TFLOP/s', 'peak MiB'):
         table.add_column(column, justify='left' if not column else 'right')
     for row in result['models'].values():
-        table.add_row(row['backbone'], f'{row["params"]:,}', f'{row["macs"] / 1e9:.3f}', f'{row["images_per_s"]:.2f}',
-                      f'{row["peak_bytes"] / MIB:.0f}')
+        macs = (f'{row["macs"] / 1e9:.3f}', f'{row["tflops"]:.3g}') if 'macs' in row else ('-', '-')
+        table.add_row(row['backbone'], f'{row["params"]:,}', macs[0], f'{row["images_per_s"]:.2f}',
+                      f'{row["milliseconds"]:.2f}', macs[1], f'{row["peak_bytes"] / MIB:.0f}')
     a, b = result['models'].values()
-    table.add_row('ratio', f'{b["params"] / a["params"]:.3f}', f'{b["macs"] / a["macs"]:.3f}',
-                  f'{result["throughput_ratio"]:.3f}',
+    table.add_row('ratio', f'{b["params"] / a["params"]:.3f}', f'{b["macs"] / a["macs"]:.3f}' if 'macs' in a else '-',
+                  f'{result["throughput_ratio"]:.3f}', f'{b["milliseconds"] / a["milliseconds"]:.3f}', '',
                   f'{b["peak_bytes"] / a["peak_bytes"]:.3f}' if a['peak_bytes'] else '-')
     Console(width=120).print(table)
 
@@ -162,19 +166,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_line('Measure a RKANet config beside its plain backbone, in turns',
                           'configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py --train')
     parser.add_argument('config', nargs='+')
-    parser.add_argument('--shape', type=int, nargs=4, default=(8, 3, 224, 224), metavar=('B', 'C', 'H', 'W'))
+    parser.add_argument('--shape', type=int, nargs=4, metavar=('B', 'C', 'H', 'W'),
+                        help='of the images; 8 3 224 224, with --detector one image of the size of the recipe')
     parser.add_argument('--baseline', help='another config to compare with, instead of the plain backbone')
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
+    parser.add_argument('--detector', action='store_true',
+                        help='all of a model with its pre- and post-processing, losses and optimizer, in place of '
+                             'backbone and neck')
     parser.add_argument('--rounds', type=int, default=25)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_arguments(parser)
     add_cfg_options(parser)
     parser.add_argument('--out', help='json file for the results')
     args = parser.parse_args(argv)
-    results = [measure(config, tuple(args.shape), args.train, args.rounds, args.device, args.cfg_options,
-                       baseline=args.baseline)
-               for config in args.config]
-    for result in results:
-        show(result)
+    running = running_of(args, parser)
+    results = []
+    for config in args.config:
+        if args.detector:
+            from .detectors import measure as whole
+            results.append(whole(config, args.shape, args.train, args.rounds, running, args.cfg_options,
+                                 args.baseline))
+        else:
+            results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
+                                   args.cfg_options, baseline=args.baseline))
+        show(results[-1])
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         Path(args.out).write_text(json.dumps(results, indent=1))

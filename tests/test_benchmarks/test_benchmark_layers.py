@@ -6,14 +6,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.benchmarks import layers
-from rkan_mm.benchmarks.layers import CASES, MODELS, Case, linear, markdown, saved_bytes
+from rkan_mm.benchmarks.cases import CASES, Autograd, Case, Unfolded, linear
+from rkan_mm.benchmarks.layers import MODELS, markdown, saved_bytes
 from rkan_mm.models import KANConv2d, SharedKANConv2d
 
 SMALL = {
     'shared': Case('shared', (2, 4, 6, 6), lambda: nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False),
-                   lambda **_: SharedKANConv2d(3, 1, 1), layers.Unfolded, dict(forward=1.5)),
+                   lambda **_: SharedKANConv2d(3, 1, 1), Unfolded, dict(forward=1.5)),
     'conv': Case('conv', (2, 4, 6, 6), lambda: nn.Conv2d(4, 4, 3, padding=1),
-                 lambda **args: KANConv2d(4, 4, 3, padding=1, **args), layers.Autograd, dict(saved=1.1)),
+                 lambda **args: KANConv2d(4, 4, 3, padding=1, **args), Autograd, dict(saved=1.1)),
 }
 
 
@@ -25,7 +26,7 @@ def test_forms_compute_the_same(case):
     if len(case.shape) == 2:
         x = torch.randn(4, case.shape[1])
     else:
-        channels = case.shape[1] if case.naive is layers.Autograd else 8
+        channels = case.shape[1] if case.naive is Autograd else 8
         x = torch.randn(1, channels, 7, 7)
     assert_close(ours(x), naive(x), rtol=1e-4, atol=1e-4)
     if len(case.shape) == 4:
@@ -61,7 +62,7 @@ def test_scaling_is_drawn(tmp_path):
 def test_unknown_rows(capsys):
     with pytest.raises(SystemExit):
         layers.main(['speed'])
-    assert 'no rows speed; there are shared, conv, linear, models, scaling' in capsys.readouterr().err
+    assert 'no rows speed; there are shared, conv, linear, shared-gpu, ' in capsys.readouterr().err
 
 
 def test_readme_has_the_recorded_figures(root):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rkan_mm.benchmarks import models as benchmark
+from rkan_mm.benchmarks.timing import Running
 from rkan_mm.preflight import PreflightError
 
 CONFIG = """
@@ -39,7 +40,7 @@ def test_measures_both_models(config, tmp_path, capsys, flags):
 
 
 def test_macs_are_those_counted_by_hand(config):
-    result = benchmark.measure(config, (1, 3, 64, 64), training=False, rounds=1, device='cpu')
+    result = benchmark.measure(config, (1, 3, 64, 64), training=False, rounds=1)
     macs = {name: row['macs'] for name, row in result['models'].items()}
     # stage 4 sees 4x4 and gives 2x2: reduce, base and three powers of KAN conv 1, expand, base and two of KAN conv 2
     pixels = 32 * 16 * 16 + 4 * 16 * 9 * 4 + 16 * 64 * 4 + 3 * 64 * 9 * 4
@@ -52,6 +53,46 @@ def test_steps_take_turns():
     times = benchmark.compare({'a': lambda: order.append('a'), 'b': lambda: order.append('b')}, rounds=3)
     assert ''.join(order) == 'ab' * 5
     assert {name: len(values) for name, values in times.items()} == {'a': 3, 'b': 3}
+
+
+@pytest.mark.parametrize('flags', [['--detector'], ['--detector', '--train', '--shape', '2', '3', '64', '96']])
+def test_whole_detectors(root, tmp_path, capsys, flags):
+    out = tmp_path / 'out.json'
+    benchmark.main([str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), *flags, '--rounds', '1', '--device', 'cpu',
+                    '--out', str(out)])
+    result = json.loads(out.read_text())[0]
+    assert result['shape'] == ([2, 3, 64, 96] if '--train' in flags else [1, 3, 128, 128])
+    assert result['mode'] == ('training step of all' if '--train' in flags else 'prediction')
+    plain, rkan = result['models'].values()
+    assert rkan['params'] > plain['params']
+    assert min(plain['images_per_s'], rkan['images_per_s']) > 0
+    assert 'RKANet' in capsys.readouterr().out
+
+
+def test_ways_of_running(config):
+    running = Running(amp='bf16', channels_last=True)
+    result = benchmark.measure(config, (2, 3, 64, 64), training=True, rounds=1, running=running, memory=False)
+    assert result['running'] == 'bf16 AMP, channels_last'
+    row = result['models']['rkan']
+    assert row['tflops'] == pytest.approx(6e-12 * row['macs'] * row['images_per_s'])
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            seen.append((x.is_contiguous(memory_format=torch.channels_last), torch.is_autocast_enabled('cpu')))
+            return x
+
+    benchmark.runner_of(Net(), running.place(torch.rand(2, 3, 8, 8)), False, running)()
+    assert seen == [(True, True)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@pytest.mark.parametrize(('flags', 'message'), [
+    (['--device', 'cuda'], 'finds no GPU'), (['--cuda-graph', '--device', 'cpu'], '--cuda-graph is for a GPU')])
+def test_what_a_cpu_does_not_have(config, capsys, flags, message):
+    with pytest.raises(SystemExit):
+        benchmark.main([config, *flags])
+    assert message in capsys.readouterr().err
 
 
 def test_a_training_step_leaves_no_gradients():

@@ -1,0 +1,124 @@
+"""How models and layers are run for a measurement, and the clock: CUDA's events on a GPU, the wall's on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+AMP = dict(fp16=torch.float16, bf16=torch.bfloat16)
+SPAN = 2e-3
+"""Seconds that a measurement on a GPU takes at least, by as many calls of the step as this needs."""
+MOST_CALLS = 50
+Step = Callable[[], object]
+
+
+class Running(NamedTuple):
+    """On which device, and in which of PyTorch's ways."""
+
+    device: str = 'cpu'
+    amp: str | None = None
+    """``'fp16'`` or ``'bf16'``: under autocast"""
+    channels_last: bool = False
+    compile: bool = False
+    cuda_graph: bool = False
+
+    def place(self, thing: nn.Module | torch.Tensor) -> nn.Module | torch.Tensor:
+        """A model or input on the device; what has four dimensions lies there as asked for."""
+        thing = thing.to(self.device)
+        if self.channels_last and (isinstance(thing, nn.Module) or thing.dim() == 4):
+            thing = thing.to(memory_format=torch.channels_last)
+        return thing
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Without its cache of converted weights while a graph is captured, which would outlive it."""
+        if self.amp is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.partition(':')[0], AMP[self.amp], cache_enabled=not self.cuda_graph)
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        return torch.compile(model) if self.compile else model
+
+    def captured(self, step: Step) -> Step:
+        """The step as one launch of a CUDA graph, if that is asked for."""
+        if not self.cuda_graph:
+            return step
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    def __str__(self) -> str:
+        named = dict(channels_last='channels_last', compile='torch.compile', cuda_graph='CUDA graph')
+        ways = [f'{self.amp} AMP' if self.amp else 'fp32', *(way for name, way in named.items() if getattr(self, name))]
+        return ', '.join(ways)
+
+    @property
+    def where(self) -> str:
+        """The name of the GPU, or how many threads of a CPU."""
+        if self.device == 'cpu':
+            return f'CPU, {torch.get_num_threads()} threads'
+        return torch.cuda.get_device_name(self.device)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `Running`."""
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--amp', nargs='?', const='fp16', choices=AMP, help='autocast; without a value in fp16')
+    parser.add_argument('--channels-last', action='store_true', help='channels side by side in memory')
+    parser.add_argument('--compile', action='store_true', help='by torch.compile')
+    parser.add_argument('--cuda-graph', action='store_true', help='each step one launch of a captured CUDA graph')
+
+
+def running_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Running:
+    """What `add_arguments` has read; ends with a message if there is no such device."""
+    if args.device != 'cpu' and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: torch {torch.__version__} finds no GPU')
+    if args.cuda_graph and args.device == 'cpu':
+        parser.error('--cuda-graph is for a GPU, not for --device cpu')
+    return Running(*(getattr(args, name) for name in Running._fields))
+
+
+def compare(steps: dict[str, Step], rounds: int, device: str = 'cpu') -> dict[str, list[float]]:
+    """Seconds of each step, measured in turns: A B A B ..., after two rounds that do not count.
+
+    On a GPU a step is called so many times in a row that it takes `SPAN`, and its time is the mean of these.
+    """
+    seconds, calls = {name: [] for name in steps}, dict.fromkeys(steps, 1)
+    for _ in range(2):
+        for name, step in steps.items():
+            took = _seconds(step, device)
+            if device != 'cpu':
+                calls[name] = min(MOST_CALLS, math.ceil(SPAN / took))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            seconds[name].append(_seconds(step, device, calls[name]))
+    return seconds
+
+
+def _seconds(step: Step, device: str, calls: int = 1) -> float:
+    """Of one call."""
+    if device == 'cpu':
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(calls):
+        step()
+    end.record()
+    torch.cuda.synchronize()
+    return 1e-3 * start.elapsed_time(end) / calls
