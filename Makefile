@@ -13,7 +13,7 @@ demo: setup
 	@$(VENV)/bin/python tools/demo.py
 
 test: setup
-	$(VENV)/bin/python -m pytest -m 'not slow'
+	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'
 
 test-all: setup
 	$(VENV)/bin/python -m pytest

@@ -19,6 +19,7 @@ COMMANDS = {  # name: its function, what it does
     'benchmark': ('rkan_mm.benchmarks.models:main', 'time a config beside its plain backbone'),
     'benchmark-layers': ('rkan_mm.benchmarks.layers:main', 'time KAN layers beside ordinary ones'),
     'benchmark-steps': ('rkan_mm.benchmarks.steps:main', 'a training step and a prediction of whole models on a CPU'),
+    'check-gpu': ('rkan_mm.benchmarks.gpu:main', 'check and measure all on a GPU, in at most eight minutes'),
     'memory': ('rkan_mm.benchmarks.memory:main', 'count the memory that a training needs'),
     'make-shapes': ('rkan_mm.apis.make_data:shapes', 'draw the data set of the demo'),
     'subset-coco': ('rkan_mm.apis.make_data:subset', 'annotations of a few images of COCO'),

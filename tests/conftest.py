@@ -16,6 +16,11 @@ from mmengine.visualization import Visualizer
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+        pytest.skip('needs a GPU; there is none here')
+
+
 @pytest.fixture
 def root() -> Path:
     return ROOT
@@ -30,6 +35,26 @@ def _isolated():
     DefaultScope._instance_dict.clear()
     Visualizer._instance_dict.clear()
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def without_tf32() -> Iterator[None]:
+    """Single precision on a GPU in full; a test may set it otherwise."""
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = False
+    yield
+    for place, value in zip(places, before, strict=True):
+        place.allow_tf32 = value
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -97,6 +97,20 @@ def test_equals_the_reference(case, quick_build):
                      atol=1e-8)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize('case', ['resnet50_default', 'resnet50_L4'])
+def test_equals_the_reference_on_a_gpu(case, quick_build, without_tf32):
+    """In single precision."""
+    meta = golden.models()['cases'][case]
+    model = MMENGINE_MODELS.build(config(meta['class_name'], meta['kwargs'], classifier_width(meta)))
+    model.load_state_dict(convert_residualkan(golden.state_dict(case), model)[0], strict=True)
+    model.cuda().eval()
+    with torch.no_grad():
+        logits = model.head(model.extract_feat(golden.image(tuple(meta['input_shape'])).cuda())).double().cpu()
+    right = golden.model_array(case, 'logits_f64')
+    assert (logits - right).norm() <= 1e-5 * right.norm()
+
+
 PLAIN, E = (None, None, None, None), (None, None, 'addition', 'addition')
 
 

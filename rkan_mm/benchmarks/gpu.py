@@ -1,0 +1,174 @@
+"""All that is to be checked and measured on a GPU, in one command with limits of time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rkan_mm.apis.command_line import command_line
+
+from .gpu_steps import GOALS, ROOT, TESTS, Step, steps
+
+MINUTES = 8
+TAIL = 3000  # characters of a step's output that are kept
+
+
+def machine(dry: bool) -> dict:
+    """Card, driver and versions."""
+    found = dict(python=platform.python_version(), torch=torch.__version__, cuda=torch.version.cuda, dry_run=dry)
+    with contextlib.suppress(ImportError):
+        import triton
+        found['triton'] = triton.__version__
+    for name, command in dict(revision=('git', '-C', str(ROOT), 'rev-parse', 'HEAD'), nvidia_smi=(
+            'nvidia-smi', '--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit',
+            '--format=csv,noheader')).items():
+        with contextlib.suppress(OSError):
+            done = subprocess.run(command, capture_output=True, text=True)
+            found[name] = done.stdout.strip() if done.returncode == 0 else None
+    found['card'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
+    return found
+
+
+def has_ops() -> bool:
+    """Whether mmcv has its compiled ops; asked in another process, since they take memory."""
+    return subprocess.run([sys.executable, '-c', 'import mmcv._ext'], capture_output=True).returncode == 0
+
+
+def run(step: Step, seconds: float, out: Path) -> dict:
+    """Run a step for at most so long, with all processes that it starts; what it gave and how it ended."""
+    start = time.monotonic()
+    with tempfile.TemporaryFile('w+', errors='replace') as log:
+        process = subprocess.Popen(step.command(out), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
+                                   start_new_session=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(
+                                       filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))))
+        try:
+            code = process.wait(seconds)
+            state = 'done' if code == 0 else f'failed ({code})'
+        except subprocess.TimeoutExpired:
+            state = f'ended after {seconds:.0f} s'
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        tail = log.read()[-TAIL:]
+    results = _read(out)
+    return dict(name=step.name, command=' '.join(step.command(out)[1:]), state=state, results=results,
+                seconds=round(time.monotonic() - start, 1), **({} if state == 'done' else dict(output=tail)))
+
+
+def _read(out: Path) -> dict | list | None:
+    """What a step has written: json, a folder with `layers.json`, or pytest's counts."""
+    with contextlib.suppress(OSError, ValueError, ElementTree.ParseError):
+        if out.is_dir():
+            return json.loads((out / 'layers.json').read_text())
+        text = out.read_text()
+        if text.startswith('<?xml'):
+            suite = next(ElementTree.fromstring(text).iter('testsuite'))
+            counts = {name: int(suite.get(name, 0)) for name in ('tests', 'failures', 'errors', 'skipped')}
+            failed = [case.get('name') for case in suite.iter('testcase')
+                      if case.find('failure') is not None or case.find('error') is not None]
+            return dict(counts, failed=failed)
+        return json.loads(text)
+    return None
+
+
+def run_all(chosen: Sequence[Step], seconds: float, say: Console) -> list[dict]:
+    """One step after the other; those for which no time is left, or mmcv has no ops, are told as such."""
+    end, rows, ops = time.monotonic() + seconds, [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for number, step in enumerate(chosen):
+            left = end - time.monotonic()
+            ops = has_ops() if ops is None and step.needs_ops else ops
+            if left < 5:
+                row = dict(name=step.name, state='no time left', seconds=0)
+            elif step.arguments[0] == 'pytest' and not TESTS.is_dir():
+                row = dict(name=step.name, state='needs a checkout', seconds=0)
+            elif step.needs_ops and not ops and step.arguments[0] != 'pytest':
+                row = dict(name=step.name, state="needs mmcv's compiled ops", seconds=0)
+            else:
+                row = run(step, min(step.seconds, left), Path(folder) / str(number))
+            rows.append(row)
+            say.print(f'{row["name"]}: {row["state"]}, {row["seconds"]:.0f} s')
+            if 'output' in row:
+                say.print(row['output'], markup=False, highlight=False)
+    return rows
+
+
+def goals(rows: list[dict]) -> list[dict]:
+    """What is to be reached and what was; ``value`` is None where it was not measured."""
+    results = {row['name']: row['results'] for row in rows if row.get('results')}
+    found = []
+    for goal in GOALS:
+        value = None
+        with contextlib.suppress(KeyError, IndexError, TypeError, ZeroDivisionError):
+            value = goal.found(results)
+        found.append(dict(measure=goal.measure, value=value, bound=goal.bound, goal=round(goal.goal, 3),
+                          met=None if value is None else bool(goal.is_met(value))))
+    return found
+
+
+def show(record: dict, console: Console) -> None:
+    """The tables: steps, then goals."""
+    table = Table(title=f'{record["machine"]["card"]}, torch {record["machine"]["torch"]}')
+    for column in ('step', 'state', 'seconds', 'tests'):
+        table.add_column(column, justify='right' if column == 'seconds' else 'left')
+    for row in record['steps']:
+        counts = row.get('results') or {}
+        told = '' if not isinstance(counts, dict) or 'tests' not in counts else ', '.join(
+            f'{counts[name]} {name}' for name in ('tests', 'failures', 'errors', 'skipped'))
+        table.add_row(row['name'], row['state'], f'{row["seconds"]:.0f}', told)
+    console.print(table)
+    table = Table(title='tiny sizes on a CPU: these numbers mean nothing' if record['machine']['dry_run'] else 'goals')
+    for column in ('measure', 'measured', 'goal', ''):
+        table.add_column(column, justify='right' if column in ('measured', 'goal') else 'left')
+    words = {None: 'not measured', True: 'met', False: 'short'}
+    if record['machine']['dry_run']:
+        words |= {True: '', False: ''}
+    for row in record['goals']:
+        value = '-' if row['value'] is None else f'{row["value"]:.4g}'
+        table.add_row(row['measure'], value, f'{row["bound"]} {row["goal"]:g}',
+                      words[row['met']])
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line of tools/check_gpu.py; exit code 1 if a step has failed."""
+    names = [step.name for step in steps()]
+    parser = command_line(__doc__, "'tests of the kernels' inference --out work_dirs/check_gpu.json")
+    parser.add_argument('step', nargs='*', help=f'of: {"; ".join(names)}; all, in this order')
+    parser.add_argument('--dry-run', action='store_true', help='tiny nets and sizes on the CPU, tests left out')
+    parser.add_argument('--minutes', type=float, default=MINUTES, help='for all steps together')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/check_gpu.json'),
+                        help='json file; the steps that another call has written there stay')
+    args = parser.parse_args(argv)
+    if unknown := set(args.step) - set(names):
+        parser.error(f'no step {", ".join(sorted(unknown))}; there are {", ".join(names)}')
+    if not args.dry_run and not torch.cuda.is_available():
+        parser.error(f'torch {torch.__version__} finds no GPU; --dry-run shows on a CPU that the script works')
+    console = Console(width=120)
+    chosen = [step for step in steps(args.dry_run) if not args.step or step.name in args.step]
+    rows = run_all(chosen, 60 * args.minutes, console)
+    before = json.loads(args.out.read_text())['steps'] if args.out.is_file() else []
+    rows = [*(row for row in before if row['name'] not in {step.name for step in chosen}), *rows]
+    record = dict(machine=machine(args.dry_run), steps=rows, goals=goals(rows))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(record, indent=1))
+    show(record, console)
+    console.print(f'written to {args.out}')
+    if any(row['state'].startswith(('failed', 'ended')) for row in rows):
+        sys.exit(1)

@@ -1,0 +1,129 @@
+"""The script for the day there is a GPU, on a CPU."""
+
+import json
+import sys
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from rkan_mm.apis.configs import find_config
+from rkan_mm.benchmarks import gpu
+from rkan_mm.benchmarks.gpu_steps import GOALS, Step, steps
+
+SAY = Console(quiet=True)
+
+
+@pytest.fixture
+def python_steps(monkeypatch):
+    """Steps whose arguments are a program, with the file for its results as argument."""
+    monkeypatch.setattr(Step, 'command', lambda self, out: [sys.executable, '-c', *self.arguments, str(out)])
+
+
+def test_a_failing_step_costs_itself_alone(python_steps):
+    rows = gpu.run_all([
+        Step('fails', ("print('why'); 1 / 0",), 30),
+        Step('writes', ("import sys; open(sys.argv[1], 'w').write('[1]')",), 30),
+        Step('sleeps', ("import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])",
+                        ), 2),
+    ], 60, SAY)
+    assert [row['state'] for row in rows] == ['failed (1)', 'done', 'ended after 2 s']
+    assert 'why' in rows[0]['output']
+    assert 'ZeroDivisionError' in rows[0]['output']
+    assert rows[1]['results'] == [1]
+    assert rows[2]['seconds'] < 10
+
+
+def test_the_time_for_all_is_kept(python_steps):
+    start = time.monotonic()
+    rows = gpu.run_all([Step('sleeps', ('import time; time.sleep(60)',), 50), Step('late', ('',), 50)], 7, SAY)
+    assert [row['state'] for row in rows] == ['ended after 7 s', 'no time left']
+    assert time.monotonic() - start < 20
+
+
+def test_a_step_without_ops(python_steps, monkeypatch):
+    monkeypatch.setattr(gpu, 'has_ops', lambda: False)
+    row, = gpu.run_all([Step('detector', ('',), 5, needs_ops=True)], 60, SAY)
+    assert row['state'] == "needs mmcv's compiled ops"
+
+
+def test_counts_of_pytest(tmp_path):
+    (tmp_path / 'out').write_text(
+        '<?xml version="1.0"?><testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">'
+        '<testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c"><skipped/></testcase>'
+        '</testsuite></testsuites>')
+    assert gpu._read(tmp_path / 'out') == dict(tests=3, failures=1, errors=0, skipped=1, failed=['b'])
+
+
+def test_goals_look_at_steps_that_there_are():
+    class Asked(dict):
+        def __missing__(self, name):
+            asked.add(name)
+            raise KeyError(name)
+
+    asked = set()
+    for goal in GOALS:
+        with pytest.raises(KeyError):
+            goal.found(Asked())
+    assert asked <= {step.name for step in steps()}
+    assert GOALS[1].is_met(0.96)
+    assert not GOALS[1].is_met(0.95)
+
+
+@pytest.mark.parametrize('dry', [False, True])
+def test_steps_name_configs_and_tests_that_there_are(dry):
+    for step in steps(dry):
+        if step.arguments[0] == 'pytest':
+            continue
+        if step.arguments[0] != 'benchmark-layers':
+            configs = [argument for argument in step.arguments[1:] if 'rkan' in argument]
+            assert configs
+            for config in configs:
+                find_config(config)
+    assert all(path.is_file() for step in steps() for path in map(gpu.Path, step.arguments) if path.suffix == '.py')
+
+
+def test_goals_of_a_record():
+    ratio = [dict(throughput_ratio=0.97), dict(throughput_ratio=0.7)]
+    found = gpu.goals([dict(name='inference', results=ratio), dict(name='training', state='failed (1)')])
+    met = {row['measure']: (row['value'], row['met']) for row in found}
+    assert list(met.values())[1:5] == [(0.97, True), (None, None), (0.7, False), (None, None)]
+
+
+def test_dry_run_of_a_step(tmp_path, capsys):
+    out = tmp_path / 'out.json'
+    out.write_text(json.dumps(dict(steps=[dict(name='inference', state='done', seconds=1)])))
+    gpu.main(['shared kernel', '--dry-run', '--out', str(out)])
+    record = json.loads(out.read_text())
+    assert {row['name']: row['state'] for row in record['steps']} == {'inference': 'done', 'shared kernel': 'done'}
+    assert record['machine']['dry_run'] is True
+    values = {row['measure']: row['value'] for row in record['goals']}
+    assert values['shared kernel 1 / depthwise Conv2d, forward'] > 0
+    text = capsys.readouterr().out
+    assert 'written to' in text
+    assert text.index('shared kernel: done') < text.index('not measured')
+
+
+@pytest.mark.slow
+def test_dry_run_of_all(tmp_path):
+    """All but what a CPU cannot have: bandwidth beside a copy, peaks of the GPU's memory."""
+    gpu.main(['--dry-run', '--minutes', '15', '--out', str(tmp_path / 'out.json')])
+    record = json.loads((tmp_path / 'out.json').read_text())
+    assert {row['state'] for row in record['steps']} == {'done'}, record['steps']
+    missing = {row['measure'] for row in record['goals'] if row['value'] is None}
+    assert missing == {row.measure for row in GOALS if 'bandwidth' in row.measure or 'memory /' in row.measure}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_without_a_gpu(capsys):
+    with pytest.raises(SystemExit) as error:
+        gpu.main([])
+    assert error.value.code == 2
+    assert 'finds no GPU; --dry-run shows on a CPU' in capsys.readouterr().err
+
+
+def test_unknown_step(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(['speed', '--dry-run'])
+    assert 'no step speed; there are tests of the kernels, inference' in capsys.readouterr().err

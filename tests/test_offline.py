@@ -1,0 +1,68 @@
+"""The scripts for a machine without a network, with a Python that only writes down what it is asked for."""
+
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / 'tools').mkdir()
+    for name in ('tools/offline_prepare.sh', 'tools/offline_machine.sh', 'pyproject.toml'):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def python3(folder, body):
+    path = folder / 'bin/python3'
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\n{body}\n')
+    path.chmod(0o755)
+    return path
+
+
+def bash(folder, command, **variables):
+    return subprocess.run(['bash', '-c', command], cwd=folder, capture_output=True, text=True,
+                          env=dict(PATH=f'{folder}/bin:/usr/bin:/bin', **variables))
+
+
+def test_what_is_prepared(checkout):
+    python = python3(checkout, 'echo "$@" >>asked')
+    done = bash(checkout, 'tools/offline_prepare.sh', PYTHON=str(python), FOR_PYTHON='3.13')
+    assert done.returncode == 0, done.stderr
+    wheels, mm, source = (checkout / 'asked').read_text().splitlines()
+    assert '--python-version 3.13' in wheels
+    project = (ROOT / 'pyproject.toml').read_text()
+    for line, names in ((wheels, ['mmengine']), (mm, ['mmdetection', 'mmpretrain']), (source, ['mmcv'])):
+        wanted = [word for word in line.split() if word.startswith('onedl-')]
+        assert [word.partition('==')[0] for word in wanted] == [f'onedl-{name}' for name in names]
+        assert all(f'"{word}"' in project for word in wanted)
+
+
+def test_a_download_that_fails(checkout):
+    python = python3(checkout, 'exit 3')
+    assert bash(checkout, 'tools/offline_prepare.sh', PYTHON=str(python)).returncode == 3
+
+
+def test_without_an_environment(checkout):
+    done = bash(checkout, 'tools/offline_prepare.sh')
+    assert done.returncode == 1
+    assert 'no .venv/bin/python: run make setup first' in done.stderr
+
+
+def test_the_stack_is_there_whole_or_not_at_all(checkout):
+    (checkout / '.offline').mkdir()
+    python3(checkout, 'mkdir -p "$SITE.part"; exit $FAILS')
+    source = '. tools/offline_machine.sh'
+    variables = dict(SITE=str(checkout / 'site'), MMCV=str(checkout / 'mmcv'))
+    failed = bash(checkout, source, FAILS='1', **variables)
+    assert failed.returncode == 1
+    assert 'the mm stack could not be installed' in failed.stderr
+    assert not (checkout / 'site').exists()
+    (checkout / 'onedl_mmcv-1/mmcv').mkdir(parents=True)
+    subprocess.run(['tar', '-czf', '.offline/onedl_mmcv-1.tar.gz', 'onedl_mmcv-1'], cwd=checkout, check=True)
+    assert bash(checkout, f'{source} && echo $PYTHONPATH', FAILS='0', **variables).stdout.startswith(
+        f'{checkout}/site:{checkout}')
+    assert (checkout / 'site/mmcv').is_dir()
