@@ -194,7 +194,7 @@ class KANLayer(GridUpdate, Sparsity):
               padding: tuple[int, int] = (0, 0)) -> Tensor | None:
         """All of the layer in one kernel, (B, in, H, W) -> (B, out, H', W'); None where other forms are to be taken."""
         base = self.compiled_base
-        if not x.is_cuda or is_transformed() or base is None or self.norm is not None:
+        if is_transformed() or base is None or self.norm is not None:
             return None
         parameters = self.basis_weight, self.weight, self.scaler, self.mask, self.bias
         layer = base, self.normalization == 'tanh', self.basis.constant_first, kernel, stride, padding
