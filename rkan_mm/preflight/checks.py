@@ -71,10 +71,10 @@ def _check_precision(cfg: Config) -> None:
 def _check_arguments(cfg: Config) -> None:
     """Arguments that a part of ours in the model does not have, as they come from a base that was not left out."""
     for path, part in dicts_with(cfg.get('model'), 'type'):
-        cls = MODELS.module_dict.get(kind(part))
+        cls: Any = MODELS.module_dict.get(kind(part))
         if cls is None or built_from(part['type'], MMENGINE_MODELS, cfg) is not cls:
             continue
-        signature = inspect.signature(cls.__init__).parameters
+        signature = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # it is a class
         extra = [name for name in part if name not in signature and name not in ('type', '_scope_')]
         if extra and not any(each.kind is each.VAR_KEYWORD for each in signature.values()):
             where = '.'.join(filter(None, ('model', path)))

@@ -178,4 +178,5 @@ def _shares_boxes(info: dict, coco: Any) -> bool:
     mine = [instance['bbox'] for instance in info.get('instances', ())]
     boxes = [[x, y, x + width, y + height] for x, y, width, height in (
         annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
-    return not mine or bbox_overlaps(np.float32(mine), np.float32(boxes).reshape(-1, 4)).max(initial=0) > 0.5
+    overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
+    return not mine or overlaps.max(initial=0) > 0.5

@@ -61,7 +61,7 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
     """
     if not _can_be_tried(runner, loop):
         return None
-    loader, problem = loop.dataloader, None
+    loader, problem, logged = loop.dataloader, PreflightError(), ''
     if not len(loader.dataset):
         raise PreflightError(f'The data of the {what} are empty: check ann_file, data_prefix and metainfo.classes of '
                              f'{type(loader.dataset).__name__}.')
@@ -81,7 +81,7 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
 
 def _can_be_tried(runner: Runner, loop: ValLoop | TestLoop) -> bool:
     """Whether mmengine's own loop and loader lead to what will be; a hook may have to prepare the model before."""
-    loader = getattr(loop, 'dataloader', None)
+    loader: Any = getattr(loop, 'dataloader', None)
     if type(loop) not in (ValLoop, TestLoop) or type(loader) is not DataLoader or isinstance(
             loader.dataset, IterableDataset) or loader.batch_sampler is None or type(
             sampler_of(loader)) is not DefaultSampler:
@@ -103,7 +103,9 @@ class Trial:
     """A batch on its way through model and metrics, with the place that it has come to."""
 
     def __init__(self, runner: Runner, loop: ValLoop | TestLoop) -> None:
-        self.runner, self.loop, self.batch, self.metric = runner, loop, None, None
+        self.runner, self.loop = runner, loop
+        self.batch: Any = None
+        self.metric: BaseMetric | None = None
 
     def run(self, loader: DataLoader) -> dict[str, float] | None:
         """The figures of all metrics; None where some are unknown."""
@@ -117,7 +119,7 @@ class Trial:
             figures.append(_figures(self.metric, self.batch, outputs))
         if None in figures or type(loop.evaluator) is not Evaluator:
             return None
-        return {key: value for each in figures for key, value in each.items()}
+        return {key: value for each in figures if each for key, value in each.items()}
 
     def problem(self, error: Exception, what: str) -> PreflightError:
         """What has gone wrong, as one sentence."""

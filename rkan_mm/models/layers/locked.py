@@ -92,7 +92,8 @@ class LockedFunctions(nn.Module):
             first, second = (0, 0) if shared else place[:2]
             inside = 0 if shared else first // (shape[0] // groups) * shape[1] + second  # in its group
             self._rows.append(first if transposed else inside)
-            selection[(inside if transposed else first, k, *(place if shared else place[2:]))] = 1
+            taken = (inside if transposed else first, k, *(place if shared else place[2:]))
+            selection[taken] = 1
         self.register_buffer('selection', selection, persistent=False)
         self._by_form: dict[str, list[int]] = {}
         for k, form in enumerate(forms):

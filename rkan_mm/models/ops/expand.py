@@ -114,7 +114,7 @@ class _Call(NamedTuple):
     """A call of the kernel but for its arrays."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     base: str
     squash: bool
     centre: bool

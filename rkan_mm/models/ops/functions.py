@@ -16,7 +16,7 @@ class Functions(NamedTuple):
     """So many functions of a kind, around the points of one grid or of a grid for each channel."""
 
     kind: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     points: Tensor
     """(grids, F) middles of functions; of polynomials (3, F) coefficients of their recurrence."""
     inverse: Tensor | None = None

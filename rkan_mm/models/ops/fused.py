@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -104,8 +106,10 @@ def _by_pytorch(inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...], fun
                 grad: Tensor) -> list[Tensor | None]:
     """The gradients by PyTorch, in single precision."""
     def plain(*inputs: Tensor | None) -> Tensor:
-        single = (None if t is None else t.float() for t in inputs)
-        return conv_by_definition(*single, functions, *setting[:3], *setting[4:]).to(grad.dtype)
+        single: list[Any] = [None if t is None else t.float() for t in inputs]
+        # mypy does not count what a star gives
+        out = conv_by_definition(*single, functions, *setting[:3], *setting[4:])  # type: ignore[call-arg]
+        return out.to(grad.dtype)
 
     with torch.autocast('cuda', enabled=False):
         return gradients(plain, inputs, wanted, grad)

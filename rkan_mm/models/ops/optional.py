@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-from types import ModuleType
+from typing import Any
 
 
 @functools.cache
-def optional_module(name: str) -> ModuleType | None:
+def optional_module(name: str) -> Any:
     """A module beside this one; None where there is no Triton."""
     try:
         return importlib.import_module(f'.{name}', __package__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -80,7 +80,10 @@ class _OnCpu(NamedTuple):
     squash: bool
     window: Window
     basis: None = None
-    prepares = False
+
+    @property
+    def prepares(self) -> bool:
+        return False
 
     def forward(self, x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: None) -> Tensor:
         weights, dtype = _folded(weight, base_weight, self.squash), autocast_dtype('cpu') or x.dtype
@@ -88,7 +91,7 @@ class _OnCpu(NamedTuple):
         channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         return y.contiguous(memory_format=torch.channels_last) if channels_last else y
 
-    def backward(self, inputs: tuple[Tensor | None, ...], grad: Tensor,
+    def backward(self, inputs: tuple[Any, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         x, weight, base_weight, _ = inputs
         grads = _module('shared_polynomial_conv_cpu').backward(x.detach(), *_folded(weight, base_weight, self.squash),
@@ -105,7 +108,10 @@ class _OnGpu(NamedTuple):
     squash: bool
     window: Window
     basis: Polynomials | None
-    prepares = True
+
+    @property
+    def prepares(self) -> bool:
+        return True
 
     @property
     def change(self) -> tuple[float, ...] | None:
@@ -115,13 +121,13 @@ class _OnGpu(NamedTuple):
         return _module('shared_polynomial_conv_triton').forward(x, parameters, self.change, self.squash, self.window,
                                                                 autocast_dtype('cuda') or x.dtype)
 
-    def backward(self, inputs: tuple[Tensor | None, ...], grad: Tensor,
+    def backward(self, inputs: tuple[Any, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         return _module('shared_polynomial_conv_triton').backward(inputs[0], inputs[1:], self.change, self.squash,
                                                                  self.window, grad, needed[0], any(needed[1:]))
 
 
-def _form(x: Tensor, parameters: tuple[Tensor | None, ...], squash: bool, window: Window,
+def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window,
           basis: Polynomials | None) -> _OnCpu | _OnGpu | None:
     """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
     device, (weight, *others) = x.device.type, parameters

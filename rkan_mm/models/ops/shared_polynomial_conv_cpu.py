@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,11 @@ GROUP = 16
 
 
 def is_there() -> bool:
-    return load_kernels(SOURCE, _is_right) is not None
+    return _kernels() is not None
+
+
+def _kernels() -> Any:
+    return load_kernels(SOURCE, _is_right)
 
 
 def forward(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window,
@@ -27,13 +32,13 @@ def forward(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool,
 
     The weights are contiguous and in single precision. The output lies in memory as ``x`` does.
     """
-    return _forward(load_kernels(SOURCE, _is_right), x, weight, base_weight, squash, window, dtype)
+    return _forward(_kernels(), x, weight, base_weight, squash, window, dtype)
 
 
 def backward(x: Tensor, weight: Tensor, base_weight: Tensor | None, squash: bool, window: Window, grad: Tensor,
              for_input: bool, for_weights: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``x``, ``weight`` and ``base_weight``, given that of the output."""
-    return _backward(load_kernels(SOURCE, _is_right), x, weight, base_weight, squash, window, grad, for_input,
+    return _backward(_kernels(), x, weight, base_weight, squash, window, grad, for_input,
                      for_weights)
 
 
@@ -85,8 +90,8 @@ def _numbers(kernels: ctypes.CDLL, backward: bool, shape: torch.Size, layout: to
              weight_shape: torch.Size, size: tuple[int, int], squash: bool,
              window: Window) -> tuple[ctypes.Array, int]:
     """What the C++ source calls `numbers`, and the floats of scratch memory that a thread needs."""
-    numbers = [shape[0] * shape[1], shape[1] if layout is torch.channels_last else 1, weight_shape[0] - 1, squash,
+    values = [shape[0] * shape[1], shape[1] if layout is torch.channels_last else 1, weight_shape[0] - 1, squash,
                *shape[2:], *size, *weight_shape[1:], *window.stride, *window.padding, *window.dilation]
-    numbers = (ctypes.c_int64 * len(numbers))(*map(int, numbers))
+    numbers = (ctypes.c_int64 * len(values))(*map(int, values))
     kernels.shared_polynomial_conv_scratch.restype = ctypes.c_int64
     return numbers, kernels.shared_polynomial_conv_scratch(numbers, ctypes.c_int64(backward))

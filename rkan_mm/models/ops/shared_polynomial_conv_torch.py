@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -119,9 +119,10 @@ def agrees_with_pytorch(forward: Callable[..., Tensor], backward: Callable[..., 
     for degree, stride, squash in ((2, 1, True), (3, 2, True), (MAX_DEGREE, 3, False)):
         window = Window((stride, stride), (1, 1), (1, 1))
         x, weight, base_weight = random(3, 2, 9, 13), random(degree + 1, 3, 3), random(3, 3) if squash else None
-        inputs = [None if t is None else t.double().requires_grad_() for t in (x, weight, base_weight)]
+        inputs: list[Any] = [None if t is None else t.double().requires_grad_() for t in (x, weight, base_weight)]
         with torch.enable_grad():
-            expected = shared_polynomial_conv2d_torch(*inputs, torch.tanh if squash else identity, None, *window)
+            expected = shared_polynomial_conv2d_torch(
+                inputs[0], inputs[1], inputs[2], torch.tanh if squash else identity, None, *window)
         grad = random(*expected.shape)
         expected.backward(grad.double())
         results = (forward(x, weight, base_weight, squash, window, torch.float32),

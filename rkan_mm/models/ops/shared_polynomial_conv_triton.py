@@ -9,6 +9,8 @@ another.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -20,7 +22,7 @@ from .triton_launch import HALF, interpreted, is_close, is_right, launch
 TILE = 512  # elements that a program works on at a time
 MAX_CHUNKS = 512  # of the outputs, each with weight gradients of its own
 MAX_REGISTERS = 168  # of a thread: left alone, ptxas 12.9 spills some at 80
-Parameters = tuple[Tensor, Tensor | None, Tensor | None]
+Parameters = tuple[Any, ...]
 """Coefficients (d + 1, kh, kw); of the base branch, (kh, kw); factors of the coefficients, (kh, kw)."""
 Change = tuple[float, ...] | None
 """(d + 1)^2 numbers: row n has what each polynomial has of t^n; None for the monomials themselves."""
@@ -54,7 +56,7 @@ def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
     grad = grad.contiguous(memory_format=_layout(x))
     constants, preparation = _constants(x, parameters, squash, window), _preparation(parameters, change)
     sizes = *x.shape[2:], *grad.shape[2:]
-    grad_x, grads = None, (None, None, None)
+    grad_x, grads = None, (None, ) * len(parameters)
     if for_input:
         grad_x = torch.empty_like(x)
         tiles, extent, tile = _tiles(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +119,7 @@ def _unpack(packed: Tensor, like: Tensor, order: int, base: str) -> Tensor:
     return planes.flip(3).permute(4, 0, 1, 2, 3).contiguous()
 
 
-def _library() -> ctypes.CDLL | None:
+def _library() -> Any:
     return load_kernels('spline_conv.cpp', _is_right)
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
-
-T = TypeVar('T', Tensor, tuple, None)
 
 
 @contextlib.contextmanager
@@ -31,7 +29,7 @@ def static_shape(x: Tensor) -> torch.Size:
         return x.shape
 
 
-def as_constant(function: Callable[..., T], *args) -> T:
+def as_constant(function: Callable, *args) -> Any:
     """``function(*args)``, a tensor, None or a tuple of them, which a tracer takes as numbers."""
     if not torch.jit.is_tracing():
         return function(*args)
@@ -42,7 +40,7 @@ def as_constant(function: Callable[..., T], *args) -> T:
         return None if values is None else values.detach()
 
 
-def folded(function: Callable[..., T], *args, constant: bool) -> T:
+def folded(function: Callable, *args, constant: bool) -> Any:
     """``function(*args)``, which depends on weights alone; the TorchScript exporter to ONNX takes it as numbers.
 
     It would write most such operations into the file, to be run at each call. The exporter by ``torch.export`` folds
