@@ -1,3 +1,5 @@
+"""Data sets that mm lacks, and what is laid around others: subsets, caches, the drawn shapes of the demo."""
+
 from .balanced_subset import balanced_subset
 from .cached import CachedDataset, keep_batch
 from .classification import caltech256, svhn, tiny_imagenet

@@ -1,3 +1,5 @@
+"""What mmengine runs with: hooks, loops, whole checkpoints, FSDP, and the errors that end a run."""
+
 from .atomic_backend import AtomicBackend
 from .autocast_optim_wrapper import AutocastOptimWrapper
 from .channels_last_hook import ChannelsLastHook

@@ -1,3 +1,5 @@
+"""What is built from a config: RKAN's block, backbones, heads and KAN layers, with the kernels behind them."""
+
 from . import backbones, layers
 from .backbones import *  # noqa: F403
 from .heads import kan_linear_cls_head

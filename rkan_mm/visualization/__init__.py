@@ -1,3 +1,5 @@
+"""Figures of functions, grids and blocks, each from a layer or a model to matplotlib."""
+
 from .activation import draw_activation_maps, draw_receptive_fields
 from .branch import draw_branch
 from .changes import draw_changes

@@ -1,3 +1,5 @@
+"""Backbones: RKANet around any other, attention in any ResNet, and families that mm lacks."""
+
 from torch import nn
 
 from rkan_mm.registry import MODELS

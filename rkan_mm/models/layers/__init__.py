@@ -1,3 +1,5 @@
+"""KAN layers in the place of PyTorch's, with their grids, penalties and pruning; attention and fusions."""
+
 from . import basis
 from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403

@@ -1,3 +1,5 @@
+"""Kernels of the layers, in C++ for CPUs and Triton for GPUs, the same in plain PyTorch, and the gate before them."""
+
 from .compiled import load_kernels
 from .expand import Functions, can_expand, expand
 from .fused import fused_conv2d, tf32_allowed

@@ -1,3 +1,5 @@
+"""Bases of the functions in KAN layers: splines, windows, polynomials, Fourier and rational."""
+
 from .base import Basis
 from .bspline import BSpline
 from .grid import GridBasis
