@@ -1,4 +1,4 @@
-"""The runs of a table, each by tools/train.py in a process of its own: the command line of tools/run_table.py."""
+"""The runs of a table, each by `rkan-mm train` in a process of its own: the command line of tools/run_table.py."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
     Raises:
         PreflightError: the run failed.
     """
-    prefix = dict(none=[sys.executable],
-                  pytorch=[sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}'],
-                  slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', sys.executable])[launcher]
+    python = [sys.executable, '-m']
+    prefix = dict(none=python,
+                  pytorch=[*python, 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}', '-m'],
+                  slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', *python])[launcher]
     work_dir.mkdir(parents=True, exist_ok=True)
-    command = [*prefix, 'tools/train.py', table.rows[name]['config'], '--work-dir', str(work_dir),
+    command = [*prefix, 'rkan_mm', 'train', table.rows[name]['config'], '--work-dir', str(work_dir),
                '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
                *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed)]
     log = work_dir / 'run.log'
@@ -61,7 +62,7 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     """
     parser = command_line('Train the rows of a table over seeds; what is done is not done again',
                           'configs/ckan/tables/ckan_fmnist.yml --rows "CNN*" --jobs 2')
-    parser.add_argument('table', help='yaml file, e.g. configs/tables/ckan_fmnist.yml')
+    parser.add_argument('table', help='yaml file, e.g. configs/ckan/tables/ckan_fmnist.yml')
     parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
     parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')
     parser.add_argument('--jobs', type=int, default=1, help='runs at the same time, each on its share of the cores')

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from rkan_mm.apis.configs import find_config
 from rkan_mm.preflight import PreflightError
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
@@ -20,9 +21,9 @@ FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test
 class Table:
     """A table of experiments, as a yaml file describes it.
 
-    ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config``,
-    and where needed ``published`` (the paper's figure), ``seeds`` of its own, ``options`` for ``--cfg-options``, and
-    ``parameters``, to be shown before a run has counted them.
+    ``title``, ``metric`` (name of a validation metric), ``seeds``, and ``rows``: each a ``name`` and a ``config`` (a
+    path, or the name of one of ours), and where needed ``published`` (the paper's figure), ``seeds`` of its own,
+    ``options`` for ``--cfg-options``, and ``parameters``, to be shown before a run has counted them.
     In options, ``{seed}`` is the seed of the run.
     With ``test: true`` the last weights are tested, and validation is on other data. ``others`` are metrics of which
     only the last value is wanted, ``labels`` are names for them, ``scale`` is a factor (100 for a share). ``baseline``
@@ -56,8 +57,10 @@ class Table:
         self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
         self.rows = {row['name']: row for row in content['rows']}
         for name, row in self.rows.items():
-            if not Path(row['config']).is_file():
-                raise PreflightError(f'Table {str(path)!r}, row {name!r}: config {row["config"]!r} does not exist.')
+            try:
+                row['config'] = find_config(row['config'])
+            except PreflightError as error:
+                raise PreflightError(f'Table {str(path)!r}, row {name!r}: {error}') from error
         if self.baseline and self.baseline not in self.rows:
             raise PreflightError(f'Table {str(path)!r}: no row {self.baseline!r} for a baseline; there are '
                                  f'{", ".join(self.rows)}.')

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,11 +35,10 @@ train_dataloader = dict(batch_size=20)
 
 @pytest.fixture
 def project(tmp_path, root, monkeypatch):
-    """A folder with a config, data and tools, as the root of a checkout."""
+    """A folder with a config and data, which need not be a checkout."""
     write_mnist(tmp_path / 'data/fashion_mnist', height=28, width=28)
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs/tiny.py').write_text(CONFIG.format(root=root))
-    (tmp_path / 'tools').symlink_to(root / 'tools')
     rows = [dict(name='plain', config='configs/tiny.py', published=50),
             dict(name='faster, lr 0.1', config='configs/tiny.py', seeds=[3],
                  options={'optim_wrapper.optimizer.lr': 0.1, 'data_fingerprints.train': 'other'})]
@@ -150,8 +150,16 @@ def test_errors(project):
     with pytest.raises(PreflightError, match=r"Table 'empty.yml' has no metric, seeds, rows."):
         run_table(['empty.yml'])
     (project / 'configs/tiny.py').unlink()
-    with pytest.raises(PreflightError, match=r"row 'plain': config 'configs/tiny.py' does not exist."):
+    with pytest.raises(PreflightError, match=r"row 'plain': Config 'configs/tiny.py' does not exist."):
         run_table(['table.yml'])
+
+
+def test_configs_of_ours_by_name(project):
+    content = yaml.safe_load((project / 'table.yml').read_text())
+    content['rows'][0]['config'] = 'rkanet18-w8_1xb128-4e_fmnist'
+    (project / 'table.yml').write_text(yaml.safe_dump(content))
+    found = Path(Table('table.yml').rows['plain']['config'])
+    assert found.samefile(ROOT / 'configs/small/rkanet18-w8_1xb128-4e_fmnist.py')
 
 
 def record(table, rows):
