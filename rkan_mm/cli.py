@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import rkan_mm
 
 COMMANDS = {  # name: its function, what it does
+    'demo': ('rkan_mm.apis.demo:main', 'draw a data set, train on it, show what was learned'),
     'train': ('rkan_mm.apis.runner:train', 'train a config'),
     'test': ('rkan_mm.apis.runner:test', 'test a checkpoint'),
     'infer': ('rkan_mm.apis.infer:main', 'predict on pictures, with json and drawings'),

@@ -16,6 +16,7 @@ from mmengine.registry import METRICS, MODELS
 from rkan_mm.apis.configs import find_config
 from rkan_mm.cli import COMMANDS, main
 from rkan_mm.models import RKANBlock, RKANet
+from rkan_mm.preflight.config import SWITCHES
 
 TOOLS = [path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem != 'compile_mmcv']
 HRNET_W18 = dict(
@@ -133,6 +134,11 @@ def test_files_and_names_exist(page):
                 pkgutil.resolve_name(name)
             except (AttributeError, ImportError):
                 assert any(registry.get(name) for registry in (MODELS, METRICS)), name
+
+
+def test_every_check_before_a_run_is_on_its_page():
+    text = (ROOT / 'docs/checks.md').read_text()
+    assert all(f'`preflight.{name}={not on}`' in text for name, on in SWITCHES.items())
 
 
 def test_pages_that_the_code_names_exist():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.visualization import draw_gallery
 
+from .command_line import command_line
 from .runner import load_config, train
 
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -31,8 +31,9 @@ def ap_table(metrics: dict[str, float], title: str) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Command line of tools/demo.py; returns the metrics."""
-    parser = argparse.ArgumentParser(description='Train and show the demo. Other arguments go to tools/train.py')
-    parser.add_argument('--config', default='configs/mask-rcnn_rkanet18_fpn_shapes.py')
+    parser = command_line('Draw a data set, train a RKANet Mask R-CNN on it, show its AP and masks. Other arguments '
+                          'are those of train', '--work-dir shown')
+    parser.add_argument('--config', default='configs/mask-rcnn_rkanet18_fpn_shapes.py', help='default: %(default)s')
     args, rest = parser.parse_known_args(argv)
     console = Console(width=100, highlight=False)
     start = time.monotonic()
