@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.dist import broadcast, get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.curvature import curvature, input_range
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.sparsity import Sparsity
@@ -24,6 +27,19 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
+class _HereAlone:
+    """A hook of a module; in a copy that is made of the model meanwhile it does nothing."""
+
+    def __init__(self, function: Callable | None) -> None:
+        self.function = function
+
+    def __call__(self, *args) -> Any:
+        return None if self.function is None else self.function(*args)
+
+    def __reduce__(self) -> tuple:
+        return _HereAlone, (None,)
+
+
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
 class KANGridUpdateHook(Hook):
@@ -31,7 +47,9 @@ class KANGridUpdateHook(Hook):
 
     In a training iteration that is due, each layer with a grid is updated with its input just before its forward
     pass, from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds
-    for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow.
+    for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow. Frozen
+    layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids
+    of the layers that they average.
 
     Args:
         interval: iterations from one update to the next.
@@ -42,7 +60,7 @@ class KANGridUpdateHook(Hook):
             processes, since ranks would differ in shape.
 
     Raises:
-        ValueError: wrong numbers; in ``before_train``: no layer with a grid.
+        ValueError: wrong numbers; in ``before_train``: no layer with a grid, or all of them frozen.
     """
 
     priority = 'NORMAL'
@@ -69,6 +87,9 @@ class KANGridUpdateHook(Hook):
             raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
                              f'on a grid, such as BSpline; ' + (f'its bases are {", ".join(sorted(bases))}' if bases
                                                                 else 'it has no KAN layer at all'))
+        if not self._trained(runner):
+            raise ValueError(f'KANGridUpdateHook: all KAN layers of {type(unwrap(runner.model)).__name__} are frozen; '
+                             'their grids stay as they are')
         if is_distributed() and self.update.get('grow'):
             raise ValueError('KANGridUpdateHook: grow changes the shape of coefficients by what a rank sees; with '
                              'several processes use grow=False')
@@ -77,8 +98,8 @@ class KANGridUpdateHook(Hook):
         if runner.iter in self.refine:
             self._refine(runner, self.refine[runner.iter])
         if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
-            self._handles = [layer.register_forward_pre_hook(partial(self._update, runner, name))
-                             for name, layer in self.layers(runner.model).items()]
+            self._handles = [layer.register_forward_pre_hook(_HereAlone(partial(self._update, runner, name, copies)))
+                             for name, (layer, copies) in self._trained(runner).items()]
             self._updates += 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
@@ -87,23 +108,29 @@ class KANGridUpdateHook(Hook):
             handle.remove()
         self._handles, self._done = [], set()
 
-    def _update(self, runner: Runner, name: str, layer: GridUpdate, args: tuple) -> None:
+    def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
+        """The layers with grids that are trained, each with its moving averages."""
+        averages = followers(unwrap(runner.model), *self._averages(runner))
+        return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
+                if layer in averages}
+
+    def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple) -> None:
         if name in self._done:  # a layer that is called again, such as a shared head
             return
         self._done.add(name)
         changed = torch.zeros(1)
         if get_rank() == 0:
-            changed += layer.update_grid(args[0], **self.update)
+            changed += layer.update_grid(args[0], followers=copies, **self.update)
         if is_distributed():
             changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)
-            for tensor in (layer.coefficient_parameter.data, *layer.basis.parameters(), *layer.basis.buffers()):
-                broadcast(tensor.data)
-            layer.basis.refresh()
+            for each in (layer, *copies):
+                for tensor in (each.coefficient_parameter.data, *each.basis.parameters(), *each.basis.buffers()):
+                    broadcast(tensor.data)
+                each.basis.refresh()
         if changed.item():
             self._forget(runner, layer)
-            for average in self._averages(runner):
-                self.layers(average)[name].follow_grid(layer)
+            self._show_averages(runner)
             self._moved += 1
             runner.logger.info(f'Grid of {name} updated')
 
@@ -115,15 +142,22 @@ class KANGridUpdateHook(Hook):
                 'every update lays the grids anew')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
-        for model in (unwrap(runner.model), *self._averages(runner)):
-            for layer in self.layers(model).values():
-                layer.refine_grid(grid_size)
-                self._forget(runner, layer)
+        for layer, copies in self._trained(runner).values():
+            layer.refine_grid(grid_size, copies)
+            self._forget(runner, layer)
+        self._show_averages(runner)
         if is_model_wrapper(runner.model):  # what it has prepared is of the old shapes, and must go first
             runner.model = runner.model.module
             gc.collect()
             runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
         runner.logger.info(f'Grids refined to {grid_size}')
+
+    def _show_averages(self, runner: Runner) -> None:
+        """Averages of buffers, too, hold the tensors of a state_dict, which may have been of other shapes."""
+        for model in (unwrap(runner.model), *(hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))):
+            for average in model.modules():
+                if isinstance(average, BaseAveragedModel) and average.update_buffers:
+                    average.avg_parameters = average.module.state_dict()
 
     @staticmethod
     def _averages(runner: Runner) -> list[nn.Module]:
@@ -147,7 +181,7 @@ class KANRegularizationHook(Hook):
 
     Args:
         l1, entropy, smoothness: factors of what :meth:`~rkan_mm.models.KANLayer.regularization` returns, summed over
-            all layers. Zero leaves a penalty out.
+            all layers that are not frozen. Zero leaves a penalty out.
 
     Raises:
         ValueError: all factors are zero; in ``before_train``: no KAN layer.
@@ -164,10 +198,12 @@ class KANRegularizationHook(Hook):
         model = unwrap(runner.model)
         if not any(isinstance(module, Sparsity) for module in model.modules()):
             raise ValueError(f'KANRegularizationHook: {type(model).__name__} has no KAN layer')
-        self._handles = [model.register_forward_hook(self._add)]
+        self._handles = [model.register_forward_hook(_HereAlone(self._add))]
         if 'smoothness' in self.factors:
-            self._handles.append(model.register_forward_pre_hook(lambda model, args: self._ranges.clear()))
-            self._handles += [module.register_forward_pre_hook(self._measure) for module in model.modules()
+            self._handles.append(model.register_forward_pre_hook(
+                _HereAlone(lambda model, args: self._ranges.clear())))
+            self._handles += [module.register_forward_pre_hook(_HereAlone(self._measure))
+                              for module in model.modules()
                               if isinstance(module, Sparsity) and not isinstance(module.basis, GridBasis)]
 
     def after_train(self, runner: Runner) -> None:
@@ -177,7 +213,7 @@ class KANRegularizationHook(Hook):
 
     def _measure(self, layer: nn.Module, args: tuple) -> None:
         """The range of this batch alone, so that a resumed run goes on as it would have."""
-        if layer.training:
+        if layer.training and layer.coefficient_parameter.requires_grad:
             ends = input_range(layer, args[0])
             if layer in self._ranges:  # a layer that is called again
                 low, high = self._ranges[layer].unbind()
@@ -188,7 +224,8 @@ class KANRegularizationHook(Hook):
         """Inside of the model's forward pass, so that a wrapper such as DDP sees the use of the parameters."""
         if not (model.training and isinstance(losses, dict)):
             return losses
-        penalties = [module.regularization() for module in model.modules() if isinstance(module, Sparsity)]
+        penalties = [module.regularization() for module in model.modules()
+                     if isinstance(module, Sparsity) and module.coefficient_parameter.requires_grad]
         penalties += [dict(smoothness=curvature(layer, ends)) for layer, ends in self._ranges.items()]
         added = {}
         for name, factor in self.factors.items():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
 from rkan_mm.registry import MODELS
@@ -116,6 +119,10 @@ class RKANBlock(BaseModule):
                 module.reset_parameters()
         self._init_residual()
         super().init_weights()
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Norms first: mmcv's `fuse_conv_bn` folds a norm into whatever convolution it has met before it."""
+        yield from sorted(super().named_children(), key=lambda child: not isinstance(child[1], _BatchNorm))
 
     def forward(self, x: Tensor) -> Tensor:
         return with_checkpoint(self, self._forward, x) if self.with_cp else self._forward(x)

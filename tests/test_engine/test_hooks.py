@@ -53,9 +53,9 @@ def test_grids_are_updated_when_due(tmp_path):
     seen = []
 
     class Watch(KANGridUpdateHook):
-        def _update(self, runner, name, layer, args):
+        def _update(self, runner, name, copies, layer, args):
             before = layer.basis.grid.clone()
-            super()._update(runner, name, layer, args)
+            super()._update(runner, name, copies, layer, args)
             if not before.equal(layer.basis.grid):
                 seen.append((runner.iter, name, layer.basis_weight in runner.optim_wrapper.optimizer.state))
 

@@ -148,7 +148,8 @@ class SimAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         d = (x - x.mean((2, 3), keepdim=True)).square()
-        variance = d.sum((2, 3), keepdim=True) / max(1, x.shape[2] * x.shape[3] - 1)  # one place: d and its sum are 0
+        places = x.shape[2] * x.shape[3]
+        variance = d.sum((2, 3), keepdim=True) / (places - 1 + (places == 1))  # one place: d and its sum are 0
         return x * (d / (4 * (variance + self.e_lambda)) + 0.5).sigmoid()
 
     def extra_repr(self) -> str:

@@ -18,7 +18,7 @@ RANGES = {'min-max': (-1.0, 1.0), 'arctan': (-1.0, 1.0), 'standardization': (-3.
 
 @torch.no_grad()
 def input_range(layer: nn.Module, x: Tensor) -> Tensor:
-    """Least and greatest argument of a layer's functions for one input of the layer, padded zeros included: (2,).
+    """Least and greatest finite argument of a layer's functions for one input, padded zeros included: (2,).
 
     Example:
         >>> input_range(KANLinear(2, 2), torch.tensor([[-1.0, 3.0]]))
@@ -27,7 +27,8 @@ def input_range(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer.normalization, str) and layer.normalization in RANGES:
         return torch.tensor(RANGES[layer.normalization], dtype=torch.float64, device=x.device)
     u = x if isinstance(layer.normalization, str) else layer.seen(x)
-    low, high = u.double().aminmax()
+    u = u[u.isfinite()].double()
+    low, high = u.aminmax() if len(u) else u.new_tensor([-1, 1]).unbind()
     padding = getattr(layer, '_reversed_padding_repeated_twice', getattr(layer, 'padding', ()))
     if any(padding) and getattr(layer, 'padding_mode', 'zeros') == 'zeros' and not getattr(layer, 'transposed', False):
         low, high = low.clamp(max=0), high.clamp(min=0)

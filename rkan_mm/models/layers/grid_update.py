@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from rkan_mm.models.ops import identity
 
 from .basis import GridBasis
 from .basis.grid import lasting
+from .basis.renew import renew
 from .mixin import LayerMixin
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
@@ -24,6 +28,8 @@ POINTS_PER_INTERVAL = 8
 BACKGROUND = 1e-3
 """Weight of equally spaced points beside the samples: where there are no samples, functions stay as they are."""
 RIDGE = 1e-12
+MAX_GRID_SIZE = 512
+"""To which a grid grows by itself; a single far value would ask for any number of intervals."""
 CHUNK = 1 << 22
 """Values of functions that are held at a time."""
 
@@ -40,7 +46,7 @@ class GridUpdate(LayerMixin):
 
     @lasting
     def update_grid(self, x: Tensor, uniform: float = 1.0, margin: float = 0.01, outside: float = 0.0,
-                    grow: bool = False) -> bool:
+                    grow: bool = False, followers: Sequence[GridUpdate] = ()) -> bool:
         """Lay the grid over the data and fit the coefficients so that the functions stay what they are.
 
         With as many intervals over a wider range as before, functions that use the grid to the full cannot stay
@@ -48,37 +54,54 @@ class GridUpdate(LayerMixin):
         means to an optimizer).
 
         Args:
-            x: input of the layer.
+            x: input of the layer. Values that are inf or NaN are left out, and their number is logged.
             uniform: 1 for equal intervals over the range of the data, 0 for intervals with equally many distinct
                 values (the KAN paper's choice, poor for images with much background), in between their mean.
             margin: added to the range on both sides, as a part of it.
             outside: least part of the data that must lie outside of the grid, or nothing is done.
             grow: add intervals at the ends instead, until all data lie inside; ``uniform`` and ``margin`` play no part.
+            followers: layers whose coefficients are moving averages of this one's; the same is done to them.
 
         Returns:
-            Whether the grid was changed.
+            Whether the grid was changed. It was not where the new one would have no finite points apart from each
+            other, or the coefficients no finite values.
 
         Raises:
             TypeError: the basis has no grid.
         """
         basis = self._grid_basis('update_grid')
-        samples = self._samples(x)  # (N, C)
+        samples = self._samples(x) if x.numel() else x.new_empty(0, basis.rows)  # (N, C)
         if basis.rows == 1:
             samples = samples.reshape(-1, 1)
         points = basis.interior().double()
+        samples, finite = self._finite(samples, points)
+        if self._pads:
+            seen = finite.any(0, keepdim=True)
+            samples = torch.cat([samples, torch.where(seen, 0.0, (points[:, 0] + points[:, -1]) / 2)])
+            finite = torch.cat([finite, seen])
         beyond = (samples < points[:, 0]) | (samples > points[:, -1])
-        if not len(samples) or beyond.double().mean() < outside or (grow and not beyond.any()):
+        if not finite.any() or beyond.sum() / finite.sum() < outside or (grow and not beyond.any()):
             return False
-        self._change_grid((lambda: basis.grow(samples)) if grow else (lambda: basis.adapt(samples, uniform, margin)),
-                          samples[::max(1, len(samples) // MAX_SAMPLES)])
-        return True
+        if grow and (size := sum(basis.growth(samples)) + basis.grid_size) > MAX_GRID_SIZE:
+            self._say(f'to grow over data from {samples.min():.3g} to {samples.max():.3g} it would need {size} '
+                      f'intervals, and {MAX_GRID_SIZE} are the limit')
+            return False
+
+        def adapt() -> None:
+            basis.adapt(samples, uniform, margin)
+            blind = ~finite.any(0)  # channels without any data stay as they are
+            if blind.any():
+                basis.set_interior(torch.where(blind[:, None], points, basis.interior().double()))
+
+        return self._change_grid((lambda: basis.grow(samples)) if grow else adapt,
+                                 samples[::max(1, len(samples) // MAX_SAMPLES)], followers)
 
     @lasting
-    def refine_grid(self, grid_size: int) -> None:
+    def refine_grid(self, grid_size: int, followers: Sequence[GridUpdate] = ()) -> None:
         """A grid of another size over the same range, with the functions fitted; exact for splines and a multiple.
 
         The parameter object stays, with data of another shape: drop what an optimizer holds for it, see
-        :class:`rkan_mm.engine.KANGridUpdateHook`.
+        :class:`rkan_mm.engine.KANGridUpdateHook`. ``followers`` as in :meth:`update_grid`.
 
         Raises:
             TypeError: the basis has no grid.
@@ -87,15 +110,12 @@ class GridUpdate(LayerMixin):
         basis = self._grid_basis('refine_grid')
         if grid_size < basis.least:
             raise ValueError(f'{type(self).__name__}: grid_size must be at least {basis.least}, got {grid_size}')
-        self._change_grid(lambda: basis.refine(grid_size), None)
+        self._change_grid(lambda: basis.refine(grid_size), None, followers)
 
     @lasting
     def follow_grid(self, other: GridUpdate) -> None:
         """Take the grid of another such layer and fit these coefficients to it, as a moving average of it must."""
-        def take() -> None:
-            self.basis.grid_size = other.basis.grid_size
-            self.basis.set_interior(other.basis.interior())
-        self._change_grid(take, None)
+        self._change_grid(lambda: _take(self.basis, other.basis), None)
 
     def _grid_basis(self, method: str) -> GridBasis:
         if not isinstance(self.basis, GridBasis):
@@ -103,28 +123,71 @@ class GridUpdate(LayerMixin):
         return self.basis
 
     def _samples(self, x: Tensor) -> Tensor:
-        """What the functions see of ``x``, (N, channels) in float64; padded zeros once."""
-        u = self.seen(x)
-        u = u.movedim(self.channel_dim, -1).flatten(0, -2)
-        u = u.double()
-        if any(getattr(self, '_reversed_padding_repeated_twice', ())):
-            u = torch.cat([u, torch.zeros_like(u[:1])])
-        return u
+        """What the functions see of ``x``, (N, channels) in float64, but for padded zeros."""
+        return self.seen(self._batched(x)).movedim(self.channel_dim, -1).flatten(0, -2).double()
+
+    @property
+    def _pads(self) -> bool:
+        return any(getattr(self, '_reversed_padding_repeated_twice', ()))
+
+    def _batched(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.dim() == getattr(self, 'spatial', 0) + 1 else x
+
+    def _finite(self, samples: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples with others of their channel in the place of inf and NaN, (N, rows), and which of them were finite.
+
+        A channel without any has the middle of its grid.
+        """
+        finite = samples.isfinite()
+        if finite.all():
+            return samples, finite
+        count = int((~finite).sum())
+        print_log(f'{type(self).__name__}.update_grid: {count} of {finite.numel()} values are inf or NaN, and left out',
+                  'current', logging.WARNING)
+        first = samples.gather(0, finite.long().argmax(0, keepdim=True))
+        first = torch.where(finite.any(0), first, (points[:, 0] + points[:, -1]) / 2)
+        return torch.where(finite, samples, first), finite
 
     def seen(self, x: Tensor) -> Tensor:
         """What the functions see of x. The statistics of a norm layer stay as they are."""
         return ELEMENTWISE[self.normalization](x) if self.norm is None else copy.deepcopy(self.norm)(x)
 
-    def _change_grid(self, change: Callable[[], None], samples: Tensor | None) -> None:
-        old = copy.deepcopy(self.basis).double()
+    def _change_grid(self, change: Callable[[], None], samples: Tensor | None,
+                     followers: Sequence[GridUpdate] = ()) -> bool:
+        before, old = _state(self.basis), copy.deepcopy(self.basis).double()
+        alike = [follower for follower in followers if _same(follower.basis, self.basis)]
         change()
         new = copy.deepcopy(self.basis).double()
-        transform = fit(old, new, samples)  # (rows, F_new, F_old)
+        transform = None
+        if _apart(self.basis) or not _apart(old):
+            with contextlib.suppress(torch.linalg.LinAlgError):
+                transform = fit(old, new, samples)  # (rows, F_new, F_old)
+        weight = None if transform is None else self._fitted(transform)
+        if weight is None or not weight.isfinite().all():
+            self.basis.grid_size = old.grid_size
+            for tensor, data in before:
+                renew(tensor, data)
+            self.basis.refresh()
+            self._say(f'over these data its points would not be apart from each other in {self.basis.grid.dtype}'
+                      if self.coefficient_parameter.isfinite().all() else 'the coefficients are inf or NaN')
+            return False
+        renew(self.coefficient_parameter, weight)
+        for follower in followers:
+            if follower in alike:  # then averages stay exactly averages, for this is linear
+                _take(follower.basis, self.basis)
+                renew(follower.coefficient_parameter, follower._fitted(transform))
+            else:
+                follower.follow_grid(self)
+        return True
+
+    def _say(self, why: str) -> None:
+        print_log(f'{type(self).__name__}: the grid stays as it was; {why}', 'current', logging.WARNING)
+
+    def _fitted(self, transform: Tensor) -> Tensor:
+        """The coefficients times (rows, F_new, F_old)."""
         parameter = self.coefficient_parameter
-        weight = self.by_channel(parameter.double())  # (C, F, ...)
-        weight = torch.matmul(transform, weight)
-        parameter.data = self.from_channel(weight).to(parameter)
-        parameter.grad = None
+        weight = torch.matmul(transform.to(parameter.device), self.by_channel(parameter.double()))  # (C, F, ...)
+        return self.from_channel(weight).to(parameter)
 
     def by_channel(self, weight: Tensor) -> Tensor:
         """(out, in / groups, F, ...) -> (in, F, everything else)."""
@@ -146,15 +209,44 @@ class GridUpdate(LayerMixin):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """A checkpoint may be pruned, locked to formulas, or have a finer grid."""
         parameter = self.coefficient_parameter
-        if f'{prefix}mask' in state_dict and self.mask is None:
-            self.mask = torch.ones_like(state_dict[f'{prefix}mask'], device=parameter.device)
         stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
         if stored is not None and grid is not None and stored.shape != parameter.shape:
-            parameter.data = parameter.new_empty(stored.shape)
+            renew(parameter, parameter.new_empty(stored.shape))
         if f'{prefix}locked.places' in state_dict:
             from .locked import lock_for_loading
             lock_for_loading(self, state_dict, prefix)
+        elif stored is not None and getattr(self, 'locked', None) is not None:
+            from .locked import unlock
+            unlock(self)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._load_mask(state_dict, prefix)
+        unexpected = args[3]
+        if f'{prefix}mask' in unexpected:
+            unexpected.remove(f'{prefix}mask')
+
+
+def _state(basis: GridBasis) -> list[tuple[Tensor, Tensor]]:
+    return [(tensor, tensor.detach().clone()) for tensor in (*basis.parameters(), *basis.buffers())]
+
+
+def _same(basis: GridBasis, other: GridBasis) -> bool:
+    return all(ours.shape == theirs.shape and ours.detach().equal(theirs.detach().to(ours))
+               for (ours, _), (theirs, _) in zip(_state(basis), _state(other), strict=True))
+
+
+def _take(basis: GridBasis, other: GridBasis) -> None:
+    basis.grid_size = other.grid_size
+    for (tensor, _), (theirs, _) in zip(_state(basis), _state(other), strict=True):
+        renew(tensor, theirs.detach().clone())
+    basis.refresh()
+
+
+def _apart(basis: GridBasis) -> bool:
+    """Whether each point lies behind the one before it, far enough for functions to have values."""
+    points = basis.interior()
+    if not all(data.isfinite().all() for _, data in _state(basis)) or not (points.diff(dim=1) > 0).all():
+        return False
+    return bool(basis(points.mT.to(torch.promote_types(points.dtype, torch.float32))).isfinite().all())
 
 
 def fit(old: GridBasis, new: GridBasis, samples: Tensor | None) -> Tensor:

@@ -14,6 +14,8 @@ from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
 from .recompute import recompute
+from .symbolic_trace import as_leaf, is_traced
+from .whole_weights import laid_out
 
 
 class KANConv(KANLayer):
@@ -34,6 +36,8 @@ class KANConv(KANLayer):
         return torch.jit.is_tracing() or x.shape[-1 - self.spatial] == self.num_inputs
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return as_leaf(self, x)
         self.check_input(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
@@ -41,7 +45,16 @@ class KANConv(KANLayer):
         if y is not None:
             return y
         normed = self.normed(x)
-        return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
+        out = recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
+        return laid_out(out, x, self.weight)
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """For ``efficient_conv_bn_eval``, which scales weight and bias in the forward pass."""
+        out, locked = type(self).forward(self, x), getattr(self, 'locked', None)
+        whole = out if locked is None else locked.add(self, (x,), out)
+        scaled = self._scaled(whole, weight, bias)
+        hooks_follow = 'forward' in self.__dict__  # where it is replaced, by mmcv, they will add the formulas once more
+        return scaled - (whole - out) if hooks_follow else scaled
 
     def _fused(self, x: Tensor) -> Tensor | None:
         return None
@@ -161,14 +174,18 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         return max(1, shape[0] // self.groups * shape[3:].numel() // math.prod(self.stride))
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if is_traced(x):
+            return as_leaf(self, x, output_size)
         self.check_input(x, output_size)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
         normed = self.normed(x)
         if self.memory == 'low':
-            return recompute(self._transposed, x, normed, padding)
-        return self._transposed(x, normed, padding)
+            out = recompute(self._transposed, x, normed, padding)
+        else:
+            out = self._transposed(x, normed, padding)
+        return laid_out(out, x, self.weight)
 
     def _transposed(self, x: Tensor, normed: Tensor | None, output_padding: list[int]) -> Tensor:
         kernel = folded(self._transposed_kernel, constant=not self.training)

@@ -14,15 +14,18 @@ from rkan_mm.models.ops import Functions, autocast_dtype, can_expand, folded, fu
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
+from .copies import new_origin
+from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
 from .sparsity import Sparsity
+from .whole_weights import WholeWeights
 
 HALF = (torch.float16, torch.bfloat16)
 INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
 
-class KANLayer(GridUpdate, Sparsity):
+class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
     r"""Mixin before a linear or convolutional layer of PyTorch: a learnable function in the place of each weight.
 
     :math:`\phi(x) = w\,a(x) + s \sum_j c_j B_j(u(x))` with the basis functions :math:`B_j`, the normalisation `u` and
@@ -83,7 +86,7 @@ class KANLayer(GridUpdate, Sparsity):
         self.scaler = nn.Parameter(torch.empty_like(self.weight)) if with_scaler else None
         if not with_base:
             self.weight = None
-        self.register_buffer('mask', None)
+        self.origin = new_origin()
         self.reset_parameters()
 
     @property
@@ -135,6 +138,7 @@ class KANLayer(GridUpdate, Sparsity):
             RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, no tensor.
         """
         weight = self.basis_weight
+        self.__dict__.pop('_folded', None)  # weights that were set without a bias
         if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided and self._fits(x)
                 and (x.dtype == weight.dtype
                      or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):

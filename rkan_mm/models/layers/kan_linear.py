@@ -12,6 +12,7 @@ from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
 from .recompute import recompute
+from .symbolic_trace import as_leaf, is_traced
 
 
 @MODELS.register_module()
@@ -33,6 +34,8 @@ class KANLinear(KANLayer, nn.Linear):
         return x.dim() > 0 and (torch.jit.is_tracing() or x.shape[-1] == self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return as_leaf(self, x)
         self.check_input(x)
         if x.is_cuda:
             rows = x.reshape(-1, self.in_features)[..., None, None]  # pictures of one pixel

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid_update import ELEMENTWISE
+from .symbolic_trace import is_traced
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -109,8 +110,21 @@ class LockedFunctions(nn.Module):
         """Forward hook of the layer."""
         if getattr(layer, 'locked', None) is not self:  # left by a lock that was taken back
             return out
+        if is_traced(args[0]):  # the layer is a leaf, and runs this itself
+            return out
         x = args[0].float() if args[0].dtype in HALF else args[0]
         return out + self._value(layer, x, out).to(out.dtype)
+
+    @torch.no_grad()
+    def scale(self, layer: nn.Module, factor: Tensor) -> None:
+        """Multiply the functions of each output by its factor, (outputs,)."""
+        places = self.places
+        outputs = places[:, 0]
+        if getattr(layer, 'transposed', False):
+            of_group = layer.out_channels // layer.groups
+            outputs = places[:, 0] // (layer.in_channels // layer.groups) * of_group + places[:, 1]
+        for column in (0, 3):  # a and d
+            self.constants[:, column] *= factor[outputs].to(self.constants)
 
     def _value(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
         rows, selection = self._rows, self.selection.to(x.dtype)
@@ -198,9 +212,7 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
     old = getattr(layer, 'locked', None)
     if old is not None:
         functions = {**old.functions(), **functions}
-    for key, hook in list(layer._forward_hooks.items()):
-        if isinstance(getattr(hook, '__self__', None), LockedFunctions):
-            del layer._forward_hooks[key]
+        unlock(layer)
     keep = torch.ones(shape, dtype=torch.bool, device=(
         layer.coefficient_parameter if layer.mask is None else layer.mask).device)
     for index in functions:
@@ -209,6 +221,14 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
     layer.locked = LockedFunctions(layer, functions)
     layer.register_forward_hook(layer.locked.add)
     return layer.locked
+
+
+def unlock(layer: nn.Module) -> None:
+    """Take the formulas of a layer away; the functions in whose place they stood stay pruned."""
+    for key, hook in list(layer._forward_hooks.items()):
+        if isinstance(getattr(hook, '__self__', None), LockedFunctions):
+            del layer._forward_hooks[key]
+    del layer.locked
 
 
 def lock_for_loading(layer: nn.Module, state_dict: dict, prefix: str) -> None:
@@ -221,5 +241,6 @@ def lock_for_loading(layer: nn.Module, state_dict: dict, prefix: str) -> None:
                  zip(places.tolist(), forms.tolist(), strict=True)}
     if old is None or {place: fixed.form for place, fixed in old.functions().items()} != {
             place: fixed.form for place, fixed in functions.items()}:
-        layer.locked = None
+        if old is not None:
+            unlock(layer)
         lock(layer, functions)

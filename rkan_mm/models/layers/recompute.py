@@ -10,6 +10,8 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .symbolic_trace import is_traced
+
 
 def can_recompute() -> bool:
     """Whether something can be run again later: autograd records, and neither a compiler nor torch.func looks on."""
@@ -47,7 +49,7 @@ def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: 
 
     A batch counts once in the running statistics of the norms. Under a tracer, a compiler or torch.func it is plain.
     """
-    if not can_recompute():
+    if not can_recompute() or is_traced(x):
         return function(x)
     return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (contextlib.nullcontext(), _StatisticsAtRest(module)))

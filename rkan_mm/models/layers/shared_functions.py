@@ -11,15 +11,16 @@ from torch import Tensor
 from .grid_update import CHUNK, ELEMENTWISE, GridUpdate
 from .kan_layer import HALF
 from .sparsity import Sparsity
+from .whole_weights import WholeWeights
 
 Weight = TypeVar('Weight', bound=Tensor | None)
 
 
-class SharedFunctions(GridUpdate, Sparsity):
+class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
     """Mixin of `SharedKANConv2d`; its mask and the importance of its functions are of shape (kh, kw)."""
 
     coefficients_name: ClassVar[str] = 'weight'
-    mask: Tensor | None
+    spatial: ClassVar[int] = 2
 
     def masked(self, weight: Weight) -> Weight:
         """Of (..., kh, kw) what is not pruned."""
@@ -42,12 +43,15 @@ class SharedFunctions(GridUpdate, Sparsity):
     def _samples(self, x: Tensor) -> Tensor:
         if self.normalization not in ELEMENTWISE:
             return self._seen(x)[0].reshape(-1, 1).double()
-        u = ELEMENTWISE[self.normalization](x).reshape(-1, 1).double()
-        return torch.cat([u, torch.zeros_like(u[:1])]) if any(self.padding) else u
+        return ELEMENTWISE[self.normalization](x).reshape(-1, 1).double()
+
+    @property
+    def _pads(self) -> bool:
+        return any(self.padding) and self.normalization in ELEMENTWISE
 
     def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the functions see of the patches of some channels, and these patches, (n, taps, L)."""
-        planes = x.flatten(0, 1).unsqueeze(1)
+        planes = self._batched(x).flatten(0, 1).unsqueeze(1)
         planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)]
         planes = planes.float() if self.weight.dtype in HALF else planes.to(self.weight)
         patches = F.unfold(planes, self.kernel_size, self.dilation, self.padding, self.stride)

@@ -16,10 +16,13 @@ from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
 from .basis import GridBasis, Polynomial, Window
+from .copies import new_origin
 from .grid_update import ELEMENTWISE
 from .kan_layer import HALF
 from .recompute import recompute
 from .shared_functions import SharedFunctions
+from .symbolic_trace import as_leaf, is_traced
+from .whole_weights import laid_out
 
 PATCHWISE = {
     'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,
@@ -95,7 +98,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
             not radial if with_scaler is None else with_scaler) else None
         self.base_weight = nn.Parameter(torch.empty(self.kernel_size)) if with_base else None
         self.bias = nn.Parameter(torch.empty(())) if (radial and with_base if bias is None else bias) else None
-        self.register_buffer('mask', None)
+        self.origin = new_origin()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -123,6 +126,8 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         super().init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return as_leaf(self, x)
         if not isinstance(x, Tensor) or x.dim() != 4:
             if not isinstance(x, Tensor) or x.dim() != 3:  # says what is wrong, as a plain convolution does
                 F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
@@ -136,6 +141,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         else:
             weight = folded(self.scaled, constant=not self.training)
             out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight)
+            out = laid_out(out, x)
         return out if self.bias is None else out + self.bias
 
     def _over_planes(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,32 @@ from .mixin import LayerMixin
 
 
 class Sparsity(LayerMixin):
-    """Mixin of KAN layers: each weight of the ordinary layer is a function, which may be penalised and pruned."""
+    """Mixin of KAN layers: each weight of the ordinary layer is a function, which may be penalised and pruned.
+
+    The mask is part of the state_dict, but no buffer: moving averages pair buffers of two models by their order, and
+    one of them may be pruned before the other.
+    """
+
+    mask: Tensor | None = None
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.mask is not None:
+            destination[f'{prefix}mask'] = self.mask
+
+    def _load_mask(self, state_dict: dict, prefix: str) -> None:
+        """As the checkpoint has it: a layer is pruned, or no longer."""
+        parameter = self.coefficient_parameter
+        if f'{prefix}mask' in state_dict:
+            self.mask = state_dict[f'{prefix}mask'].detach().to(parameter, copy=True)
+        elif f'{prefix}{self.coefficients_name}' in state_dict:
+            self.mask = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sparsity:
+        super()._apply(fn, recurse)
+        if self.mask is not None:
+            self.mask = fn(self.mask)
+        return self
 
     def regularization(self) -> dict[str, Tensor]:
         r"""Penalties on the coefficients `s c` of the functions, with `m` the mean of `|s c|` over a function.
@@ -37,15 +62,16 @@ class Sparsity(LayerMixin):
         """Of each function, in the shape of the ordinary layer's weight.
 
         Its root mean square over the samples ``x`` of the layer's input, base branch included; without samples, the
-        sum of the sizes of its coefficients.
+        sum of the sizes of its coefficients. Samples with inf or NaN are left out.
         """
         coefficients = self.coefficients()
         if x is None:
             base = 0 if self.weight is None else self.weight.abs()
             return coefficients.abs().sum(2) + base
-        dim = self.channel_dim
+        x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike
             x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)
+            x = x[x.isfinite().all(1)]
             x = x[::max(1, len(x) // MAX_SAMPLES)]
         values = self._planes(x, self.seen(x), dim, False)
         values = values.movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
@@ -109,6 +135,8 @@ def cut(importances: Sequence[Tensor], amount: float) -> float:
 def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = None) -> float:
     """Prune the least important functions of all KAN layers of a model, compared with each other.
 
+    Moving averages of a layer (mean teachers, momentum encoders) are pruned as the layer is, and do not count.
+
     Args:
         model: holds any number of KAN layers.
         amount: the part of all their functions to be off.
@@ -125,7 +153,10 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
         >>> prune(model, 0.5, lambda: model(torch.rand(64, 4)))
         0.5
     """
-    layers = [module for module in model.modules() if isinstance(module, Sparsity)]
+    from .copies import followers
+    averages = followers(model)
+    following = {copy for copies in averages.values() for copy in copies}
+    layers = [module for module in model.modules() if isinstance(module, Sparsity) and module not in following]
     if not layers:
         raise ValueError(f'prune: {type(model).__name__} has no KAN layer')
     importances = {}
@@ -143,12 +174,13 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
             for handle in handles:
                 handle.remove()
         if missed := [name for name, module in model.named_modules()
-                      if isinstance(module, Sparsity) and module not in importances]:
+                      if module in layers and module not in importances]:
             raise ValueError(f'prune: run() reached {len(importances)} of {len(layers)} KAN layers of '
                              f'{type(model).__name__}, not {", ".join(missed[:5])}; let it call the model on samples, '
                              'e.g. lambda: model(images), or leave it out to go by the coefficients')
     limit = cut(list(importances.values()), amount)
     for layer, importance in importances.items():
-        layer.keep(importance > limit)
+        for each in (layer, *averages.get(layer, ())):
+            each.keep((importance > limit).to(each.coefficient_parameter.device))
     total = sum(importance.numel() for importance in importances.values())
     return sum(layer.sparsity * importance.numel() for layer, importance in importances.items()) / total

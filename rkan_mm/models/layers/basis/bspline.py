@@ -12,6 +12,7 @@ from rkan_mm.models.ops import Functions, folded
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
+from .renew import renew
 
 
 @BASES.register_module()
@@ -61,7 +62,7 @@ class BSpline(GridBasis):
         points = points.to(self.grid)
         step = (points[:, -1:] - points[:, :1]) / (points.shape[1] - 1)
         beyond = step * torch.arange(1, self.order + 1, dtype=points.dtype, device=points.device)
-        self.grid.data = torch.cat([points[:, :1] - beyond.flip(1), points, points[:, -1:] + beyond], 1)
+        renew(self.grid, torch.cat([points[:, :1] - beyond.flip(1), points, points[:, -1:] + beyond], 1))
         self.refresh()
 
     def refresh(self) -> None:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from .base import Basis
+from .renew import renew
 
 MIN_INTERVAL = 1e-3
 """Least width of an interval of an adapted grid, as a part of the mean one."""
+MAX_DISTINCT = 1 << 20
+"""Of the samples' values, for their quantiles, which torch takes of 16 million at most."""
 T = TypeVar('T')
 
 
@@ -90,7 +93,9 @@ class GridBasis(Basis):
         points = low[:, None] + (high - low)[:, None] * steps  # (rows, n)
         if uniform < 1:
             # among distinct values: most pixels of many images are the same background
-            quantiles = torch.stack([torch.quantile(column.unique(), steps) for column in x.unbind(1)])
+            distinct = (column.unique() for column in x.unbind(1))
+            quantiles = torch.stack([torch.quantile(values[::1 + len(values) // MAX_DISTINCT], steps)
+                                     for values in distinct])
             points = uniform * points + (1 - uniform) * quantiles
             least = MIN_INTERVAL * span[:, None] / (n - 1)
             widths = points.diff(dim=1).clamp(min=least)
@@ -104,14 +109,19 @@ class GridBasis(Basis):
 
         All channels get as many as the widest needs. The old functions are among the new ones.
         """
-        points = self.interior()
+        points, (below, above) = self.interior(), self.growth(x)
         step = (points[:, -1] - points[:, 0]) / (points.shape[1] - 1)
-        below = int(((points[:, 0] - x.amin(0)) / step).ceil().max().clamp(min=0))
-        above = int(((x.amax(0) - points[:, -1]) / step).ceil().max().clamp(min=0))
         steps = torch.arange(1, max(below, above) + 1, dtype=points.dtype, device=points.device) * step[:, None]
         self.grid_size += below + above
         self.set_interior(torch.cat([points[:, :1] - steps[:, :below].flip(1), points, points[:, -1:]
                                      + steps[:, :above]], 1))
+
+    def growth(self, x: Tensor) -> tuple[int, int]:
+        """How many intervals are missing below and above, so that samples, (N, rows), lie inside."""
+        points = self.interior()
+        step = (points[:, -1] - points[:, 0]) / (points.shape[1] - 1)
+        below, above = (points[:, 0] - x.amin(0)) / step, (x.amax(0) - points[:, -1]) / step
+        return tuple(int(side.ceil().max().clamp(min=0)) for side in (below, above))
 
     @lasting
     def refine(self, grid_size: int) -> None:
@@ -132,7 +142,7 @@ class GridBasis(Basis):
             self.grid_size += stored.shape[1] - self.grid.shape[1]
             for name, value in (*self.named_parameters(), *self.named_buffers()):
                 if f'{prefix}{name}' in state_dict:
-                    value.data = value.new_empty(state_dict[f'{prefix}{name}'].shape)
+                    renew(value, value.new_empty(state_dict[f'{prefix}{name}'].shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:

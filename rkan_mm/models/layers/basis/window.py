@@ -13,6 +13,7 @@ from rkan_mm.models.ops import Functions
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
+from .renew import renew
 
 
 class Window(GridBasis):
@@ -69,8 +70,8 @@ class Window(GridBasis):
     def set_interior(self, points: Tensor) -> None:
         """The width stays in proportion to the mean distance of neighbours."""
         spacing = [(grid[:, -1:] - grid[:, :1]) / (grid.shape[1] - 1) for grid in (self.grid.detach(), points)]
-        self.inv_width.data = (self.inv_width * spacing[0] / spacing[1]).to(self.grid)
-        self.grid.data = points.to(self.grid, copy=True)
+        renew(self.inv_width, (self.inv_width * spacing[0] / spacing[1]).to(self.grid))
+        renew(self.grid, points.to(self.grid, copy=True))
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         _, x, (grid, inv_width) = self._align(x, dim, self.grid.to(x), self.inv_width.to(x))

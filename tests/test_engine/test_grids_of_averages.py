@@ -1,0 +1,181 @@
+"""KANGridUpdateHook in models with moving averages (mean teacher, momentum encoder, EMAHook) and in one of several."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel, ExponentialMovingAverage
+from test_hooks import Model, runner
+from torch import nn
+from torch.testing import assert_close
+
+from rkan_mm.models import KANLinear
+
+X = torch.randn(5, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Averaged(BaseModel):
+    """A model with an average of a part of it, as mmdet's SoftTeacher, mmpretrain's BYOL and MoCo v2 or v3 have it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.student = Model()
+        if kind == 'built twice':
+            self.teacher = Model().requires_grad_(False)
+        elif kind == 'copied part':  # under another name, in a container
+            self.encoder_q = nn.Sequential(self.student.conv)
+            self.encoder_k = ExponentialMovingAverage(self.encoder_q, 0.1)
+        else:
+            self.target = ExponentialMovingAverage(self.student, 0.1, update_buffers=kind == 'with buffers')
+        self.kind = kind
+
+    @property
+    def pair(self):
+        """The layers, and their averages."""
+        ours, theirs = [self.student.conv, self.student.fc], dict(
+            teacher=lambda: [self.teacher.conv, self.teacher.fc],
+            encoder_k=lambda: [self.encoder_k.module[0]],
+            target=lambda: [self.target.module.conv, self.target.module.fc])
+        found = next(get() for name, get in theirs.items() if hasattr(self, name))
+        return list(zip(ours, found, strict=False))
+
+    def forward(self, x, mode='tensor'):
+        for name in ('teacher', 'target'):  # before the student, on other images
+            if hasattr(self, name):
+                getattr(self, name)(3 * x)
+        if self.kind == 'copied part':
+            self.encoder_k(3 * x)
+        return self.student(x, mode)
+
+    def average(self):
+        if self.kind == 'built twice':  # as mmdet's MeanTeacherHook
+            for ours, theirs in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
+                theirs.data.mul_(0.9).add_(ours.data, alpha=0.1)
+        elif self.kind == 'copied part':
+            self.encoder_k.update_parameters(self.encoder_q)
+        else:
+            self.target.update_parameters(self.student)
+
+
+class Average(Hook):
+    def before_train(self, runner):
+        for ours, theirs in runner.model.pair:
+            theirs.load_state_dict(ours.state_dict())
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        runner.model.average()
+
+
+@pytest.mark.parametrize('options', [{}, dict(grow=True), dict(refine={2: 8}), dict(uniform=0.0)], ids=str)
+@pytest.mark.parametrize('kind', ['built twice', 'copied', 'copied part', 'with buffers'])
+def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
+    model = Averaged(kind)
+    hook = dict(type='KANGridUpdateHook', interval=2, outside=0.0, **options)
+    runner(tmp_path, [hook, dict(type=Average)], model, lr=0.0).train()
+    for ours, theirs in model.pair:
+        assert not ours.basis.interior()[:, [0, -1]].allclose(torch.tensor([-1.0, 1.0]))
+        assert_close(theirs.basis.interior(), ours.basis.interior(), rtol=0, atol=0)
+        # at a learning rate of 0 both stay what they are
+        assert_close(theirs.basis_weight, ours.basis_weight, rtol=1e-4, atol=1e-5)
+    model = Averaged(kind)
+    runner(tmp_path / 'trained', [hook, dict(type=Average)], model, lr=1e-3).train()
+    for ours, theirs in model.pair:
+        assert theirs.basis_weight.shape == ours.basis_weight.shape
+        assert not theirs.basis_weight.allclose(ours.basis_weight)
+        assert_close(theirs.basis.interior(), ours.basis.interior(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+@pytest.mark.parametrize('options', [{}, dict(grow=True), dict(refine={2: 8, 4: 16})], ids=str)
+def test_ema_hook_at_a_learning_rate_of_0(tmp_path, update_buffers, options):
+    run = runner(tmp_path, [dict(type='EMAHook', momentum=0.2, update_buffers=update_buffers),
+                            dict(type='KANGridUpdateHook', interval=2, outside=0.0, **options)], lr=0.0)
+    run.train()
+    average = next(hook for hook in run.hooks if isinstance(hook, EMAHook)).ema_model.module
+    assert_close(average.state_dict(), run.model.state_dict(), rtol=1e-4, atol=1e-5)
+    assert_close(average(X), run.model(X), rtol=1e-4, atol=1e-4)
+
+
+class Prune(Hook):
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 2:
+            for layer in (runner.model.conv, runner.model.fc):
+                layer.prune(0.5)
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+@pytest.mark.parametrize('resumed', [False, True])
+def test_pruning_in_a_run_with_moving_averages(tmp_path, update_buffers, resumed):
+    hooks = [dict(type='EMAHook', momentum=0.2, strict_load=True, update_buffers=update_buffers), dict(type=Prune),
+             dict(type='KANGridUpdateHook', interval=2, outside=0.0)]
+    run = runner(tmp_path, hooks, max_iters=3)
+    run.train()
+    if resumed:
+        run = runner(tmp_path, hooks, resume=True)
+        run.train()
+    assert run.model.conv.sparsity == 0.5
+    fresh = Model()
+    fresh.load_state_dict(torch.load(tmp_path / f'iter_{run.iter}.pth', weights_only=False)['state_dict'])
+    assert fresh.conv.mask.equal(run.model.conv.mask)
+    average = next(hook for hook in run.hooks if isinstance(hook, EMAHook)).ema_model.module
+    assert_close(fresh.conv.basis_weight, average.conv.basis_weight)  # the average, as mmengine saves it
+    assert_close(average.conv.basis.grid, run.model.conv.basis.grid)
+
+
+def test_frozen_layers_keep_their_grids(tmp_path):
+    model = Model()
+    model.conv.requires_grad_(False)
+    runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0)], model, max_iters=1).train()
+    assert_close(model.conv.basis.grid, Model().conv.basis.grid, rtol=0, atol=0)
+    assert model.fc.basis.interior().abs().max() > 1
+    model.requires_grad_(False)
+    model.scale = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match='all KAN layers of Model are frozen'):
+        runner(tmp_path, [dict(type='KANGridUpdateHook')], model).train()
+
+
+class Copies(Hook):
+    """Somebody copies the model in the midst of an iteration, and trains the copy, too."""
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        runner.copy = pickle.loads(pickle.dumps(copy.deepcopy(runner.model)))
+        runner.before = copy.deepcopy(runner.copy.state_dict())
+        runner.losses = runner.copy.train()(X, mode='loss')
+
+
+def test_a_copy_of_the_model_has_no_part_in_the_hooks(tmp_path):
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=1),
+                            dict(type='KANRegularizationHook', l1=1.0, smoothness=1.0),
+                            dict(type=Copies, priority='VERY_LOW')], Model('GaussianRBF'), max_iters=2)
+    run.train()
+    assert list(run.losses) == ['loss_own']
+    assert_close(run.copy.state_dict(), run.before, rtol=0, atol=0)
+    assert run.model.conv.basis.interior().abs().max() > 2
+
+
+class Two(BaseModel):
+    """Two networks, of which one has grids."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.discriminator = Model('Chebyshev'), KANLinear(2, 1)
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.discriminator(self.generator(x)).mean())
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_one_of_several_models_and_bad_data(tmp_path, bad):
+    class Spoilt(Two):
+        def forward(self, x, mode='tensor'):
+            y = self.generator(x)
+            self.discriminator(y.masked_fill(y > y.median(), bad))
+            return dict(loss=y.mean())
+
+    for model in (Two(), Spoilt()):
+        run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=2)], model, lr=0.0)
+        run.train()
+        assert model.discriminator.basis.grid.isfinite().all()
+        assert model.discriminator.basis_weight.isfinite().all()

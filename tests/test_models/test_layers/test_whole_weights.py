@@ -1,0 +1,88 @@
+"""Norms of weights and layouts in memory, as other libraries apply them to layers."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.testing import assert_close
+
+from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+
+LAYERS = dict(
+    conv1d=(lambda **a: KANConv1d(4, 6, 3, **a), (2, 4, 9)), conv2d=(lambda **a: KANConv2d(4, 6, 3, **a), (2, 4, 9, 8)),
+    pointwise=(lambda **a: KANConv2d(4, 6, 1, **a), (2, 4, 9, 8)),
+    conv3d=(lambda **a: KANConv3d(4, 6, 3, **a), (2, 4, 5, 6, 7)),
+    transposed=(lambda **a: KANConvTranspose2d(4, 6, 3, **a), (2, 4, 9, 8)),
+    linear=(lambda **a: KANLinear(4, 6, **a), (5, 4)), shared=(lambda **a: SharedKANConv2d(3, **a), (2, 4, 9, 8)))
+layers = pytest.mark.parametrize('kind', LAYERS)
+NORMS = dict(spectral_norm=spectral_norm, weight_norm=weight_norm,
+             parametrized_spectral_norm=parametrizations.spectral_norm,
+             parametrized_weight_norm=parametrizations.weight_norm, orthogonal=parametrizations.orthogonal)
+
+
+@layers
+@pytest.mark.parametrize('norm', NORMS)
+def test_norms_of_a_part_of_the_weights_are_refused(kind, norm):
+    layer = LAYERS[kind][0]()
+    with (warnings.catch_warnings(action='ignore'),
+          pytest.raises(TypeError, match=f'{type(layer).__name__}: a spectral norm, weight norm or other')):
+        NORMS[norm](layer)
+
+
+def test_norms_by_config_and_by_name():
+    with pytest.raises(TypeError, match='with_spectral_norm=False'):
+        ConvModule(3, 4, 3, conv_cfg=dict(type='KANConv2d'), with_spectral_norm=True)
+    layer = parametrizations.weight_norm(KANConv2d(3, 4, 3), 'basis_weight')  # who names it means it
+    assert layer(torch.rand(1, 3, 5, 5)).shape == (1, 4, 3, 3)
+
+
+@layers
+@pytest.mark.parametrize('basis', ['BSpline', 'Chebyshev', 'GaussianRBF'])
+@pytest.mark.parametrize('what', ['layer', 'input', 'both'])
+def test_channels_last(kind, basis, what):
+    make, shape = LAYERS[kind]
+    layer, x = make(basis=dict(type=basis)), torch.rand(shape)
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape))
+    plain = {'conv2d': nn.Conv2d(4, 6, 3), 'pointwise': nn.Conv2d(4, 6, 1), 'conv3d': nn.Conv3d(4, 6, 3),
+             'transposed': nn.ConvTranspose2d(4, 6, 3), 'shared': nn.Conv2d(4, 4, 3, groups=4)}.get(kind)
+    other, y = copy.deepcopy(layer), x.clone()
+    if what != 'input':
+        for each in (other, *((plain,) if plain else ())):
+            each.to(memory_format=layout or torch.channels_last)
+    if what != 'layer' and layout:
+        y = y.contiguous(memory_format=layout)
+    other.prune(0.1)
+    layer.prune(0.1)
+    out, expected = other(y), layer(x)
+    assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    if plain and (kind not in ('shared', 'pointwise') or what != 'layer'):  # whose weights have no layout of their own
+        assert out.is_contiguous(memory_format=layout) >= plain(y).is_contiguous(memory_format=layout)
+    grad = torch.rand_like(expected)
+    out.backward(grad)
+    expected.backward(grad)
+    for ours, right in zip(other.parameters(), layer.parameters(), strict=True):
+        assert_close(ours.grad, right.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_kan_neck_in_channels_last():
+    neck = MMENGINE_MODELS.build(dict(type='mmdet.FPN', in_channels=[4, 8], out_channels=6, num_outs=3,
+                                      conv_cfg=dict(type='rkan_mm.KANConv2d')))
+    x = [torch.rand(2, 4, 16, 16), torch.rand(2, 8, 8, 8)]
+    expected = neck(x)
+    outs = neck.to(memory_format=torch.channels_last)([t.contiguous(memory_format=torch.channels_last) for t in x])
+    for out, right in zip(outs, expected, strict=True):
+        assert_close(out, right, rtol=1e-4, atol=1e-5)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_mask_moves_with_the_layer():
+    for make, _ in LAYERS.values():
+        layer = make()
+        layer.prune(0.5)
+        assert layer.double().mask.dtype == torch.float64
+        assert layer.to('meta').mask.is_meta
