@@ -7,7 +7,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.backbones.rkanet import BridgedStage
+from rkan_mm.models.backbones.bridged_stage import BridgedStage
 
 from .functions import unwrap
 from .swap import swapped

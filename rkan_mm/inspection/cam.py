@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.ops import box_iou
 
 from rkan_mm.models import RKANet
-from rkan_mm.models.backbones.rkanet import feature_map
+from rkan_mm.models.backbones.bridged_stage import feature_map, token_size
 
 from .functions import unwrap
 from .missing import require
@@ -149,7 +149,7 @@ class _Maps:
         self.args = args
 
     def __call__(self, out: Tensor) -> Tensor:
-        return feature_map(out, self.args)
+        return feature_map(out, token_size(self.args, {}))
 
 
 def activation_map(model: nn.Module, layer: nn.Module, x: Tensor, data_samples: list,

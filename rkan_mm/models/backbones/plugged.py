@@ -7,23 +7,45 @@ from collections.abc import Sequence
 from mmcv.cnn import build_plugin_layer
 from torch import Tensor, nn
 
+from rkan_mm.models.layers.symbolic_trace import is_traced
 from rkan_mm.registry import MODELS
+
+from .bridged_stage import stage_input
+from .place import Place, show_places
 
 
 class Tap:
-    """A hook that sends what passes through a module through a layer.
+    """Sends what passes through a module of a block through the block's plugin layer.
 
-    An object and not a closure, so that a copy of the model calls the copy's layer.
+    Both are looked up by name whenever the block runs: others may have taken their places.
+
+    Args:
+        block: holds both.
+        layer: name of the layer.
+        module: name of the module.
+        after: whether the layer acts on the module's output, not on its input.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+    def __init__(self, block: nn.Module, layer: str, module: str, after: bool) -> None:
+        self.block, self.layer = block, layer
+        self.place = Place(module, self, before=not after, after=after)
+        self.place.settle(block)
+        block.register_forward_pre_hook(self.settle)
 
-    def before(self, module: nn.Module, args: tuple[Tensor]) -> Tensor:
-        return self.layer(args[0])
+    def settle(self, block: nn.Module, args: tuple) -> None:
+        if getattr(block, '_is_replica', False):
+            raise RuntimeError(f'PluggedBackbone: nn.DataParallel runs copies of {type(block).__name__} whose hooks '
+                               f'call the {self.layer!r} of the original, on one device; use DistributedDataParallel, '
+                               'as mm does')
+        self.place.settle(self.block)
+        if args and is_traced(args[0]):
+            show_places(args[0].tracer)
 
-    def after(self, module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
-        return self.layer(out)
+    def before(self, name: str, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return (self.block.get_submodule(self.layer)(stage_input(args, kwargs)),), {}
+
+    def after(self, name: str, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
+        return self.block.get_submodule(self.layer)(out)
 
 
 def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
@@ -54,13 +76,9 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     if hasattr(block, name):
         raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
     block.add_module(name, layer)
-    tap = Tap(layer)
-    if conv:
-        conv.register_forward_pre_hook(tap.before)
-    else:
-        number = convs[-1].removeprefix('conv')
-        norm = getattr(block, f'norm{number}', None) or getattr(block, f'bn{number}')
-        norm.register_forward_hook(tap.after)
+    number = convs[-1].removeprefix('conv')
+    module = conv or getattr(block, f'norm{number}', None) or getattr(block, f'bn{number}')
+    Tap(block, name, next(key for key, child in block.named_children() if child is module), after=conv is None)
 
 
 @MODELS.register_module('PluggedBackbone')

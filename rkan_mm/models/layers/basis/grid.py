@@ -120,8 +120,9 @@ class GridBasis(Basis):
         """How many intervals are missing below and above, so that samples, (N, rows), lie inside."""
         points = self.interior()
         step = (points[:, -1] - points[:, 0]) / (points.shape[1] - 1)
-        below, above = (points[:, 0] - x.amin(0)) / step, (x.amax(0) - points[:, -1]) / step
-        return tuple(int(side.ceil().max().clamp(min=0)) for side in (below, above))
+        below, above = (int(side.ceil().max().clamp(min=0)) for side in (
+            (points[:, 0] - x.amin(0)) / step, (x.amax(0) - points[:, -1]) / step))
+        return below, above
 
     @lasting
     def refine(self, grid_size: int) -> None:

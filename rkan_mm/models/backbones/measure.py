@@ -1,0 +1,159 @@
+"""What a backbone's stages map to what, found by one forward pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .bridged_stage import feature_map, stage_input, token_size
+
+
+def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], size: tuple[int, int],
+            in_channels: int | None = None) -> dict[str, dict[str, Any]]:
+    """Of each stage: channels, stride, whether a convolution follows it, and a sample of its output.
+
+    Args:
+        backbone: any module from images to features. It is left as it was.
+        spans: first and last module of each stage, by its name.
+        size: height and width of the image.
+        in_channels: of the image; None looks at the backbone.
+
+    Raises:
+        ValueError: a stage does not run, maps something else than feature maps, or no output depends on it.
+        RuntimeError: the backbone fails on an image of zeros.
+    """
+    probes = {name: _Probe(*span) for name, span in spans.items()}
+    weighted = []
+
+    def count(module: nn.Module, args: tuple, out: Any) -> None:
+        if isinstance(out, Tensor) and out.dim() > 2:  # not the classifier of a whole network
+            weighted.append(module)
+
+    learns = not any(p.is_inference() for p in backbone.parameters())  # made in inference mode, it never can
+    device = next(backbone.parameters(), torch.empty(0)).device.type
+    with (_at_rest(backbone), torch.inference_mode(not learns), torch.set_grad_enabled(learns),
+          torch.autocast(device if torch.amp.is_autocast_available(device) else 'cpu', enabled=False),
+          ExitStack() as stack):
+        for module in backbone.modules():
+            if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
+                stack.callback(module.register_forward_hook(count).remove)
+        for probe in probes.values():
+            stack.enter_context(probe.watching(weighted))
+        outputs = _run(backbone, size, in_channels, weighted)
+
+    who = type(backbone).__name__
+    for name, probe in probes.items():
+        probe.check(f'of stage {name!r} of {who}')
+    _check_use(backbone, probes, outputs)
+    measured = {}
+    for name, probe in probes.items():
+        x, out = probe.x, probe.out
+        stride = tuple(round(i / o) for i, o in zip(x.shape[2:], out.shape[2:], strict=True))
+        measured[name] = dict(in_channels=x.shape[1], out_channels=out.shape[1], stride=stride,
+                              last=probe.seen == len(weighted), out=out.detach())
+    return measured
+
+
+class _Probe:
+    """Records what goes into a stage and what comes out; a 0 added there tells whether outputs depend on it."""
+
+    def __init__(self, first: nn.Module, last: nn.Module) -> None:
+        self.first, self.last = first, last
+        self.x: Any = None
+        self.out: Any = None
+        self.zero: Tensor | None = None
+        self.ran, self.seen = [False, False], 0
+
+    @contextmanager
+    def watching(self, weighted: list[nn.Module]) -> Iterator[None]:
+        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            self.x, self.ran[0] = feature_map(stage_input(args, kwargs), token_size(args, kwargs)), True
+
+        def leave(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
+            self.out, self.ran[1], self.seen = feature_map(out, token_size(args, kwargs)), True, len(weighted)
+            if not isinstance(out, Tensor):
+                return out
+            self.zero = torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=torch.is_grad_enabled())
+            return out + self.zero
+
+        handles = (self.first.register_forward_pre_hook(enter, with_kwargs=True),
+                   self.last.register_forward_hook(leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def check(self, where: str) -> None:
+        if not all(self.ran):
+            raise ValueError(f'RKANet: {where.removeprefix("of ")} does not run in its forward pass')
+        for side, value in (('input', self.x), ('output', self.out)):
+            if not isinstance(value, Tensor) or value.dim() != 4:
+                what = f'of shape {tuple(value.shape)}' if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f'RKANet: the {side} {where} is {what}; an RKAN block needs feature maps '
+                                 '(B, C, H, W)')
+
+
+def _check_use(backbone: nn.Module, probes: dict[str, _Probe], outputs: Any) -> None:
+    outputs = [t for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
+    if not outputs or not probes:  # it keeps its gradients to itself: nothing can be said
+        return
+    used, seen, nodes = set(), set(), [t.grad_fn for t in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            used.add(id(getattr(node, 'variable', None)))  # of a leaf
+            nodes += [following for following, _ in node.next_functions]
+    unused = [name for name, probe in probes.items() if id(probe.zero) not in used]
+    if unused:
+        indices = getattr(backbone, 'out_indices', None)
+        outs = '' if indices is None else f' with out_indices={indices!r}'
+        raise ValueError(f'RKANet: no output of {type(backbone).__name__}{outs} depends on stage {unused[0]!r}, so its '
+                         "RKAN block would never learn. Name an earlier one in stages, or have the stage's output "
+                         'returned, by out_indices of most backbones')
+
+
+def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | None, weighted: list[nn.Module]) -> Any:
+    """What it makes of an image of zeros, with as many channels as its first convolution takes where none are given."""
+    like = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
+    convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
+    wanted = [in_channels] if in_channels else list(dict.fromkeys((*convs[:1], 3)))
+    others = list(inspect.signature(backbone.forward).parameters.values())[1:]
+    masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
+    for i, channels in enumerate(wanted):
+        weighted.clear()
+        image = torch.zeros(1, channels, *size, dtype=like.dtype, device=like.device,
+                            requires_grad=torch.is_grad_enabled())
+        try:
+            return backbone(image * 1, *masks)
+        except (RuntimeError, AssertionError) as error:
+            if i == len(wanted) - 1:
+                raise RuntimeError(
+                    f'RKANet: to measure its stages, {type(backbone).__name__} was given an image of zeros '
+                    f'{tuple(image.shape)}, and failed: {error}. Where it takes larger images alone, give their size, '
+                    'e.g. input_size=(224, 224)') from error
+    return None
+
+
+@contextmanager
+def _at_rest(backbone: nn.Module) -> Iterator[None]:
+    """Meanwhile all is in eval mode and nothing is run within a checkpoint."""
+    modes = [(module, module.training, module.__dict__.get('with_cp')) for module in backbone.modules()]
+    try:
+        for module, _, with_cp in modes:
+            module.training = False
+            if with_cp:
+                module.with_cp = False
+        yield
+    finally:
+        for module, training, with_cp in modes:
+            module.training = training
+            if with_cp:
+                module.with_cp = with_cp

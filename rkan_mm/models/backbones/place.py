@@ -1,0 +1,115 @@
+"""Hooks that hang at the name of a module, and move on when another module takes that name."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+LOCK = threading.Lock()
+
+
+class Actor(Protocol):
+    """What acts at a place: bound to it, so that a copy of the model has actors of its own."""
+
+    def before(self, name: str, args: tuple, kwargs: dict) -> Any:
+        """See :meth:`torch.nn.Module.register_forward_pre_hook`."""
+
+    def after(self, name: str, args: tuple, kwargs: dict, out: Any) -> Any:
+        """See :meth:`torch.nn.Module.register_forward_hook`."""
+
+
+class Place:
+    """A module by its name in a model, and what acts before or after it.
+
+    Hooks hang on an object. Conversions put others into its place: SyncBN and back, norms fused into convolutions,
+    wrappers of FSDP and of activation checkpointing. So before each forward pass of a module that stays, its owner
+    calls :meth:`settle`, which finds the name again and takes the hooks along.
+
+    Args:
+        name: of the module, below the root that :meth:`settle` is given.
+        actor: what acts.
+        before, after: at which sides of the module.
+    """
+
+    def __init__(self, name: str, actor: Actor, before: bool = False, after: bool = False) -> None:
+        self.name, self.actor = name, actor
+        self._sides = before, after
+        self._token = uuid.uuid4().hex  # a copy of the module alone brings a copy of this, under the same token
+        self._module: nn.Module | None = None
+
+    def settle(self, root: nn.Module) -> None:
+        """Hang at the module that has the name now.
+
+        Raises:
+            AttributeError: none has it.
+        """
+        module = root.get_submodule(self.name)
+        if module is self._module:
+            return
+        with LOCK:  # several threads may be the first
+            if module is self._module:
+                return
+            if self._module is not None:
+                self._clear(self._module)
+            for each in module.modules():  # copies of the old module may be among them
+                self._clear(each)
+            if self._sides[0]:
+                module.register_forward_pre_hook(self._before, with_kwargs=True)
+            if self._sides[1]:
+                module.register_forward_hook(self._after, with_kwargs=True)
+            self._module = module
+
+    def _clear(self, module: nn.Module) -> None:
+        for hooks, flags in ((module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+                             (module._forward_hooks, module._forward_hooks_with_kwargs)):
+            for key, hook in list(hooks.items()):
+                owner = getattr(hook, '__self__', None)
+                if isinstance(owner, Place) and owner._token == self._token:
+                    del hooks[key]
+                    flags.pop(key, None)
+
+    def _before(self, module: nn.Module, *args) -> Any:
+        return self.actor.before(self.name, *args) if module is self._module else None
+
+    def _after(self, module: nn.Module, *args) -> Any:
+        # others may have moved the hook: torch's fuse_modules takes those of a norm to the convolution before it
+        return self.actor.after(self.name, *args) if module is self._module else None
+
+
+def places_of(module: nn.Module) -> list[Place]:
+    """Those that hang at a module."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    owners = (getattr(hook, '__self__', None) for hook in hooks)
+    return list(dict.fromkeys(owner for owner in owners if isinstance(owner, Place)))
+
+
+def show_places(tracer: torch.fx.Tracer) -> None:
+    """Let a symbolic trace see what acts at modules that are leaves to it, whose hooks it would not run."""
+    if '_call_without_places' not in tracer.__dict__:
+        tracer._call_without_places = tracer.call_module
+        tracer.call_module = lambda *args: _call_module(tracer, *args)
+
+
+def _call_module(tracer: torch.fx.Tracer, module: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+    places = places_of(module)
+    if not places or not tracer.is_leaf_module(module, tracer.path_of_module(module)):
+        return tracer._call_without_places(module, forward, args, kwargs)
+    for place in places:
+        if place._sides[0]:
+            args, kwargs = place.actor.before(place.name, args, kwargs) or (args, kwargs)
+    leaf = tracer.create_proxy('get_attr', tracer.path_of_module(module), (), {})
+    out = tracer.create_proxy('call_function', call_bare, (leaf, *args), kwargs)
+    for place in places:
+        if place._sides[1]:
+            out = place.actor.after(place.name, args, kwargs, out)
+    return out
+
+
+def call_bare(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A module without its hooks."""
+    return module.forward(*args, **kwargs)

@@ -1,0 +1,161 @@
+"""A RKANet over modules as they are given, and with others in the place of its parts."""
+
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from test_recipes import CONVNEXT, RESNET
+from torch import nn
+from torch.testing import assert_close
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from rkan_mm.models import RKANet
+from rkan_mm.registry import MODELS
+
+
+# -- what is given as a module -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize('change', [
+    dict(dtype=torch.float64), dict(dtype=torch.bfloat16), dict(device='meta'), dict(in_channels=1),
+    dict(in_channels=4), dict(in_channels=5, dtype=torch.float64)], ids=str)
+def test_a_backbone_in_another_dtype_device_or_number_of_channels(change):
+    channels = change.pop('in_channels', 3)
+    plain = MMENGINE_MODELS.build(dict(type='mmpretrain.ResNet', depth=18, in_channels=channels, base_channels=8,
+                                       stem_channels=8)).to(**change)
+    net = RKANet(plain, ('layer3', 'layer4'))
+    first = next(plain.parameters())
+    assert {(p.dtype, p.device.type) for p in net.parameters()} == {(first.dtype, first.device.type)}
+    out = net(torch.rand(2, channels, 64, 64).to(first))[-1]
+    assert (out.shape, out.dtype, out.device) == ((2, 64, 2, 2), first.dtype, first.device)
+
+
+@pytest.mark.parametrize(('backbone', 'stages', 'unused'), [
+    (dict(RESNET, out_indices=(0, 1, 2)), ('layer4',), 'layer4'),
+    (dict(RESNET, out_indices=(0,)), ('layer1', 'layer2'), 'layer2'),
+    (dict(CONVNEXT, out_indices=[1]), ('stages.0', 'stages.2'), 'stages.2'),
+    (dict(RESNET, out_indices=(0, 1, 2), frozen_stages=4), ('layer4',), 'layer4'),
+    (dict(RESNET, out_indices=(0, 1, 2), with_cp=True), ('layer3', 'layer4'), 'layer4'),
+])
+def test_a_block_that_no_output_depends_on(backbone, stages, unused):
+    with pytest.raises(ValueError, match=rf"RKANet: no output of .* with out_indices=.* depends on stage '{unused}'"):
+        RKANet(backbone, stages)
+    RKANet(dict(RESNET, out_indices=(0, 1, 2), with_cp=True), ('layer2', 'layer3'))
+
+
+# -- other modules in the place of a stage -----------------------------------------------------------------------------
+def test_a_stage_that_is_replaced_keeps_its_block():
+    net = RKANet(RESNET, ('layer3', 'layer4'))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = net(x)[-1]
+    old = net.layer4
+    net.layer4 = nn.Sequential(nn.Identity(), old)
+    assert_close(net(x)[-1], expected)
+    net.layer4 = copy.deepcopy(old)  # with copies of our hooks
+    assert_close(net(x)[-1], expected)
+    assert_close(net.backbone(x)[-1], expected)
+    nn.init.zeros_(net.bridges['layer4'].block.norm2.weight)
+    assert not torch.allclose(net(x)[-1], expected)
+    del net.backbone.layer4
+    with pytest.raises(AttributeError, match="RKANet: stage 'layer4' is no longer in ResNet"):
+        net(x)
+
+
+def test_the_plain_backbone_of_a_copied_part():
+    net = RKANet(RESNET)
+    net.eval()
+    part, x = copy.deepcopy(net.backbone), torch.rand(1, 3, 64, 64)
+    assert_close(part(x)[-1], net(x)[-1])
+
+
+def test_data_parallel_refuses():
+    for net, message in ((RKANet(RESNET), 'RKANet: nn.DataParallel'),
+                         (MODELS.build(dict(type='PluggedBackbone', backbone=RESNET,
+                                            plugins=[dict(cfg=dict(type='rkan_mm.ECA'))])).layer1[0],
+                          'PluggedBackbone: nn.DataParallel')):
+        with pytest.raises(RuntimeError, match=f'{message} runs copies .* use DistributedDataParallel'):
+            net._replicate_for_data_parallel()(torch.rand(1, 8, 16, 16))
+
+
+def test_a_plugin_behind_a_norm_that_is_folded_away():
+    net = MODELS.build(dict(type='PluggedBackbone', backbone=RESNET, plugins=[
+        dict(cfg=dict(type='rkan_mm.ECA'), position='after_conv1'), dict(cfg=dict(type='rkan_mm.SE'))]))
+    net.eval()
+    x, calls = torch.rand(1, 3, 64, 64), []
+    with torch.no_grad():
+        expected = net(x)[-1]
+        fused = fuse_conv_bn(copy.deepcopy(net))
+        for name, module in fused.named_modules():
+            if name.endswith(('.eca', '.squeeze_excitation', '.se')):
+                module.register_forward_hook(lambda *_: calls.append(1))
+        assert_close(fused(x)[-1], expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) == 16
+
+
+@pytest.mark.parametrize('where', [torch.inference_mode, torch.no_grad, lambda: torch.autocast('cpu', torch.bfloat16),
+                                   lambda: torch.device('meta')], ids=['inference', 'no_grad', 'autocast', 'meta'])
+def test_built_in_any_mode(where):
+    with where():
+        net = RKANet(copy.deepcopy(RESNET), ('layer3', 'layer4'))
+        plain = MMENGINE_MODELS.build(RESNET)
+        net(torch.rand(2, 3, 64, 64))
+    assert {(p.dtype, p.device.type, p.is_inference()) for p in net.parameters()} == {
+        (p.dtype, p.device.type, p.is_inference()) for p in plain.parameters()}
+
+
+@pytest.mark.parametrize('parts', [
+    [['conv1', 'bn1', 'relu'], ['layer4.1.conv2', 'layer4.1.bn2']], [['layer3.0.conv1', 'layer3.0.bn1']]], ids=str)
+def test_modules_fused_by_torch(parts):
+    net = RKANet(dict(type='rkan_mm.PluggedBackbone', backbone=copy.deepcopy(RESNET), plugins=[
+        dict(cfg=dict(type='rkan_mm.ECA'), position='after_conv1'), dict(cfg=dict(type='rkan_mm.SE'))]))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    fused = torch.ao.quantization.fuse_modules(net.backbone, parts)  # which moves hooks to other modules
+    assert_close(fused(x)[-1], net(x)[-1], rtol=1e-4, atol=1e-5)
+    net.backbone = fused
+    assert_close(fused(x)[-1], net(x)[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_stage_that_is_compiled():
+    net = RKANet(copy.deepcopy(RESNET), ('layer3', 'layer4'))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = net(x)[-1]
+    net.layer4 = torch.compile(net.layer4, backend='eager')
+    assert_close(net(x)[-1], expected)
+    net.layer3.compile(backend='eager')
+    assert_close(net(x)[-1], expected)
+
+
+def test_a_backbone_with_a_form_for_deployment():
+    net = RKANet(dict(type='mmpretrain.RepVGG', out_indices=(3,), arch=dict(
+        num_blocks=[1] * 4, width_factor=[0.125] * 4, group_layer_map=None, se_cfg=None, stem_channels=8)),
+                 ('stage_4',))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = net(x)[-1]
+    net.switch_to_deploy()
+    assert_close(net(x)[-1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_stage_have_its_block():
+    net = RKANet(copy.deepcopy(RESNET), ('layer3', 'layer4'))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    outs = create_feature_extractor(net, {'backbone.layer3': 'c4', 'backbone.layer4': 'c5'})(x)
+    assert_close([outs['c4'], outs['c5']], list(net(x)[2:]))
+
+
+def test_a_backbone_that_takes_no_small_images():
+    class Large(nn.Sequential):
+        def forward(self, x):
+            if x.shape[-1] < 128:
+                raise RuntimeError('image is smaller than 128')
+            return super().forward(x)
+
+    net = Large(nn.Conv2d(3, 4, 3, padding=1))
+    with pytest.raises(RuntimeError, match=r'given an image of zeros \(1, 3, 64, 64\), and failed: image is smaller '
+                                           r'than 128. .* input_size=\(224, 224\)'):
+        RKANet(net, ('0',))
+    RKANet(net, ('0',), input_size=(128, 128))
