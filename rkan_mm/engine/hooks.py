@@ -20,6 +20,7 @@ from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.curvature import curvature, input_range
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.sparsity import Sparsity
+from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.registry import HOOKS
 
 
@@ -98,8 +99,9 @@ class KANGridUpdateHook(Hook):
         if runner.iter in self.refine:
             self._refine(runner, self.refine[runner.iter])
         if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
-            self._handles = [layer.register_forward_pre_hook(_HereAlone(partial(self._update, runner, name, copies)))
-                             for name, (layer, copies) in self._trained(runner).items()]
+            self._handles = [layer.register_forward_pre_hook(
+                _HereAlone(partial(self._update, runner, name, copies)), with_kwargs=True)
+                for name, (layer, copies) in self._trained(runner).items()]
             self._updates += 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
@@ -114,13 +116,14 @@ class KANGridUpdateHook(Hook):
         return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
                 if layer in averages}
 
-    def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple) -> None:
+    def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
+                kwargs: dict) -> None:
         if name in self._done:  # a layer that is called again, such as a shared head
             return
         self._done.add(name)
         changed = torch.zeros(1)
         if get_rank() == 0:
-            changed += layer.update_grid(args[0], followers=copies, **self.update)
+            changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
         if is_distributed():
             changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)
@@ -202,7 +205,7 @@ class KANRegularizationHook(Hook):
         if 'smoothness' in self.factors:
             self._handles.append(model.register_forward_pre_hook(
                 _HereAlone(lambda model, args: self._ranges.clear())))
-            self._handles += [module.register_forward_pre_hook(_HereAlone(self._measure))
+            self._handles += [module.register_forward_pre_hook(_HereAlone(self._measure), with_kwargs=True)
                               for module in model.modules()
                               if isinstance(module, Sparsity) and not isinstance(module.basis, GridBasis)]
 
@@ -211,10 +214,10 @@ class KANRegularizationHook(Hook):
             handle.remove()
         self._handles, self._ranges = [], {}
 
-    def _measure(self, layer: nn.Module, args: tuple) -> None:
+    def _measure(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         """The range of this batch alone, so that a resumed run goes on as it would have."""
         if layer.training and layer.coefficient_parameter.requires_grad:
-            ends = input_range(layer, args[0])
+            ends = input_range(layer, layer_input(args, kwargs))
             if layer in self._ranges:  # a layer that is called again
                 low, high = self._ranges[layer].unbind()
                 ends = torch.stack([torch.minimum(low, ends[0]), torch.maximum(high, ends[1])])

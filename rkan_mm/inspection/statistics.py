@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.symbolic_trace import layer_input
 
 from .functions import Index, LayerFunctions, kan_layers, unwrap
 from .inputs import tap_inputs
@@ -222,7 +223,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         for name, layer in self._layers.items():
             own = self.statistics[name]
-            self._handles.append(layer.register_forward_pre_hook(lambda layer, args, own=own: own.add(args[0])))
+            self._handles.append(layer.register_forward_pre_hook(
+                lambda layer, args, kwargs, own=own: own.add(layer_input(args, kwargs)), with_kwargs=True))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

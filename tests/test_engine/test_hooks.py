@@ -32,7 +32,7 @@ class Model(BaseModel):
         self.fc = KANLinear(4, 2, basis=dict(type=basis, **args))
 
     def forward(self, x, mode='tensor'):
-        x = self.conv(x)
+        x = self.conv(input=x)
         x = self.fc(self.fc(x.mean((2, 3))) @ self.fc.weight)  # the layer is called twice
         return dict(loss_own=x.square().mean()) if mode == 'loss' else x
 
@@ -53,9 +53,9 @@ def test_grids_are_updated_when_due(tmp_path):
     seen = []
 
     class Watch(KANGridUpdateHook):
-        def _update(self, runner, name, copies, layer, args):
+        def _update(self, runner, name, copies, layer, *inputs):
             before = layer.basis.grid.clone()
-            super()._update(runner, name, copies, layer, args)
+            super()._update(runner, name, copies, layer, *inputs)
             if not before.equal(layer.basis.grid):
                 seen.append((runner.iter, name, layer.basis_weight in runner.optim_wrapper.optimizer.state))
 

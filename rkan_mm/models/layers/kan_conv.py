@@ -35,7 +35,8 @@ class KANConv(KANLayer):
             return False
         return torch.jit.is_tracing() or x.shape[-1 - self.spatial] == self.num_inputs
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
+        x = input
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)
@@ -51,7 +52,7 @@ class KANConv(KANLayer):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """For ``efficient_conv_bn_eval``, which scales weight and bias in the forward pass."""
         out, locked = type(self).forward(self, x), getattr(self, 'locked', None)
-        whole = out if locked is None else locked.add(self, (x,), out)
+        whole = out if locked is None else locked.add(self, (x,), {}, out)
         scaled = self._scaled(whole, weight, bias)
         hooks_follow = 'forward' in self.__dict__  # where it is replaced, by mmcv, they will add the formulas once more
         return scaled - (whole - out) if hooks_follow else scaled
@@ -173,7 +174,8 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         shape = self.basis_weight.shape
         return max(1, shape[0] // self.groups * shape[3:].numel() // math.prod(self.stride))
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        x = input
         if is_traced(x):
             return as_leaf(self, x, output_size)
         self.check_input(x, output_size)

@@ -33,7 +33,8 @@ class KANLinear(KANLayer, nn.Linear):
     def _fits(self, x: Tensor) -> bool:
         return x.dim() > 0 and (torch.jit.is_tracing() or x.shape[-1] == self.in_features)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
+        x = input
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)

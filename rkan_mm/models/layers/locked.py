@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid_update import ELEMENTWISE
-from .symbolic_trace import is_traced
+from .symbolic_trace import is_traced, layer_input
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -106,13 +106,14 @@ class LockedFunctions(nn.Module):
         return {tuple(place): Fixed(names[form], tuple(own)) for place, form, own in
                 zip(self.places.tolist(), self.forms.tolist(), constants, strict=True)}
 
-    def add(self, layer: nn.Module, args: tuple, out: Tensor) -> Tensor:
+    def add(self, layer: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
         """Forward hook of the layer."""
         if getattr(layer, 'locked', None) is not self:  # left by a lock that was taken back
             return out
-        if is_traced(args[0]):  # the layer is a leaf, and runs this itself
+        x = layer_input(args, kwargs)
+        if is_traced(x):  # the layer is a leaf, and runs this itself
             return out
-        x = args[0].float() if args[0].dtype in HALF else args[0]
+        x = x.float() if x.dtype in HALF else x
         return out + self._value(layer, x, out).to(out.dtype)
 
     @torch.no_grad()
@@ -219,7 +220,7 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
         keep[index] = False
     layer.keep(keep)
     layer.locked = LockedFunctions(layer, functions)
-    layer.register_forward_hook(layer.locked.add)
+    layer.register_forward_hook(layer.locked.add, with_kwargs=True)
     return layer.locked
 
 
@@ -228,6 +229,7 @@ def unlock(layer: nn.Module) -> None:
     for key, hook in list(layer._forward_hooks.items()):
         if isinstance(getattr(hook, '__self__', None), LockedFunctions):
             del layer._forward_hooks[key]
+            layer._forward_hooks_with_kwargs.pop(key, None)
     del layer.locked
 
 

@@ -125,7 +125,8 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         self.reset_parameters()
         super().init_weights()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
+        x = input
         if is_traced(x):
             return as_leaf(self, x)
         if not isinstance(x, Tensor) or x.dim() != 4:

@@ -11,6 +11,7 @@ from .basis import GridBasis
 from .basis.grid import lasting
 from .grid_update import MAX_SAMPLES
 from .mixin import LayerMixin
+from .symbolic_trace import layer_input
 
 
 class Sparsity(LayerMixin):
@@ -163,11 +164,11 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
     if run is None:
         importances = {layer: layer.importance() for layer in layers}
     else:
-        def measure(layer: nn.Module, args: tuple) -> None:
+        def measure(layer: nn.Module, args: tuple, kwargs: dict) -> None:
             if layer not in importances:
-                importances[layer] = layer.importance(args[0])
+                importances[layer] = layer.importance(layer_input(args, kwargs))
 
-        handles = [layer.register_forward_pre_hook(measure) for layer in layers]
+        handles = [layer.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
         try:
             run()
         finally:

@@ -8,6 +8,11 @@ from torch import nn
 from torch.fx import Proxy
 
 
+def layer_input(args: tuple, kwargs: dict) -> Any:
+    """What a hook's layer is called with."""
+    return args[0] if args else kwargs['input']
+
+
 def is_traced(x: Any) -> bool:
     """Whether x stands for a tensor in a symbolic trace."""
     return isinstance(x, Proxy)

@@ -249,3 +249,12 @@ def test_averages_stay_averages(basis, options):
     assert_close(average.basis.interior(), layer.basis.interior(), rtol=0, atol=0)
     far = (average.basis_weight - 0.25 * layer.basis_weight - 0.75 * other.basis_weight).abs().max()
     assert far < 1e-5 * (layer.basis_weight.abs().max() + other.basis_weight.abs().max())
+
+
+@kinds
+def test_the_input_by_its_name_in_pytorch(kind):
+    layer, x = make(kind)
+    assert_close(layer(input=x), layer(x))
+    lock(layer, {(0,) * layer.importance().dim(): Fixed('sin', (1.0, 2.0, 0.0, 0.0))})
+    assert_close(layer(input=x), layer(x))
+    assert prune(nn.ModuleList([layer]), 0.5, lambda: layer(input=x)) > 0.4
