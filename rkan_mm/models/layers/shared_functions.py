@@ -63,13 +63,15 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         if x is None:
             return coefficients.abs().sum(0) + (0 if base is None else base.abs())
         u, patches = self._seen(x)
-        squares, count = u.new_zeros(()), 0
+        finite = patches.isfinite().all(1)  # (n, L)
+        self._finite_ones(patches, finite.any(1))
+        squares = u.new_zeros(())
         rows = max(1, CHUNK // (u[0].numel() * len(coefficients)))
-        for seen, patch in zip(u.split(rows), patches.split(rows), strict=True):
+        for seen, patch, good in zip(u.split(rows), patches.split(rows), finite.split(rows), strict=True):
             value = torch.einsum('npfl,fp->npl', self.basis(seen, 1), coefficients.flatten(1).to(patch))
             if base is not None:
                 patch = seen if self.normalize_base else patch
                 patch = patch if self.base_act is None else self.base_act(patch.clone())
                 value = value + patch * base.flatten().to(patch)[:, None]
-            squares, count = squares + value.square().sum((0, 2)), count + len(value) * value.shape[2]
-        return (squares / count).sqrt().reshape(self.kernel_size)
+            squares = squares + value.masked_fill(~good[:, None], 0.0).square().sum((0, 2))
+        return (squares / finite.sum()).sqrt().reshape(self.kernel_size)

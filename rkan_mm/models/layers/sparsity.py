@@ -64,6 +64,9 @@ class Sparsity(LayerMixin):
 
         Its root mean square over the samples ``x`` of the layer's input, base branch included; without samples, the
         sum of the sizes of its coefficients. Samples with inf or NaN are left out.
+
+        Raises:
+            ValueError: all samples have inf or NaN, or there are none.
         """
         coefficients = self.coefficients()
         if x is None:
@@ -72,8 +75,10 @@ class Sparsity(LayerMixin):
         x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike
             x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)
-            x = x[x.isfinite().all(1)]
+            x = self._finite_ones(x, x.isfinite().all(1))
             x = x[::max(1, len(x) // MAX_SAMPLES)]
+        else:
+            x = self._finite_ones(x, x.flatten(1).isfinite().all(1))
         values = self._planes(x, self.seen(x), dim, False)
         values = values.movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
         kernel = self.kernel(coefficients)
@@ -84,6 +89,11 @@ class Sparsity(LayerMixin):
         weight = self.by_channel(kernel)  # (C, P, M)
         square = (weight * (moment @ weight)).sum(1, keepdim=True)
         return self.from_channel(square.clamp(min=0).sqrt()).squeeze(2)
+
+    def _finite_ones(self, x: Tensor, finite: Tensor) -> Tensor:
+        if not finite.any():
+            raise ValueError(f'{type(self).__name__}.importance: not one of {len(x)} samples is without inf and NaN')
+        return x[finite]
 
     @lasting
     def prune(self, amount: float | None = None, threshold: float | None = None, x: Tensor | None = None) -> float:

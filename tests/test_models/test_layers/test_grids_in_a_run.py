@@ -128,6 +128,14 @@ def test_importance_and_range_of_bad_values(bad):
     assert_close(layer.importance(spoilt), layer.importance(x))
     assert_close(input_range(layer, spoilt), input_range(layer, x))
     assert input_range(layer, spoilt[-1:]).isfinite().all()
+    with pytest.raises(ValueError, match='KANLinear.importance: not one of 1 samples is without inf and NaN'):
+        layer.importance(spoilt[-1:])
+    for conv in (KANConv2d(3, 2, 3, normalization=dict(type='BN')), SharedKANConv2d(3, padding=1),
+                 SharedKANConv2d(3, normalization='standardization')):
+        images = torch.randn(4, 3, 8, 8)
+        images[0, 0, 0, 0] = bad
+        assert conv.importance(images).isfinite().all()
+        assert conv.prune(0.5, x=images) == pytest.approx(0.5, abs=0.1)
 
 
 # -- losses from before ------------------------------------------------------------------------------------------------
