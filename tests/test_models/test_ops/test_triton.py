@@ -27,7 +27,7 @@ def test_in_the_interpreter(name, root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', ['shared_polynomial_conv', 'fused'])
 def test_in_the_interpreter_at_length(name, root):
     interpret(name, root, '-m', 'slow')
 
