@@ -74,8 +74,8 @@ def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
     model = Averaged(kind)
     hook = dict(type='KANGridUpdateHook', interval=2, outside=0.0, **options)
     runner(tmp_path, [hook, dict(type=Average)], model, lr=0.0).train()
+    assert model.student.conv.basis.interior().abs().max() > 2  # it was updated; others may have all data inside
     for ours, theirs in model.pair:
-        assert not ours.basis.interior()[:, [0, -1]].allclose(torch.tensor([-1.0, 1.0]))
         assert_close(theirs.basis.interior(), ours.basis.interior(), rtol=0, atol=0)
         # at a learning rate of 0 both stay what they are
         assert_close(theirs.basis_weight, ours.basis_weight, rtol=1e-4, atol=1e-5)
