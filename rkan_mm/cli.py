@@ -15,6 +15,7 @@ COMMANDS = {  # name: its function, what it does
     'test': ('rkan_mm.apis.runner:test', 'test a checkpoint'),
     'infer': ('rkan_mm.apis.infer:main', 'predict on pictures, with json and drawings'),
     'inspect': ('rkan_mm.apis.inspect:main', 'look into a trained model: functions, formulas, what they are worth'),
+    'export': ('rkan_mm.apis.export:main', 'a trained model as a file that runs without this package'),
     'convert': ('rkan_mm.apis.convert:main', 'convert a checkpoint from elsewhere'),
     'table': ('rkan_mm.tables.run:run_table', 'train the rows of a table over seeds'),
     'benchmark': ('rkan_mm.benchmarks.models:main', 'time a config beside its plain backbone'),

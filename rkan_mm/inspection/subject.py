@@ -36,13 +36,15 @@ class Subject:
         images: paths to look at; without any, evenly spread images of the config's validation set.
         num_images: how many of that are looked at.
         device: None takes a GPU where there is one.
+        any_model: take one without KAN layers, too.
+        allow_partial: see `load_for_testing`.
 
     Raises:
         PreflightError: the model has no KAN layer, the checkpoint is of another model, or there are no images.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, images: Sequence[str] = (), num_images: int = 20,
-                 device: str | None = None) -> None:
+                 device: str | None = None, any_model: bool = False, allow_partial: bool = False) -> None:
         self.cfg, self.checkpoint, self.images = cfg, checkpoint, list(images)
         self.device = device or get_device()
         self.scope = cfg.get('default_scope', 'mmengine')
@@ -51,16 +53,16 @@ class Subject:
         if cfg.get('data_preprocessor'):
             model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
         self.model = revert_sync_batchnorm(MODELS.build(model_cfg))
-        if not kan_layers(self.model):
+        if not any_model and not kan_layers(self.model):
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
                                  'KANLinear); there is nothing to look into.')
-        load_for_testing(self.model, checkpoint)
+        self._meta = load_for_testing(self.model, checkpoint, allow_partial).get('meta') or {}
         self.model.to(self.device)
         self.model.eval()
         self.is_detector = self.scope != 'mmpretrain'
         self._dataset = None
         if self.images:
-            pipeline = Compose([TRANSFORMS.build(step) for step in self._pipeline() if 'LoadAnno' not in step['type']])
+            pipeline = Compose([TRANSFORMS.build(step) for step in self.pipeline if 'LoadAnno' not in step['type']])
             self.samples = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(self.images)]
         else:
             chosen = spread(len(self.dataset), num_images)
@@ -76,7 +78,9 @@ class Subject:
                 return self.cfg[f'{split}_dataloader']
         raise PreflightError(f'{self.cfg.filename} has no validation data: give images.')
 
-    def _pipeline(self) -> list[dict]:
+    @property
+    def pipeline(self) -> list[dict]:
+        """Of the config's validation set."""
         node = self._loader.dataset
         while 'pipeline' not in node:
             node = node['dataset'] if 'dataset' in node else node['datasets'][0]
@@ -96,7 +100,7 @@ class Subject:
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes, where data set or checkpoint tell."""
         meta = getattr(self._dataset, 'metainfo', None) or {}
-        found = meta.get('classes') or getattr(self.model, 'dataset_meta', {}).get('classes')
+        found = meta.get('classes') or (self._meta.get('dataset_meta') or {}).get('classes')
         return None if found is None else tuple(found)
 
     def predict(self, samples: Sequence[dict] | None = None, batch_size: int = 1,

@@ -1,0 +1,100 @@
+"""Trained models as files that run without this package: the command line of tools/export.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.engine.safe_loading import safe_loading
+from rkan_mm.preflight import check_checkpoint
+
+from .command_line import command_line
+from .infer import list_images
+from .runner import add_allow_partial, load_config
+
+if TYPE_CHECKING:
+    from rkan_mm.deploy.comparison import Comparison
+
+FORMATS = ('onnx', 'pt2', 'torchscript')
+
+
+def check_extra(*modules: str) -> None:
+    """Raise `PreflightError` where a module of the extra ``deploy`` is missing."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PreflightError(f'Exporting needs {" and ".join(missing)}: pip install {" ".join(missing)}, or this '
+                             "package with its extra, pip install '.[deploy]'.")
+
+
+def main(argv: Sequence[str] | None = None) -> Comparison:
+    """Command line of tools/export.py.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        PreflightError: the place, a part of the extra, the config, the checkpoint or its data are not there, or the
+            model has a part that cannot be exported; then nothing is left at the place.
+    """
+    parser = command_line('Export a trained model to one file, pictures in and predictions out, and compare it with '
+                          'PyTorch on real pictures',
+                          'configs/mask-rcnn_rkanet18_fpn_shapes.py epoch_8.pth model.onnx --dynamic')
+    parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
+    parser.add_argument('checkpoint')
+    parser.add_argument('out', help='file to write: .onnx, .pt2 or .pt')
+    parser.add_argument('--format', choices=FORMATS, default='onnx')
+    parser.add_argument('--dynamic', action='store_true', help='for any batch, height and width')
+    parser.add_argument('--fp16', action='store_true', help='half precision but for boxes and probabilities')
+    parser.add_argument('--opset', type=int, default=17, help='of ONNX')
+    parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
+                        help='images or a folder to compare on (default: the validation set of the config)')
+    parser.add_argument('--eval-images', type=int, metavar='N',
+                        help='so many of the validation set, evenly spread (default: all)')
+    add_allow_partial(parser)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={})
+    args = parser.parse_args(argv)
+    check_extra(*(['onnx', 'onnxruntime'] if args.format == 'onnx' else []))
+    from rkan_mm.deploy import comparison, files
+    from rkan_mm.deploy.departure import departure
+    from rkan_mm.inspection.subject import Subject
+    files.check_place(args.out, args.format)
+    cfg = load_config(args.config, args.cfg_options)
+    check_checkpoint(args.checkpoint)
+    images = list_images(args.images)
+    with safe_loading():
+        subject = Subject(cfg, args.checkpoint, images, device='cpu', any_model=True, allow_partial=args.allow_partial)
+    leaving = departure(subject, args.dynamic)
+    with files.whole(args.out) as unfinished:
+        leaving.write(unfinished, args.format, args.fp16, args.opset)
+        found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
+        exact = not args.fp16
+        if exact and leaving.info['task'] == 'classification' and found.difference > comparison.TOLERANCE:
+            raise PreflightError(f'{args.out} is not written: its probabilities differ from those of PyTorch by up to '
+                                 f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected.')
+        size = unfinished.stat().st_size
+    print_comparison(found, args.out, size)
+    return found
+
+
+def print_comparison(found: Comparison, path: str, size: int) -> None:
+    """A table of the file beside PyTorch."""
+    table = Table(title=f'{path}, {size / 2 ** 20:.1f} MiB, on {found.pictures} pictures')
+    for column in ('', 'PyTorch', 'file', 'difference'):
+        table.add_column(column, justify='left' if not column else 'right')
+    for name, (own, other) in found.metrics.items():
+        table.add_row(name, f'{own:.4g}', f'{other:.4g}', f'{other - own:+.2g}')
+    own, other = found.milliseconds
+    table.add_row('ms per picture', f'{own:.1f}', f'{other:.1f}', f'x {other / own:.2f}')
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(f'Agreement: {100 * found.agreement:.2f} % of the pictures have the same '
+                  f'{"class" if found.single else "classes, in the same order"}; '
+                  f'scores differ by up to {found.difference:.1e}.\n'
+                  f'Time: median, one picture at a time, in turns, {torch.get_num_threads()} threads each.')

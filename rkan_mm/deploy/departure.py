@@ -1,0 +1,103 @@
+"""A trained model as it leaves: its graph, an example, and what the file says of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import rkan_mm
+from rkan_mm.inspection.subject import Subject
+from rkan_mm.preflight.weights import warn_in_red
+
+from . import files
+from .classifier import ClassifierGraph
+from .detector import DetectorGraph
+from .errors import UnsupportedModelError
+from .exported import ExportedModel
+from .pictures import gives_bgr, preparation
+
+
+@dataclass
+class Departure:
+    """What `files.write` takes.
+
+    Args:
+        graph: pictures in, predictions out.
+        info: the file's metadata.
+        example: (B, C, H, W), uint8.
+        is_bgr: whether the config's pipeline gives pictures in BGR.
+    """
+
+    graph: nn.Module
+    info: dict[str, Any]
+    example: Tensor
+    is_bgr: bool
+
+    def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET) -> None:
+        """Write the file, in half precision if asked for; the graph remains as it is."""
+        halves = [self.graph.model] if fp16 else []
+        try:
+            for model in halves:
+                model.half()
+            files.write(self.graph, self.example, path, form, self.info, self.info['size'] is None, opset)
+        finally:
+            for model in halves:
+                model.float()
+
+
+def departure(subject: Subject, dynamic: bool = False) -> Departure:
+    """Prepare a model to be exported.
+
+    Args:
+        subject: the model, its config and pictures.
+        dynamic: whether batch, height and width may vary; else it is one picture of the size that the test pipeline
+            gives, or, where that varies, of the smallest square that holds all.
+
+    Raises:
+        UnsupportedModelError: the model has a part for which there is no form to export.
+    """
+    pipeline = subject.pipeline
+    is_bgr = gives_bgr(pipeline)
+    graph = (DetectorGraph if subject.is_detector else ClassifierGraph)(subject.model, is_bgr)
+    try:
+        steps = preparation(pipeline)
+    except UnsupportedModelError as error:
+        steps = None
+        warn_in_red(f'{error} Who runs the file must prepare pictures as this config does.')
+    classes = subject.classes or [str(i) for i in range(graph.num_classes)]
+    info = dict(task=graph.task, classes=classes, outputs=graph.outputs, preparation=steps, size=None,
+                blank=graph.normalize.blank, config=Path(subject.cfg.filename or '').name,
+                made_by=f'rkan_mm {rkan_mm.__version__}')
+    if subject.is_detector:
+        info['mask_threshold'] = graph.mask_threshold
+    first = subject.samples[0]['inputs']
+    info['channels'] = first.shape[0]
+    if dynamic:  # sizes that differ, so that no exporter takes them for one
+        divisor = graph.normalize.divisor
+        height, width = (max(64, n // divisor * divisor) for n in first.shape[1:])
+        example = torch.zeros(2, first.shape[0], height, width + (divisor if divisor > 1 else 32), dtype=torch.uint8)
+        example[:, :, :first.shape[1], :first.shape[2]] = first[:, :height, :width]
+    else:
+        info['size'] = _size(subject, steps)
+        example = torch.from_numpy(ExportedModel(lambda image: (), info, is_bgr).pictures([first])[0])
+    return Departure(graph, info, example, is_bgr)
+
+
+def _size(subject: Subject, steps: list[dict] | None) -> list[int]:
+    """Width and height that hold every picture as the test pipeline leaves it."""
+    last = steps[-1] if steps else {}
+    if last.get('fit') == 'inside':
+        return [max(last['size'])] * 2
+    shapes = {tuple(sample['inputs'].shape[:0:-1]) for sample in subject.samples}
+    if len(shapes) > 1:
+        raise UnsupportedModelError(f'The test pipeline gives pictures of several sizes ({_some(shapes)}, width by '
+                                    'height): export with --dynamic.')
+    return [*shapes.pop()]
+
+
+def _some(shapes: set[tuple[int, int]]) -> str:
+    return ', '.join(f'{width} x {height}' for width, height in sorted(shapes)[:3])

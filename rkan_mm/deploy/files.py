@@ -1,0 +1,136 @@
+"""Graphs as files: written whole or not at all, read back as functions of arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rkan_mm.engine.run_error import PreflightError
+
+from .errors import UnsupportedModelError
+from .rewrites import exportable
+
+SUFFIXES = {'onnx': '.onnx', 'pt2': '.pt2', 'torchscript': '.pt'}
+"""Formats, and how their files end."""
+
+OPSET = 17
+"""Of ONNX, where not given: LayerNorm is one node from here on."""
+
+Function = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+
+def check_place(path: str | Path, form: str) -> None:
+    """Whether a file of this format can be written there; called before anything that takes time.
+
+    Raises:
+        PreflightError: it is a folder, its name ends otherwise, or its folder cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIXES[form]:
+        raise PreflightError(f'{str(path)!r}: a file of --format {form} ends with {SUFFIXES[form]}.')
+    if path.is_dir():
+        raise PreflightError(f'{str(path)!r} is a folder: give the name of a file.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PreflightError(f'{str(path)!r} cannot be written ({error.strerror}).') from error
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path, in a folder of its own beside ``path``, whose file takes the place of ``path`` if all goes well."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
+        unfinished = Path(folder, path.name)
+        yield unfinished
+        unfinished.replace(path)
+
+
+def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, info: dict[str, Any],
+          dynamic: bool = False, opset: int = OPSET) -> None:
+    """Export a graph.
+
+    Args:
+        graph: with ``outputs``, their names.
+        image: (B, C, H, W), an example.
+        path: of the file.
+        form: one of `SUFFIXES`.
+        info: metadata, what json can write.
+        dynamic: whether batch, height and width may differ from the example's.
+        opset: of ONNX.
+
+    Raises:
+        UnsupportedModelError: the exporter cannot express the model.
+    """
+    path, texts = str(path), {key: json.dumps(value) for key, value in info.items()}
+    axes = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else {}
+    with exportable(graph), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # tracers doubt every number; parity is measured
+        try:
+            if form == 'onnx':
+                names = {'image': axes, **{name: {0: 'batch'} for name in graph.outputs if dynamic}}
+                torch.onnx.export(graph, (image,), path, dynamo=False, opset_version=opset, input_names=['image'],
+                                  output_names=list(graph.outputs), dynamic_axes=names if dynamic else None)
+            elif form == 'torchscript':
+                traced = torch.jit.trace(graph, image, check_trace=False)
+                torch.jit.save(traced, path, _extra_files=texts)
+            else:
+                sizes = (dict.fromkeys(axes, torch.export.Dim.AUTO),) if dynamic else None
+                torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=sizes), path, extra_files=texts)
+        except OSError:
+            raise
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            name = type(graph.model).__name__
+            raise UnsupportedModelError(f'{name} cannot be exported as {form}: {reason}') from error
+    if form == 'onnx':
+        describe(path, texts)
+
+
+def describe(path: str, texts: dict[str, str]) -> None:
+    """Write metadata into an ONNX file."""
+    import onnx
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, path)
+
+
+def read(path: str | Path, form: str, threads: int | None = None) -> tuple[Function, dict[str, Any]]:
+    """An exported file as a function of pictures, (B, C, H, W) of uint8, and its metadata.
+
+    Args:
+        path: of the file.
+        form: one of `SUFFIXES`.
+        threads: of onnxruntime; None as many as torch has.
+    """
+    if form == 'onnx':
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        info = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        return lambda image: tuple(session.run(None, {'image': image})), info
+    import torchvision  # noqa: F401  its operations
+    texts = dict.fromkeys(INFO, '')
+    module = torch.jit.load(str(path), _extra_files=texts) if form == 'torchscript' else torch.export.load(
+        str(path), extra_files=texts).module()
+
+    def run(image: np.ndarray) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            return tuple(out.numpy() for out in module(torch.from_numpy(image)))
+    return run, {key: json.loads(text) for key, text in texts.items() if text}
+
+
+INFO: Sequence[str] = ('task', 'classes', 'outputs', 'channels', 'preparation', 'size', 'blank', 'mask_threshold',
+                       'config', 'made_by')
+"""Names of the metadata: see docs/deploy.md."""

@@ -1,0 +1,143 @@
+"""Detectors of mmdet as one graph, from pictures to boxes and masks: what comes out is what mmdet predicts."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from rkan_mm.deploy import files
+from rkan_mm.deploy.detector import DetectorGraph
+from rkan_mm.deploy.errors import UnsupportedModelError
+from rkan_mm.deploy.exported import ExportedModel
+
+pytest.importorskip('onnxruntime')
+NAMES = dict(
+    retinanet='retinanet/retinanet_r50_fpn_1x_coco.py',
+    fcos='fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    atss='atss/atss_r50_fpn_1x_coco.py',
+    faster_rcnn='faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+    mask_rcnn='mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    cascade='cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+)
+
+
+def narrow(node):
+    """Channels of a config's heads, and its classes, made few."""
+    if isinstance(node, dict):
+        return type(node)({key: narrow(value) for key, value in node.items()})
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(narrow, node))
+    return {256: 64, 1024: 32, 80: 3}.get(node, node)
+
+
+def detector(name, **test_cfg):
+    """Of three classes, narrow, with random weights that find something."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    cfg = narrow(get_config(f'mmdet::{NAMES[name]}').model)
+    cfg.backbone = dict(type='rkan_mm.RKANet', stages=('layer3',), backbone=dict(
+        type='ResNet', depth=18, base_channels=8, stem_channels=8))
+    cfg.neck.in_channels = [8, 16, 32, 64]
+    cfg.test_cfg.get('rcnn', cfg.test_cfg).update(test_cfg)
+    model = MODELS.build(cfg).eval()
+    for part, module in model.named_modules():
+        if part.endswith(('cls', 'conv_logits', 'centerness', 'reg')) and isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(module.weight, std=0.1 if part.endswith('reg') else 0.3)
+    return model
+
+
+def samples(*sizes):
+    """Noise in blocks, packed as a pipeline does."""
+    packed = []
+    for i, (height, width) in enumerate(sizes):
+        generator = np.random.default_rng(i)
+        image = generator.integers(0, 256, (3, height // 8 + 1, width // 8 + 1)).repeat(8, 1).repeat(8, 2)
+        sample = DetDataSample(metainfo=dict(img_shape=(height, width), ori_shape=(height // 2, width // 2),
+                                             scale_factor=(width / (width // 2), height / (height // 2)), img_id=i))
+        packed.append(dict(inputs=torch.from_numpy(image[:, :height, :width].astype(np.uint8)), data_samples=sample))
+    return packed
+
+
+def same(ours, theirs):
+    """Each detection has its twin, whatever the order of those of one score; one in fifty may fall at a threshold."""
+    a, b = ours.pred_instances, theirs.pred_instances
+    assert abs(len(a) - len(b)) <= len(b) / 50
+    assert len(b) > 3
+    twins = (a.labels[:, None] == b.labels) & torch.isclose(a.scores[:, None], b.scores, rtol=0, atol=1e-4) \
+        & torch.isclose(a.bboxes[:, None], b.bboxes, rtol=0, atol=0.02).all(2)
+    assert twins.any(0).float().mean() >= 0.98
+    if 'masks' in b:
+        assert a.masks.any()
+        for i, j in twins.nonzero():
+            assert (a.masks[i] == b.masks[j]).float().mean() > 0.999
+
+
+@pytest.mark.parametrize('name', ['retinanet', 'fcos', 'atss', 'faster_rcnn', 'mask_rcnn'])
+@pytest.mark.parametrize('form', ['onnx', *(pytest.param(form, marks=pytest.mark.slow)
+                                            for form in ('torchscript', 'pt2'))])
+def test_predicts_what_mmdet_does(name, form, tmp_path):
+    model = detector(name)
+    graph = DetectorGraph(model)
+    info = dict(task='detection', outputs=graph.outputs, size=None, mask_threshold=graph.mask_threshold)
+    path = tmp_path / f'model{files.SUFFIXES[form]}'
+    files.write(graph, torch.randint(0, 256, (2, 3, 96, 128), dtype=torch.uint8), path, form, info, dynamic=True)
+    exported = ExportedModel(*files.read(path, form))
+    assert exported.info['outputs'] == list(graph.outputs)
+    for sample in samples((96, 128), (130, 90), (64, 64)):
+        with torch.no_grad():
+            theirs = model.test_step(pseudo_collate([sample]))[0].clone()
+        same(exported.test_step(pseudo_collate([sample]))[0], theirs)
+
+
+@pytest.fixture(scope='module')
+def mask_rcnn():
+    return detector('mask_rcnn')
+
+
+def test_pictures_of_a_batch_do_not_meet(mask_rcnn):
+    graph = DetectorGraph(mask_rcnn)
+    batch = torch.stack([sample['inputs'] for sample in samples((96, 128), (96, 128), (96, 128))])
+    with torch.no_grad():
+        together, alone = graph(batch), [graph(picture[None]) for picture in batch]
+    for i, parts in enumerate(alone):
+        for part, whole in zip(parts, together, strict=True):
+            assert part.shape[1] == whole.shape[1] == 100
+        scores, others = parts[2][0], together[2][i]
+        torch.testing.assert_close(scores, others, rtol=0, atol=1e-4)
+
+
+def test_nothing_found(mask_rcnn, tmp_path):
+    model = detector('mask_rcnn', score_thr=1.0)
+    graph, path = DetectorGraph(model), str(tmp_path / 'model.onnx')
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    files.write(graph, image, path, 'onnx', dict(outputs=graph.outputs))
+    boxes, labels, scores, masks = files.read(path, 'onnx')[0](image.numpy())
+    assert (labels == -1).all()
+    assert (scores == -1).all()
+    assert not boxes.any()
+    assert masks.shape == (1, 100, 28, 28)
+
+
+def test_half_precision_finds_nearly_the_same(mask_rcnn):
+    graph, (sample,) = DetectorGraph(detector('mask_rcnn').half()), samples((96, 128))
+    with torch.no_grad():
+        half, full = graph(sample['inputs'][None]), DetectorGraph(mask_rcnn)(sample['inputs'][None])
+    assert all(part.dtype in (torch.float32, torch.int64) for part in half)
+    torch.testing.assert_close(half[2], full[2], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (dict(nms=dict(type='soft_nms', iou_threshold=0.5)),
+     'MaskRCNN cannot be exported: Shared2FCBBoxHead has suppression by soft_nms, not nms.'),
+    (None, 'CascadeRCNN with a CascadeRoIHead cannot be exported: boxes are known of heads that predict as '
+           'StandardRoIHead does.'),
+])
+def test_what_cannot_be_exported(change, message):
+    model = detector('mask_rcnn', **change) if change else detector('cascade')
+    with pytest.raises(UnsupportedModelError) as error:
+        DetectorGraph(model)
+    assert str(error.value) == message

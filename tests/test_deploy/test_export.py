@@ -1,0 +1,145 @@
+"""The command line of tools/export.py, for classifiers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from rkan_mm.apis.export import main
+from rkan_mm.deploy import files
+from rkan_mm.deploy.errors import UnsupportedModelError
+from rkan_mm.preflight import PreflightError
+
+pytest.importorskip('onnxruntime')
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(mean=[100.0, 110.0, 120.0], std=[50.0, 51.0, 52.0], to_rgb=True),
+    backbone=dict(type='rkan_mm.RKANet', backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='{head}', num_classes=3, in_channels=32))
+test_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root='{root}', pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=40), dict(type='CenterCrop', crop_size=32),
+        dict(type='PackInputs')]))
+test_evaluator = dict(type='Accuracy', topk=1)
+"""
+CLASSES = ('cat', 'dog', 'ship')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Noise in three folders."""
+    folder, generator = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+    for name in CLASSES:
+        (folder / name).mkdir()
+        for i in range(2):
+            small = generator.integers(0, 256, (7, 6, 3), np.uint8)
+            Image.fromarray(small.repeat(9, 0).repeat(9, 1)).save(folder / name / f'{name}{i}.png')
+    return folder
+
+
+@pytest.fixture
+def trained(data, tmp_path):
+    """Config and checkpoint of a classifier with random weights."""
+    def make(head='LinearClsHead'):
+        config, checkpoint = tmp_path / 'classifier.py', tmp_path / 'net.pth'
+        config.write_text(CONFIG.format(head=head, root=data))
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            model = MODELS.build(Config.fromfile(config).model)
+        model.head.fc.weight.data.mul_(3)
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=CLASSES))), checkpoint)
+        return [str(config), str(checkpoint)]
+    return make
+
+
+@pytest.mark.parametrize('options', [
+    ['--dynamic'], ['--fp16'], ['--format', 'torchscript', '--dynamic'],
+    pytest.param(['--format', 'torchscript', '--fp16'], marks=pytest.mark.slow),
+    pytest.param(['--format', 'pt2', '--dynamic'], marks=pytest.mark.slow)])
+def test_the_file_is_the_model(options, trained, tmp_path, capsys):
+    form = options[1] if '--format' in options else 'onnx'
+    out = tmp_path / f'deep/er/model{files.SUFFIXES[form]}'
+    found = main([*trained(), str(out), *options])
+    assert found.pictures == 6
+    assert found.agreement == 1
+    assert found.difference < (2e-2 if '--fp16' in options else 1e-5)
+    assert found.metrics['accuracy/top1'][0] == found.metrics['accuracy/top1'][1]
+    assert 'Agreement: 100.00 % of the pictures have the same class; scores' in capsys.readouterr().out
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    _, info = files.read(out, form)
+    assert info['classes'] == list(CLASSES)
+    assert info['size'] == (None if '--dynamic' in options else [32, 32])
+    assert [step['op'] for step in info['preparation']] == ['resize', 'crop']
+
+
+def test_runs_without_this_package(trained, data, tmp_path):
+    """The bare script, in a process that finds none of torch, mm and ours, predicts what PyTorch does."""
+    out, picture = tmp_path / 'model.onnx', data / 'dog/dog0.png'
+    main([*trained(), str(out), '--images', str(picture)])
+    hide = 'for name in ("torch", "mmcv", "mmengine", "onnx", "cv2", "rkan_mm"): sys.modules[name] = None'
+    program = f'import runpy, sys\n{hide}\nsys.argv.pop(0)\nrunpy.run_path(sys.argv[0], run_name="__main__")'
+    script = str(ROOT / 'examples/predict_onnx.py')
+    done = subprocess.run([sys.executable, '-c', program, script, str(out), str(tmp_path / 'seen'), str(picture)],
+                          capture_output=True, text=True, check=True)
+    predicted = json.loads((tmp_path / 'seen/dog0.json').read_text())
+    assert done.stdout.split()[1] == CLASSES[predicted[0]['labels']]
+    assert sum(one['scores'] for one in predicted) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['torchscript', 'pt2'])
+def test_torch_alone_reads_the_file(form, trained, tmp_path):
+    out = tmp_path / f'model{files.SUFFIXES[form]}'
+    main([*trained(), str(out), '--format', form])
+    load = 'torch.jit.load(path)' if form == 'torchscript' else 'torch.export.load(path).module()'
+    program = ('import sys, torch; path = sys.argv[1]; sys.modules["rkan_mm"] = sys.modules["mmcv"] = None; '
+               f'print({load}(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[0].sum().item())')
+    done = subprocess.run([sys.executable, '-c', program, str(out)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(1, abs=1e-5)
+
+
+def refused(arguments, match, error=PreflightError):
+    with pytest.raises(error, match=match):
+        main(arguments)
+
+
+def test_what_its_user_can_mend(trained, tmp_path, monkeypatch):
+    config, checkpoint = trained()
+    place = tmp_path / 'out'
+    place.mkdir()
+    refused([config, checkpoint, str(place / 'model.pth')], 'a file of --format onnx ends with .onnx')
+    refused([config, checkpoint, str(place / 'a.pt2'), '--format', 'torchscript'], 'ends with .pt\\.')
+    (place / 'a.onnx').mkdir()
+    refused([config, checkpoint, str(place / 'a.onnx')], 'is a folder')
+    (place / 'a.onnx').rmdir()
+    refused([config, checkpoint, f'{config}/a.onnx'], 'cannot be written')
+    refused([config, str(tmp_path / 'no.pth'), str(place / 'a.onnx')], 'no.pth.* does not exist')
+    multi = trained('MultiLabelLinearClsHead')
+    refused([*multi, str(place / 'a.onnx')], 'an ImageClassifier whose head predicts as ClsHead', UnsupportedModelError)
+    monkeypatch.setattr(files.torch.onnx, 'export', lambda *args, **kwargs: 1 / 0)
+    refused([*trained(), str(place / 'a.onnx')], 'ImageClassifier cannot be exported as onnx: division by zero')
+    assert not list(place.iterdir())
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    refused([config, checkpoint, str(place / 'a.onnx')], "Exporting needs onnx and onnxruntime: pip install onnx")
+
+
+def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monkeypatch):
+    read = files.read
+
+    def wrong(*args):
+        function, info = read(*args)
+        return lambda image: tuple(out[:, ::-1].copy() for out in function(image)), info
+    monkeypatch.setattr(files, 'read', wrong)
+    refused([*trained(), str(tmp_path / 'out/model.onnx')], 'is not written: its probabilities differ')
+    assert not os.listdir(tmp_path / 'out')
