@@ -52,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--dynamic', action='store_true', help='for any batch, height and width')
     parser.add_argument('--fp16', action='store_true', help='half precision but for boxes and probabilities')
+    parser.add_argument('--int8', nargs='+', default=[], metavar='IMAGE',
+                        help='convolutions and matrix products in 8 bits, calibrated on these images or this folder')
+    parser.add_argument('--float-parts', metavar='REGEX', default='',
+                        help='with --int8: modules, by their name in the file, that remain float')
     parser.add_argument('--opset', type=int, default=17, help='of ONNX')
     parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
                         help='images or a folder to compare on (default: the validation set of the config)')
@@ -63,18 +67,26 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     check_extra(*(['onnx', 'onnxruntime'] if args.format == 'onnx' else []))
     from rkan_mm.deploy import comparison, files
     from rkan_mm.deploy.departure import departure
+    from rkan_mm.deploy.int8 import quantize
     from rkan_mm.inspection.subject import Subject
     files.check_place(args.out, args.format)
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
-    images = list_images(args.images)
+    images, calibration = list_images(args.images), list_images(args.int8)
+    if calibration and (args.format != 'onnx' or args.fp16):
+        raise PreflightError('--int8 is of --format onnx, without --fp16.')
     with safe_loading():
         subject = Subject(cfg, args.checkpoint, images, device='cpu', any_model=True, allow_partial=args.allow_partial)
+    if subject.is_detector and args.format == 'pt2':
+        raise PreflightError('--format pt2 is of classifiers; detectors leave as onnx or torchscript.')
     leaving = departure(subject, args.dynamic)
     with files.whole(args.out) as unfinished:
         leaving.write(unfinished, args.format, args.fp16, args.opset)
+        if calibration:
+            count = quantize(unfinished, unfinished, leaving.pictures(subject.prepared(calibration)), args.float_parts)
+            print(f'{count} convolutions and products compute in 8 bits, calibrated on {len(calibration)} images')
         found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
-        exact = not args.fp16
+        exact = not args.fp16 and not calibration
         if exact and leaving.info['task'] == 'classification' and found.difference > comparison.TOLERANCE:
             raise PreflightError(f'{args.out} is not written: its probabilities differ from those of PyTorch by up to '
                                  f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected.')

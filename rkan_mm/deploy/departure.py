@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import rkan_mm
 from rkan_mm.inspection.subject import Subject
@@ -32,21 +35,22 @@ class Departure:
         is_bgr: whether the config's pipeline gives pictures in BGR.
     """
 
-    graph: nn.Module
+    graph: Any
     info: dict[str, Any]
     example: Tensor
     is_bgr: bool
 
+    def pictures(self, samples: Sequence[dict]) -> list[np.ndarray]:
+        """Prepared samples as the file takes them."""
+        stand_in = ExportedModel(lambda image: (), self.info, self.is_bgr)
+        return stand_in.pictures([sample['inputs'] for sample in samples])
+
     def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET) -> None:
         """Write the file, in half precision if asked for; the graph remains as it is."""
-        halves = [self.graph.model] if fp16 else []
-        try:
-            for model in halves:
-                model.half()
-            files.write(self.graph, self.example, path, form, self.info, self.info['size'] is None, opset)
-        finally:
-            for model in halves:
-                model.float()
+        graph = copy.deepcopy(self.graph) if fp16 else self.graph
+        if fp16:
+            graph.model.half()
+        files.write(graph, self.example, path, form, self.info, self.info['size'] is None, opset)
 
 
 def departure(subject: Subject, dynamic: bool = False) -> Departure:
@@ -62,16 +66,17 @@ def departure(subject: Subject, dynamic: bool = False) -> Departure:
     """
     pipeline = subject.pipeline
     is_bgr = gives_bgr(pipeline)
-    graph = (DetectorGraph if subject.is_detector else ClassifierGraph)(subject.model, is_bgr)
+    graph: Any = (DetectorGraph if subject.is_detector else ClassifierGraph)(subject.model, is_bgr)
+    steps: list[dict] | None = None
     try:
         steps = preparation(pipeline)
     except UnsupportedModelError as error:
-        steps = None
         warn_in_red(f'{error} Who runs the file must prepare pictures as this config does.')
     classes = subject.classes or [str(i) for i in range(graph.num_classes)]
-    info = dict(task=graph.task, classes=classes, outputs=graph.outputs, preparation=steps, size=None,
-                blank=graph.normalize.blank, config=Path(subject.cfg.filename or '').name,
-                made_by=f'rkan_mm {rkan_mm.__version__}')
+    info: dict[str, Any] = dict(
+        task=graph.task, classes=classes, outputs=graph.outputs, preparation=steps, size=None,
+        blank=graph.normalize.blank, config=Path(subject.cfg.filename or '').name,
+        made_by=f'rkan_mm {rkan_mm.__version__}')
     if subject.is_detector:
         info['mask_threshold'] = graph.mask_threshold
     first = subject.samples[0]['inputs']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ class DetectorGraph(nn.Module):
         self.model = model
         self.normalize = Normalize(model.data_preprocessor, is_bgr)
         self.two_stage = getattr(model, 'roi_head', None) is not None
-        self.head = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
+        self.head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
         self.with_masks = self.two_stage and model.roi_head.with_mask
         _check(model, self.head, self.two_stage)
         self.outputs = ('boxes', 'labels', 'scores', *(['masks'] if self.with_masks else []))
@@ -68,8 +70,10 @@ class DetectorGraph(nn.Module):
         outs = [[part.float() for part in parts] for parts in head(maps)]
         priors = head.prior_generator.grid_priors([score.shape[2:] for score in outs[0]], dtype=torch.float32,
                                                   device=outs[0][0].device)
-        levels = [self._level(*level, cfg.nms_pre, cfg.get('score_thr', 0.0) if not self.two_stage else -0.5)
-                  for level in zip(*outs[:2], outs[2] if len(outs) > 2 else [None] * len(priors), priors, strict=True)]
+        factors = outs[2] if len(outs) > 2 else [None] * len(priors)
+        threshold = -0.5 if self.two_stage else cfg.get('score_thr', 0.0)
+        levels = [self._level(score, delta, factor, prior, cfg.nms_pre, threshold)
+                  for score, delta, factor, prior in zip(outs[0], outs[1], factors, priors, strict=True)]
         scores, ranks, labels, deltas, priors = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
         boxes = _decode(head.bbox_coder, priors, deltas, size)
         groups = torch.zeros_like(labels) if cfg.nms.get('class_agnostic') else labels
@@ -154,7 +158,7 @@ def _rois(boxes: Tensor) -> Tensor:
     return torch.cat([images[:, None, None].expand(-1, boxes.shape[1], 1), boxes], 2).reshape(-1, 5)
 
 
-def _decode(coder: object, priors: Tensor, deltas: Tensor, size: tuple[Tensor, Tensor]) -> Tensor:
+def _decode(coder: Any, priors: Tensor, deltas: Tensor, size: tuple[Tensor, Tensor]) -> Tensor:
     """Boxes (B, N, 4) of priors and deltas (B, N, ...), clipped to the picture."""
     boxes = coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1)).reshape(-1, priors.shape[1], 4)
     height, width = size
@@ -182,7 +186,7 @@ def _roi_align(layer: nn.Module, features: Tensor, rois: Tensor) -> Tensor:
     return regions.to(features.dtype)
 
 
-def _check(model: nn.Module, head: nn.Module | None, two_stage: bool) -> None:
+def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
     from mmcv.ops import RoIAlign
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.dense_heads.rpn_head import RPNHead

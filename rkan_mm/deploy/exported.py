@@ -65,6 +65,6 @@ class ExportedModel:
             height, width = sample.ori_shape[:2]
             instances.masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
             for i, (mask, box) in enumerate(zip(out['masks'], boxes, strict=True)):
-                pasted, place = _do_paste_mask(mask[None, None], box[None], height, width, skip_empty=True)
-                instances.masks[(i, *place)] = pasted[0] >= self.info['mask_threshold']
+                pasted, (rows, columns) = _do_paste_mask(mask[None, None], box[None], height, width, skip_empty=True)
+                instances.masks[i, rows, columns] = pasted[0] >= self.info['mask_threshold']
         return instances

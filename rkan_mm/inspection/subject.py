@@ -62,14 +62,19 @@ class Subject:
         self.is_detector = self.scope != 'mmpretrain'
         self._dataset = None
         if self.images:
-            pipeline = Compose([TRANSFORMS.build(step) for step in self.pipeline if 'LoadAnno' not in step['type']])
-            self.samples = [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(self.images)]
+            self.samples = self.prepared(self.images)
         else:
             chosen = spread(len(self.dataset), num_images)
             if not chosen:
                 raise PreflightError(f'{cfg.filename}: no images to look at; give some, or --num-images above 0.')
             self.samples = [self.dataset[i] for i in chosen]
-            self.images = [sample['data_samples'].img_path for sample in self.samples]
+            self.images = [sample['data_samples'].get('img_path', f'{i}.png')
+                           for i, sample in zip(chosen, self.samples, strict=True)]
+
+    def prepared(self, images: Sequence[str]) -> list[dict]:
+        """Images as the pipeline of the validation set packs them."""
+        pipeline = Compose([TRANSFORMS.build(step) for step in self.pipeline if 'LoadAnno' not in step['type']])
+        return [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
 
     @property
     def _loader(self) -> ConfigDict:

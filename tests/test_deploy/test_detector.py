@@ -77,8 +77,7 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'fcos', 'atss', 'faster_rcnn', 'mask_rcnn'])
-@pytest.mark.parametrize('form', ['onnx', *(pytest.param(form, marks=pytest.mark.slow)
-                                            for form in ('torchscript', 'pt2'))])
+@pytest.mark.parametrize('form', ['onnx', pytest.param('torchscript', marks=pytest.mark.slow)])
 def test_predicts_what_mmdet_does(name, form, tmp_path):
     model = detector(name)
     graph = DetectorGraph(model)

@@ -18,6 +18,7 @@ from rkan_mm.deploy import files
 from rkan_mm.deploy.errors import UnsupportedModelError
 from rkan_mm.preflight import PreflightError
 
+onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -66,7 +67,7 @@ def trained(data, tmp_path):
 @pytest.mark.parametrize('options', [
     ['--dynamic'], ['--fp16'], ['--format', 'torchscript', '--dynamic'],
     pytest.param(['--format', 'torchscript', '--fp16'], marks=pytest.mark.slow),
-    pytest.param(['--format', 'pt2', '--dynamic'], marks=pytest.mark.slow)])
+    pytest.param(['--format', 'pt2'], marks=pytest.mark.slow)])
 def test_the_file_is_the_model(options, trained, tmp_path, capsys):
     form = options[1] if '--format' in options else 'onnx'
     out = tmp_path / f'deep/er/model{files.SUFFIXES[form]}'
@@ -107,6 +108,24 @@ def test_torch_alone_reads_the_file(form, trained, tmp_path):
                f'print({load}(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))[0].sum().item())')
     done = subprocess.run([sys.executable, '-c', program, str(out)], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(1, abs=1e-5)
+
+
+def test_int8_is_near(trained, data, tmp_path, capsys):
+    out, arguments = tmp_path / 'model.onnx', trained()
+    found = main([*arguments, str(out), '--int8', str(data / 'cat'), str(data / 'dog'), '--float-parts', 'head'])
+    assert 'products compute in 8 bits, calibrated on 4 images' in capsys.readouterr().out
+    assert 1e-5 < found.difference < 0.2
+    graph = onnx.load(out).graph
+    weights = {name: value.data_type for value in graph.initializer for name in [value.name]}
+    inputs = {node.op_type: [name for name in node.input if name in weights] for node in graph.node
+              if node.op_type in ('Conv', 'Gemm')}
+    assert inputs['Gemm'], 'the head remains float'
+    assert not inputs['Conv'] or all('bias' in name for name in inputs['Conv'])
+    assert onnx.TensorProto.INT8 in weights.values()
+    _, info = files.read(out, 'onnx')
+    assert info['classes'] == list(CLASSES)
+    refused([*arguments, str(out), '--int8', str(data / 'cat'), '--float-parts', '.'], 'Nothing to quantise')
+    refused([*arguments, str(out), '--int8', str(data / 'cat'), '--fp16'], '--int8 is of --format onnx, without')
 
 
 def refused(arguments, match, error=PreflightError):
