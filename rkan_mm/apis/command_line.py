@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mmengine.config import DictAction
 
 OVERRIDE = 'settings of the config; data_root=DIR moves every path below the old data root'
 
 
+INSTEAD = {
+    '--eval': 'the metrics are those of test_evaluator, e.g. --cfg-options test_evaluator.metric=bbox',
+    '--format-only': '--cfg-options test_evaluator.format_only=True test_evaluator.outfile_prefix=DIR/NAME',
+    '--gpus': '--launcher pytorch under torchrun --nproc-per-node N', '--gpu-id': 'CUDA_VISIBLE_DEVICES=N before it',
+    '--gpu-ids': 'CUDA_VISIBLE_DEVICES=N,M before it', '--device': 'CUDA_VISIBLE_DEVICES= before it, for the CPU',
+    '--seed': '--cfg-options randomness.seed=N', '--deterministic': '--cfg-options randomness.deterministic=True',
+    '--resume-from': '--resume CHECKPOINT', '--load-from': '--cfg-options load_from=CHECKPOINT',
+    '--options': '--cfg-options KEY=VALUE', '--lr': '--cfg-options optim_wrapper.optimizer.lr=NUMBER',
+    '--epochs': '--cfg-options train_cfg.max_epochs=N', '--batch-size': '--cfg-options train_dataloader.batch_size=N',
+    '--checkpoint': 'the path alone, behind the config', '--config': 'the path alone',
+}
+"""What stands here for options of older mm, and for those that others have."""
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not at least 1')
+    return number
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose usage is one line; the list below it tells the options."""
+
+    def error(self, message: str) -> NoReturn:
+        hints = [f'for {option}: {INSTEAD[option]}' for option in re.findall(r'--[\w-]+', message)
+                 if message.startswith('unrecognized') and option in INSTEAD]
+        self.exit(2, f'{self.prog}: {"; ".join([message, *hints])} (--help lists the options)\n')
 
     def format_help(self) -> str:
         names = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]

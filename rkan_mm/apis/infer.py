@@ -20,7 +20,7 @@ from rkan_mm.preflight.config import dicts_with, scope
 from rkan_mm.preflight.datasets import class_names, data_sets
 from rkan_mm.preflight.weights import load_whole, read_anywhere, warn_in_red
 
-from .command_line import add_cfg_options, command_line
+from .command_line import add_cfg_options, command_line, positive
 from .runner import add_allow_partial, load_config
 
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
@@ -96,11 +96,16 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         (H, W), which are written as ``preds/<image>.png``.
 
     Raises:
-        PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`.
+        PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`; ``out_dir`` cannot be
+            made.
     """
     content = read_anywhere(checkpoint)
     cfg = _for_inference(cfg)
     library = scope(cfg)
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
     with building('The model cannot be built'):
         if library in ('mmdet', 'mmrotate'):
             from mmdet.apis import DetInferencer
@@ -114,7 +119,6 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
             from mmpretrain import ImageClassificationInferencer
             inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
     warning = load_whole(inferencer.model, content, checkpoint, allow_partial)
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
     if library in ('mmdet', 'mmrotate'):
         results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
                              no_save_pred=False)['predictions']
@@ -182,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('image', nargs='+', help='image, or a folder of images')
     parser.add_argument('--out-dir', help='for vis/ and preds/ (default: work_dirs/<config>/infer)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='detections below it are not drawn')
-    parser.add_argument('--batch-size', type=int, default=1)
+    parser.add_argument('--batch-size', type=positive, default=1)
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
     add_allow_partial(parser)
     add_cfg_options(parser)

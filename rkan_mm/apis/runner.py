@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from rkan_mm.preflight.weights import WeightReportHook, check_pretrained, warn_i
 
 from .command_line import add_cfg_options, command_line
 from .defaults import make_resumable
-from .loading import load_config, set_loaders
+from .loading import READ, load_config, set_loaders
 from .resume import newest_whole
 from .testing_options import add_test_options, use_test_options
 
@@ -136,8 +137,11 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     args = parser.parse_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    if not cfg.get('train_dataloader') or not cfg.get('optim_wrapper') or cfg.get('train_cfg') is None:
-        raise PreflightError(f'{args.config} has no train_dataloader, train_cfg and optim_wrapper to train by.')
+    if missing := [name for name in ('train_dataloader', 'train_cfg', 'optim_wrapper') if cfg.get(name) is None]:
+        near = {name: difflib.get_close_matches(name, cfg, n=1, cutoff=0.8) for name in missing}
+        raise PreflightError(f'{args.config} has no {" and no ".join(missing)} to train by'
+                             + ''.join(f'; it has {names[0]}, is {name} meant?' for name, names in near.items()
+                                       if names and names[0] not in READ))
     if args.amp or args.amp_dtype:
         _use_amp(cfg, args.amp_dtype)
     set_loaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)

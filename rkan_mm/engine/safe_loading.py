@@ -36,6 +36,9 @@ def read(path: str, resume: bool = False) -> Any:
     try:
         content = torch.load(os.path.expanduser(path), map_location='cpu', weights_only=True)
     except Exception as error:
+        with open(os.path.expanduser(path), 'rb') as file:
+            if file.read(1) not in (b'P', b'\x80'):  # of a zip archive, of a pickle
+                raise PreflightError(f'{path!r} is no checkpoint: torch has not saved this file.') from error
         raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {_reason(error)}') from error
     if resume and isinstance(content, dict) and 'config' in content.get('meta', {}):
         raise PreflightError(f'Checkpoint {path!r} brings a config (meta.config), which would be run as code. Take its '

@@ -24,6 +24,12 @@ CURES: tuple[tuple[str, str], ...] = (
     ('self._train_loop` should not be None', 'the config has no train_dataloader, train_cfg and optim_wrapper'),
     ("doesn't match the size of optimizer's group|different number of parameter groups",
      'the checkpoint is of another optimizer: to begin anew with its weights, --cfg-options load_from=...'),
+    ("not supported between instances of 'str' and|Cannot cast scalar from dtype.'<U|invalid literal for int",
+     'a text stands where a number belongs, such as lr=\'0.001\' for lr=0.001'),
+    ('None is not a callable object', 'a type in the config has no class; is optim_wrapper.optimizer.type as torch '
+                                      'spells it, e.g. SGD or AdamW?'),
+    ('[Nn]o NVIDIA driver|not compiled with CUDA enabled', 'this machine has no GPU: --device cpu, or leave it out'),
+    ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('out of memory', 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
 )
 """What may help, by what mm's message holds."""
@@ -73,7 +79,9 @@ def _text(error: Exception) -> str:
     text = ' '.join(str(error).split()).rstrip('. ')
     name = type(error).__name__
     text = re.sub(r"^class `(\w+)` in [\w/.]+: ", r'\1: ', text)
-    text = re.split(r' Please check whether the value of| More details can be found', text)[0].strip('\'" .')
+    text = re.split(r' Please check whether the value of| More details can be found', text)[0].strip(' .')
+    if text[:1] in ('"', "'") and text.count(text[0]) == 2 and text.endswith(text[0]):  # as KeyError puts its text
+        text = text[1:-1]
     return text if name == 'PreflightError' or text.startswith(name) else f'{name}: {text}'
 
 

@@ -38,7 +38,11 @@ class CheckRunHook(Hook):
     priority = 'LOWEST'  # other hooks may prepare the model or the data
 
     def __init__(self, test: bool = False) -> None:
-        self.test, self._done = test, False
+        self.test, self._done, self._learned = test, False, None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        self._learned = meta.get('classes') or meta.get('CLASSES')
 
     def are_done(self) -> bool:
         return self._done
@@ -60,8 +64,9 @@ class CheckRunHook(Hook):
         data = {what: loop.dataloader.dataset for what, loop in loops.items() if hasattr(loop, 'dataloader')}
         if on['classes'] and _answers_by_labels(model):
             with checking('Classes of the data'):
-                check_same_classes({f'the data of the {what}': _classes(dataset) for what, dataset in data.items()},
-                                   [f'the data of the {what}' for what in data])
+                found = {f'the data of the {what}': _classes(dataset) for what, dataset in data.items()}
+                learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
+                check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
             for what, dataset in data.items():
                 with checking(f'Heads and labels of the {what}'):
                     check_heads(model, dataset, what)

@@ -38,6 +38,8 @@ CURES = (
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('selected index k out of range|Top-[0-9]+ accuracy is unavailable',
      'topk is more than there are classes: lower it in the evaluator'),
+    ('to have [0-9]+ channels, but got|shapes cannot be multiplied|expected input.* channels',
+     'in_channels of the neck or head are not those that the part before gives'),
     ('index [0-9]+ is out of bounds|tuple index out of range|list index out of range',
      'the head may have more classes than the data: set num_classes'),
 )

@@ -139,6 +139,20 @@ def test_pictures_boxes_and_ids_that_just_work(train, tmp_path, kind):
     assert labels == names
 
 
+def test_a_checkpoint_that_learned_the_classes_in_another_order(train, shapes, tmp_path):
+    train(flags=['--no-validate'])
+    content = json.loads((shapes / 'annotations/val.json').read_text())
+    content['categories'].reverse()
+    (tmp_path / 'reversed.json').write_text(json.dumps(content))
+    names = str(tuple(category['name'] for category in content['categories'])).replace(' ', '')
+    other = tmp_path / 'reversed.json'
+    with pytest.raises(PreflightError, match='the checkpoint has the classes disc, .*, the data of the test has'):
+        runner.test([str(tmp_path / 'detector.py'), str(tmp_path / 'work/epoch_1.pth'), '--work-dir', str(tmp_path),
+                     '--cfg-options', f'data_root={shapes}', f'test_dataloader.dataset.ann_file={other}',
+                     f'test_evaluator.ann_file={other}',
+                     *(f'{split}_dataloader.dataset.metainfo.classes={names}' for split in ('train', 'val', 'test'))])
+
+
 @pytest.fixture
 def classify(tmp_path):
     rng = np.random.default_rng(0)
