@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.engine.safe_loading import safe_loading
@@ -12,13 +15,64 @@ from rkan_mm.preflight import check_checkpoint
 
 from .command_line import add_cfg_options, command_line
 from .infer import list_images
-from .runner import load_config
+from .runner import add_allow_partial, load_config
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SKIPPED = ('formulas', 'metric', 'cam', 'field', 'pruning')  # as inspection.report has them, which imports matplotlib
 
 
-def _images(text: str) -> int | None:
-    return None if text == 'all' else int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number of at least so much."""
+    def number(text: str) -> int:
+        if not text.removeprefix('-').isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'expected a whole number of at least {least}, got {text!r}')
+        return int(text)
+    return number
+
+
+def _images(text: str) -> int | str:
+    return text if text == 'all' else at_least(1)(text)
+
+
+def part(text: str) -> float:
+    """For argparse: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'expected a number from 0 to 1, got {text!r}')
+    return value
+
+
+def without_effect(given: Collection[str], skip: Collection[str], model: nn.Module) -> list[str]:
+    """Sentences on options that were given and change nothing.
+
+    Args:
+        given: names of options.
+        skip: parts that are left out.
+        model: what is looked at.
+    """
+    from rkan_mm.inspection import kan_layers
+    from rkan_mm.models.layers import KANLayer
+    shared = not any(isinstance(layer, KANLayer) for layer in kan_layers(model).values())
+    pruning = ('sparsities', 'finetune_iters')
+    rules = [
+        (shared, f'all functions of {type(model).__name__} are those of kernels that its channels share, which are '
+         'drawn whole and not pruned', ('top', *pruning)),
+        ('metric' in skip, 'the metric is left out', ('eval_images', *pruning)),
+        ('pruning' in skip, 'pruning is left out', pruning),
+        ('cam' in skip, 'maps of where the model looks are left out', ('boxes',)),
+        ({'cam', 'field'} <= set(skip), 'maps and receptive fields are left out', ('cam_layer',)),
+    ]
+    sentences = []
+    for holds, reason, options in rules:
+        idle = [f'--{option.replace("_", "-")}' for option in options if option in given]
+        if holds and idle:
+            sentences.append(f'{", ".join(idle)} {"changes" if len(idle) == 1 else "change"} nothing here: {reason}.')
+    return sentences
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -33,23 +87,26 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser.add_argument('checkpoint')
     parser.add_argument('image', nargs='*', help='image, or a folder of images (default: of the validation set)')
     parser.add_argument('--out-dir', metavar='DIR', help='for the page (default: work_dirs/<config>/inspect)')
-    parser.add_argument('--num-images', type=int, metavar='N', default=20, help='looked at, of the validation set')
-    parser.add_argument('--eval-images', type=_images, default=0, metavar='N|all',
+    parser.add_argument('--num-images', type=at_least(0), metavar='N', default=20,
+                        help='looked at, of the validation set (default: 20)')
+    parser.add_argument('--eval-images', type=_images, metavar='N|all',
                         help='images of the validation set for the metric (default: --num-images)')
-    parser.add_argument('--top', type=int, metavar='N', default=9, help='functions of KAN layers that are drawn')
-    parser.add_argument('--boxes', type=int, metavar='N', default=3, help='maps of where the model looks')
-    parser.add_argument('--score-thr', type=float, metavar='T', default=0.3, help='boxes with less are left out')
+    parser.add_argument('--top', type=at_least(1), metavar='N', help='functions of KAN layers that are drawn '
+                        '(default: 9)')
+    parser.add_argument('--boxes', type=at_least(1), metavar='N', help='maps of where the model looks (default: 3)')
+    parser.add_argument('--score-thr', type=part, metavar='T', help='boxes with less are left out (default: 0.3)')
     parser.add_argument('--cam-layer', metavar='NAME',
                         help='module whose features are looked at (default: last stage with a block)')
-    parser.add_argument('--sparsities', type=float, nargs='+', default=[0.25, 0.5, 0.75, 0.9], metavar='S',
-                        help='parts of the functions that are pruned')
-    parser.add_argument('--finetune-iters', type=int, metavar='N', default=0,
-                        help='iterations of training after pruning')
-    parser.add_argument('--symbolic', type=int, default=0, metavar='N',
-                        help='fit simple formulas to the N most important functions')
+    parser.add_argument('--sparsities', type=part, nargs='+', metavar='S',
+                        help='parts of the functions that are pruned (default: 0.25 0.5 0.75 0.9)')
+    parser.add_argument('--finetune-iters', type=at_least(0), metavar='N',
+                        help='iterations of training after pruning (default: 0)')
+    parser.add_argument('--symbolic', type=at_least(0), metavar='N',
+                        help='fit simple formulas to the N most important functions (default: 0)')
     parser.add_argument('--skip', nargs='+', choices=SKIPPED, default=[], metavar='PART',
                         help=f'leave out some of {", ".join(SKIPPED)}')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
+    add_allow_partial(parser)
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     start = time.monotonic()
@@ -61,10 +118,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from rkan_mm.inspection.report import Options, look
     from rkan_mm.inspection.subject import Subject
     with safe_loading():
-        subject = Subject(cfg, args.checkpoint, images, args.num_images, args.device)
-    options = Options(eval_images=args.num_images if args.eval_images == 0 else args.eval_images, top=args.top,
-                      boxes=args.boxes, score_thr=args.score_thr, cam_layer=args.cam_layer, sparsities=args.sparsities,
-                      finetune_iters=args.finetune_iters, symbolic=args.symbolic, skip=args.skip)
+        subject = Subject(cfg, args.checkpoint, images, args.num_images, args.device,
+                          allow_partial=args.allow_partial)
+    given = {name: value for name in ('top', 'boxes', 'score_thr', 'cam_layer', 'sparsities', 'finetune_iters',
+                                      'symbolic') if (value := getattr(args, name)) is not None}
+    eval_images = args.num_images or 20 if args.eval_images is None else args.eval_images
+    options = Options(eval_images=None if eval_images == 'all' else eval_images, skip=args.skip, **given)
+    if args.eval_images is not None:
+        given['eval_images'] = args.eval_images
+    for sentence in without_effect(given, args.skip, subject.model):
+        print(f'inspect: {sentence}', file=sys.stderr)
     page = look(subject, args.out_dir or Path(cfg.work_dir) / 'inspect', options)
     print(f'Page: {page}, figures and data beside it ({time.monotonic() - start:.0f} s)')
     return page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +13,14 @@ import torch
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchvision.ops import box_iou
 
 from rkan_mm.models import RKANet
 from rkan_mm.models.backbones.bridged_stage import feature_map, token_size
 
+from .comparison import LEAST_IOU, overlaps, plain_boxes
 from .functions import unwrap
 from .missing import require
 from .swap import at_rest
-
-LEAST_IOU = 0.5
-"""By which a box is taken for the same one in another run."""
 
 
 class _LostError(Exception):
@@ -39,9 +37,17 @@ class _Undetached(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is Tensor.detach:
             return args[0]
+        if func is Tensor.__deepcopy__:  # YOLACT copies what it has found, which torch refuses with gradients
+            return args[0].clone()
         if func is Tensor.numpy:  # which has no gradients
             args = (args[0].data, *args[1:])
         return func(*args, **(kwargs or {}))
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model is one of mmdet's, whose predictions are instances; mmdet is not imported for it."""
+    models = sys.modules.get('mmdet.models')
+    return models is not None and isinstance(model, models.BaseDetector)
 
 
 class Scores(nn.Module):
@@ -59,10 +65,10 @@ class Scores(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """(B, 3, H, W) -> logits (B, classes), or instances of each image."""
-        if not hasattr(self.model, 'bbox_head') and not hasattr(self.model, 'roi_head'):
+        if not is_detector(self.model):
             return self.model(x, mode='tensor')
         with _Undetached() if self.undetached else contextlib.nullcontext():
-            return [result.pred_instances for result in
+            return [result.get('pred_instances') for result in
                     self.model(x, copy.deepcopy(self.data_samples), mode='predict')]
 
 
@@ -89,8 +95,8 @@ class BoxTarget:
 
     def __call__(self, found: InstanceData) -> Tensor:
         same = (found.labels == self.label).nonzero().flatten()
-        boxes = getattr(found.bboxes, 'tensor', found.bboxes)[same]
-        overlap = box_iou(boxes.detach(), self.box[None].to(boxes)).flatten()
+        boxes = plain_boxes(found)[same].detach()
+        overlap = overlaps(boxes, self.box[None].to(boxes)).flatten()
         if not len(same) or overlap.max() < LEAST_IOU:
             raise _LostError
         score = found.scores[same[overlap.argmax()]]

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from mmengine.structures import BaseDataElement
-from torchvision.ops import box_iou
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor
+from torchvision.ops import box_iou, masks_to_boxes
 
-from .cam import LEAST_IOU
+LEAST_IOU = 0.5
+"""By which a box is taken for the same one in another run."""
 
 
 @dataclass
@@ -29,6 +32,29 @@ class Changes:
         return len(self.lost) + len(self.new)
 
 
+def plain_boxes(instances: InstanceData) -> Tensor:
+    """Upright boxes of instances, (N, 4) as x1, y1, x2, y2.
+
+    Around rotated ones (cx, cy, w, h, angle), and around the masks where a detector gives boxes of zeros (SOLO).
+    """
+    boxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
+    if boxes.shape[-1] == 5:
+        centre, (w, h), angle = boxes[:, :2], boxes[:, 2:4].unbind(1), boxes[:, 4]
+        cos, sin = angle.cos().abs(), angle.sin().abs()
+        half = torch.stack([w * cos + h * sin, w * sin + h * cos], 1) / 2
+        return torch.cat([centre - half, centre + half], 1)
+    if 'masks' in instances and isinstance(instances.masks, Tensor) and not boxes.any():
+        full = instances.masks.flatten(1).any(1)
+        boxes = boxes.clone()
+        boxes[full] = masks_to_boxes(instances.masks[full]).to(boxes)
+    return boxes
+
+
+def overlaps(one: Tensor, other: Tensor) -> Tensor:
+    """IoU of boxes (N, 4) with others (M, 4): (N, M), 0 where both are empty."""
+    return box_iou(one.float(), other.float()).nan_to_num(0)
+
+
 def changes(before: BaseDataElement, after: BaseDataElement, score_thr: float = 0.3) -> Changes:
     """Compare the boxes of a detector, or the class of a classifier; boxes are matched from the best score down.
 
@@ -43,12 +69,12 @@ def changes(before: BaseDataElement, after: BaseDataElement, score_thr: float = 
         return Changes([(0, 0)] if same else [], [] if same else [0], [] if same else [0])
     found = [run.pred_instances for run in (before, after)]
     strong = [(run.scores >= score_thr).nonzero().flatten() for run in found]
-    boxes, labels = ([getattr(run[name], 'tensor', run[name])[own] for run, own in zip(found, strong, strict=True)]
-                     for name in ('bboxes', 'labels'))
-    overlap = box_iou(*(each.float() for each in boxes)).numpy()
+    boxes = [plain_boxes(run)[own].detach() for run, own in zip(found, strong, strict=True)]
+    labels = [run.labels[own] for run, own in zip(found, strong, strict=True)]
+    overlap = overlaps(*boxes).numpy()
     overlap[labels[0][:, None].numpy() != labels[1].numpy()] = 0
     kept, left = [], set(range(len(strong[1])))
-    for i in np.argsort(-found[0].scores[strong[0]].numpy(), kind='stable'):
+    for i in np.argsort(-found[0].scores[strong[0]].detach().numpy(), kind='stable'):
         best = max(left, key=lambda j: overlap[i, j], default=None)
         if best is not None and overlap[i, best] >= LEAST_IOU:
             left.remove(best)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.models.backbones.bridged_stage import feature_map, token_size
+
 from .functions import unwrap
 from .swap import at_rest
 
@@ -19,7 +21,7 @@ def receptive_field(model: nn.Module, layer: nn.Module, images: Sequence[Tensor]
 
     Args:
         model: the model. It is left as it was.
-        layer: gives maps (B, C, H, W).
+        layer: gives maps (B, C, H, W), or tokens with their height and width beside them.
         images: (1, 3, H, W) each, as the model's preprocessor gives them.
         run: calls what leads to the layer, e.g. ``model.backbone``.
 
@@ -33,7 +35,8 @@ def receptive_field(model: nn.Module, layer: nn.Module, images: Sequence[Tensor]
     half = (side - 1) // 2
     total = np.zeros((2 * half + 1, 2 * half + 1))
     kept = []
-    handle = layer.register_forward_hook(lambda module, args, out: kept.append(out))
+    handle = layer.register_forward_hook(
+        lambda module, args, out: kept.append(feature_map(out, token_size(args, {}))))
     try:
         with at_rest(unwrap(model)), torch.enable_grad():
             for image in images:

@@ -21,7 +21,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from .subject import Subject, quiet, spread
+from rkan_mm.engine.run_error import PreflightError
+
+from .subject import Subject, light, quiet, spread
 
 RESAMPLES = 200
 MAX_CELLS = 40_000
@@ -39,6 +41,7 @@ class Metric:
 
     Raises:
         FileNotFoundError: the validation set is not there.
+        PreflightError: the config has no evaluator.
     """
 
     def __init__(self, subject: Subject, num_images: int | None) -> None:
@@ -47,7 +50,9 @@ class Metric:
         total = len(dataset)
         self.chosen = spread(total, total if num_images is None else num_images)
         self.num_images, self.total = len(self.chosen), total
-        configs = subject.cfg.get('val_evaluator') or subject.cfg.test_evaluator
+        configs = subject.cfg.get('val_evaluator') or subject.cfg.get('test_evaluator')
+        if not configs:
+            raise PreflightError(f'{subject.cfg.filename} has no val_evaluator')
         self.configs = [copy.deepcopy(config) for config in
                         (configs if isinstance(configs, Sequence) and not isinstance(configs, dict) else [configs])]
         self._folder = tempfile.mkdtemp()
@@ -70,17 +75,17 @@ class Metric:
         return str(path)
 
     def __call__(self, model: nn.Module | None = None) -> tuple[dict[str, float], list[BaseDataElement]]:
-        """Metrics and predictions of the model as it is now, or of another one."""
+        """Metrics and predictions, without their masks, of the model as it is now, or of another one."""
         with quiet(), DefaultScope.overwrite_default_scope(self.subject.scope):
             evaluator = Evaluator(self.configs)
             evaluator.dataset_meta = self.subject.dataset.metainfo
             kept: list[BaseDataElement] = []
             size = 1 if self.subject.is_detector else 32
             for start in range(0, self.num_images, size):
-                batch = [self.subject.dataset[place] for place in self.chosen[start:start + size]]
+                batch = [self.subject.sample(place) for place in self.chosen[start:start + size]]
                 results = list(self.subject.predict(batch, size, model))
+                kept += map(light, results)
                 evaluator.process(data_samples=results, data_batch=pseudo_collate(batch))
-                kept += results
             metrics = evaluator.evaluate(len(kept))
         return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}, kept
 
@@ -99,7 +104,8 @@ class Metric:
     def _resampled(self, runs: Sequence[Sequence[BaseDataElement]]) -> np.ndarray | None:
         """(runs, resamples)."""
         draws = np.random.default_rng(0).integers(self.num_images, size=(RESAMPLES, self.num_images))
-        if all('gt_label' in result and 'pred_label' in result for run in runs for result in run):
+        if all('gt_label' in result and 'pred_label' in result and result.gt_label.numel() == 1
+               for run in runs for result in run):
             right = np.array([[bool(torch.isin(result.pred_label, result.gt_label).all()) for result in run]
                               for run in runs])
             return 100 * right[:, draws].mean(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import deque
 from collections.abc import Sequence
 
 from mmengine.optim import build_optim_wrapper
@@ -43,7 +44,7 @@ def pruning_curves(subject: Subject, metric: Metric, sparsities: Sequence[float]
     for sparsity in sorted({0.0, *sparsities}):
         model = copy.deepcopy(subject.model)
         if sparsity:
-            prune(model, sparsity, lambda model=model: list(subject.predict(batch_size=batch_size, model=model)))
+            prune(model, sparsity, lambda model=model: deque(subject.predict(batch_size=batch_size, model=model), 0))
         curves['pruned'].append((sparsity, metric(model)[0]))
         if finetune_iters:
             finetune(subject, model, finetune_iters)

@@ -197,6 +197,7 @@ class Recorder:
         model: holds KAN layers.
         layers: names of those to look at; None for all.
         keep: by name, functions whose inputs are kept; None keeps those of layers with at most 64.
+        num_samples: inputs kept of each.
 
     Example:
         >>> block = RKANBlock(8, 8).eval()
@@ -207,14 +208,14 @@ class Recorder:
     """
 
     def __init__(self, model: nn.Module, layers: list[str] | None = None,
-                 keep: dict[str, list[Index]] | None = None) -> None:
+                 keep: dict[str, list[Index]] | None = None, num_samples: int = 100_000) -> None:
         self._layers = {name: layer for name, layer in kan_layers(unwrap(model)).items()
                         if layers is None or name in layers}
         self.statistics = {}
         for name, layer in self._layers.items():
             functions = LayerFunctions(layer, name)
             few = functions.indices() if len(functions) <= 64 else []
-            self.statistics[name] = Statistics(functions, few if keep is None else keep.get(name, []))
+            self.statistics[name] = Statistics(functions, few if keep is None else keep.get(name, []), num_samples)
         self._handles = []
 
     def __getitem__(self, name: str) -> Statistics:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, init_default_scope
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
+from rkan_mm.preflight.classification import check_classification
+from rkan_mm.preflight.datasets import check_data_sets
+from rkan_mm.visualization.overlay import read_rgb
 
+from .comparison import plain_boxes
 from .functions import kan_layers
 
 
@@ -40,7 +44,8 @@ class Subject:
         allow_partial: see `load_for_testing`.
 
     Raises:
-        PreflightError: the model has no KAN layer, the checkpoint is of another model, or there are no images.
+        PreflightError: the model has no KAN layer, the checkpoint is of another model, the device cannot be used, or
+            there are no images.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, images: Sequence[str] = (), num_images: int = 20,
@@ -57,24 +62,29 @@ class Subject:
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
                                  'KANLinear); there is nothing to look into.')
         self._meta = load_for_testing(self.model, checkpoint, allow_partial).get('meta') or {}
-        self.model.to(self.device)
+        try:
+            self.model.to(self.device)
+        except (AssertionError, RuntimeError) as error:
+            raise PreflightError(f'Device {self.device!r} cannot be used: {str(error).splitlines()[0]}') from error
         self.model.eval()
         self.is_detector = self.scope != 'mmpretrain'
         self._dataset = None
+        self._places: list[int] = []
         if self.images:
+            if not any('LoadImage' in str(step['type']) for step in self.pipeline):
+                raise PreflightError(f'{cfg.filename}: its data set is one file, and its pipeline loads no images from '
+                                     'files; leave the images out to look at some of its own.')
             self.samples = self.prepared(self.images)
         else:
-            chosen = spread(len(self.dataset), num_images)
-            if not chosen:
+            self._places = spread(len(self.dataset), num_images)
+            if not self._places:
                 raise PreflightError(f'{cfg.filename}: no images to look at; give some, or --num-images above 0.')
-            self.samples = [self.dataset[i] for i in chosen]
-            self.images = [sample['data_samples'].get('img_path', f'{i}.png')
-                           for i, sample in zip(chosen, self.samples, strict=True)]
+            self.samples = Samples(lambda i: self.sample(self._places[i]), len(self._places))
 
-    def prepared(self, images: Sequence[str]) -> list[dict]:
-        """Images as the pipeline of the validation set packs them."""
-        pipeline = Compose([TRANSFORMS.build(step) for step in self.pipeline if 'LoadAnno' not in step['type']])
-        return [pipeline(dict(img_path=path, img_id=i)) for i, path in enumerate(images)]
+    def prepared(self, images: Sequence[str]) -> Samples:
+        """Images as the pipeline of the validation set packs them, each when it is asked for."""
+        pipeline = Compose([TRANSFORMS.build(step) for step in self.pipeline if 'LoadAnno' not in str(step['type'])])
+        return Samples(lambda i: pipeline(dict(img_path=images[i], img_id=i)), len(images))
 
     @property
     def _loader(self) -> ConfigDict:
@@ -93,8 +103,18 @@ class Subject:
 
     @property
     def dataset(self):
-        """The config's validation set, built at its first use."""
+        """The config's validation set, built at its first use.
+
+        Raises:
+            PreflightError: its files are not there.
+        """
         if self._dataset is None:
+            alone = copy.deepcopy(self.cfg)
+            for name in ('train_dataloader', 'val_dataloader', 'test_evaluator'):
+                alone.pop(name, None)
+            alone.test_dataloader = self._loader
+            check_data_sets(alone, ('test',))
+            check_classification(alone, False)
             with quiet(), DefaultScope.overwrite_default_scope(self.scope):
                 self._dataset = DATASETS.build(copy.deepcopy(self._loader.dataset))
                 if hasattr(self._dataset, 'full_init'):
@@ -122,9 +142,91 @@ class Subject:
         """One prepared sample as the model's forward takes it, normalised and on its device."""
         return self.model.data_preprocessor(copy.deepcopy(pseudo_collate([sample])), False)
 
+    def sample(self, place: int) -> dict:
+        """A sample of the validation set.
+
+        Raises:
+            PreflightError: its image cannot be read.
+        """
+        try:
+            return self.dataset[place]
+        except Exception as error:  # each library has its own for a torn file
+            path = self._info(place).get('img_path')
+            if path is None or _can_be_read(path):
+                raise
+            raise PreflightError(f'Image {path!r} of the validation set cannot be read as one.') from error
+
+    def _info(self, place: int) -> dict:
+        dataset = self.dataset
+        while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):
+            dataset = dataset.dataset
+        return dataset.get_data_info(place) if hasattr(dataset, 'get_data_info') else {}
+
     def name(self, i: int) -> str:
-        """Of a image that is looked at."""
-        return Path(self.images[i]).name
+        """Of an image that is looked at."""
+        return Path(self.images[i]).name if self.images else self.name_of(self._places[i])
+
+    def picture(self, i: int) -> np.ndarray:
+        """An image that is looked at, (H, W, 3) RGB."""
+        return read_rgb(self.images[i]) if self.images else self.picture_of(self._places[i])
+
+    def name_of(self, place: int) -> str:
+        """Of an image of the validation set; its place where it has no file."""
+        path = self._info(place).get('img_path')
+        return f'image-{place}' if path is None else Path(path).name
+
+    def picture_of(self, place: int) -> np.ndarray:
+        """An image of the validation set, (H, W, 3) RGB."""
+        info = self._info(place)
+        if info.get('img_path') is not None:
+            return read_rgb(info['img_path'])
+        image = np.asarray(info['img'])  # data sets that are one file, such as MNIST and CIFAR
+        return image if image.ndim == 3 else image[..., None].repeat(3, 2)
+
+
+class Samples(Sequence):
+    """Samples that are prepared when they are asked for: those of a whole data set do not fit into memory.
+
+    Args:
+        prepare: gives the sample at a place.
+        number: of samples.
+
+    Example:
+        >>> samples = Samples(lambda i: dict(i=i), 3)
+        >>> samples[1:]
+        [{'i': 1}, {'i': 2}]
+    """
+
+    def __init__(self, prepare: Callable[[int], dict], number: int) -> None:
+        self._prepare, self._number = prepare, number
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self._prepare(i) for i in range(self._number)[place]]
+        return self._prepare(range(self._number)[place])
+
+
+def light(result: BaseDataElement) -> BaseDataElement:
+    """A prediction without masks and maps of the image's size, which of a whole data set do not fit into memory."""
+    kept = type(result)(metainfo=dict(result.metainfo))
+    for name in ('pred_label', 'pred_score', 'gt_label'):
+        if name in result:
+            kept.set_field(result.get(name), name)
+    if 'pred_instances' in result:
+        found = result.pred_instances
+        kept.pred_instances = InstanceData(bboxes=plain_boxes(found), labels=found.labels, scores=found.scores)
+    return kept
+
+
+def _can_be_read(path: str) -> bool:
+    try:
+        read_rgb(path)
+    except Exception:  # OpenCV's own errors, on some torn files
+        return False
+    return True
 
 
 def spread(total: int, number: int) -> list[int]:

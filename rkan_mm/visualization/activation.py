@@ -47,7 +47,7 @@ def draw_receptive_fields(fields: dict[str, np.ndarray], title: str | None = Non
         title: of the figure.
 
     Example:
-        >>> field = receptive_field(model, model.backbone.layer4, images, model.backbone)
+        >>> field = receptive_field(model, model.backbone.backbone.layer4, images, model.backbone)
         >>> draw_receptive_fields({'layer4': field}).savefig('field.png')
     """
     from rkan_mm.inspection.fields import square_with

@@ -32,7 +32,7 @@ def draw_changes(image: np.ndarray, runs: dict[str, BaseDataElement], classes: S
         ...     off = model.test_step(data)[0]
         >>> draw_changes(image, {'as trained': trained, 'off': off}).savefig('changes.png')
     """
-    from rkan_mm.inspection.comparison import changes
+    from rkan_mm.inspection.comparison import changes, plain_boxes
 
     def label(number: int, score: float) -> str:
         return f'{class_name(classes, number)} {score:.2f}'
@@ -46,7 +46,7 @@ def draw_changes(image: np.ndarray, runs: dict[str, BaseDataElement], classes: S
             show(axis, image, name)
             continue
         if 'pred_instances' not in run:
-            number = int(run.pred_label)
+            number = int(run.pred_score.argmax())  # of several labels the surest
             show(axis, image, f'{name}: {label(number, float(run.pred_score[number]))}')
             axis.title.set_color(KEPT if found.kept else LOST)
             continue
@@ -54,7 +54,7 @@ def draw_changes(image: np.ndarray, runs: dict[str, BaseDataElement], classes: S
         own, old = run.pred_instances, before.pred_instances
         for places, instances, colour, style in (([j for _, j in found.kept], own, KEPT, '-'),
                                                  (found.new, own, NEW, '-'), (found.lost, old, LOST, '--')):
-            boxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
+            boxes = plain_boxes(instances)
             for i in places:
                 draw_box(axis, boxes[i].tolist(), colour, label(int(instances.labels[i]), float(instances.scores[i])),
                          style)

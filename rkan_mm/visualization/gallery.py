@@ -28,6 +28,13 @@ def draw_gallery(model: nn.Module, dataset, out_file: str | Path, num_images: in
 
     Returns:
         ``out_file`` as a path.
+
+    Raises:
+        OSError: the picture cannot be written.
+
+    Example:
+        >>> draw_gallery(detector, shapes, 'gallery.png', num_images=2)
+        PosixPath('gallery.png')
     """
     from mmdet.structures.mask import bitmap_to_polygon
 

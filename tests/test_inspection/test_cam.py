@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from torch.testing import assert_close
 
 from rkan_mm.inspection.cam import BoxTarget, ClassTarget, Scores, activation_map, cam_layer
+from rkan_mm.inspection.comparison import plain_boxes
 from rkan_mm.inspection.fields import receptive_field, square_with
 from rkan_mm.inspection.swap import at_rest, without_block
 
@@ -35,7 +36,10 @@ def detector(kind: str):
     model = cfg.model
     backbone = dict(model.backbone, depth=18, base_channels=8, stem_channels=8, init_cfg=None, frozen_stages=1)
     outs = backbone.get('out_indices', (0, 1, 2, 3))
-    model.neck.in_channels = [8 * 2**i for i in outs]
+    if 'neck' in model:
+        model.neck.in_channels = [8 * 2**i for i in outs]
+    if 'panoptic_head' in model:
+        model.panoptic_head.in_channels = [8 * 2**i for i in outs]
     model.backbone = dict(type='rkan_mm.RKANet', backbone=backbone)
     return MODELS.build(model).eval()
 
@@ -84,6 +88,31 @@ def test_boxes_of_detectors(kind):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+MASKS = {
+    'solo': ('solo/solo_r50_fpn_1x_coco.py', dict(test_cfg=dict(score_thr=0.0, filter_thr=0.0, mask_thr=0.0))),
+    'yolact': ('yolact/yolact_r50_1xb8-55e_coco.py', dict(test_cfg=dict(score_thr=0.0))),
+    'mask2former': ('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', dict(
+        panoptic_head=dict(num_queries=10), test_cfg=dict(instance_on=True, filter_low_score=False))),
+    'rpn': ('rpn/rpn_r50_fpn_1x_coco.py', {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', MASKS)
+def test_detectors_without_a_head_of_boxes(kind, monkeypatch):
+    monkeypatch.setitem(DETECTORS, kind, MASKS[kind])
+    model = detector(kind)
+    x, data = torch.randn(1, 3, 96, 128), sample()
+    with torch.no_grad():
+        found = Scores(model, data)(x)[0]
+    boxes = plain_boxes(found)
+    assert boxes.any()
+    layer = model.backbone.backbone.layer4
+    maps = [activation_map(model, layer, x, data, BoxTarget(boxes[i], found.labels[i].item())) for i in range(3)]
+    assert any(heat is not None and heat.shape == (96, 128) for heat in maps)
+    assert activation_map(model, layer, x, data, None).shape == (96, 128)
+
+
 def classifier(backbone: dict, channels: int):
     from mmpretrain.registry import MODELS as CLASSIFIERS
     init_default_scope('mmpretrain')
@@ -116,6 +145,9 @@ def test_tokens_of_swin():
     assert name == 'backbone.backbone.stages.3.blocks.1'
     assert activation_map(model, layer, x, [], ClassTarget(0)).shape == (64, 64)
     assert activation_map(model, layer, x, [], None).shape == (64, 64)
+    field = receptive_field(model, layer, [x], model.backbone)
+    assert field.shape == (63, 63)
+    assert field.sum() == pytest.approx(1)
 
 
 def test_layer_of_nets_without_blocks():

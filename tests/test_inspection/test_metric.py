@@ -8,10 +8,12 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
+from torch.testing import assert_close
 
 from rkan_mm.apis.runner import load_config
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.inspection import Recorder, changes
+from rkan_mm.inspection.comparison import overlaps, plain_boxes
 from rkan_mm.inspection.metric import Metric
 from rkan_mm.inspection.subject import Subject
 from rkan_mm.inspection.worth import parts, variants
@@ -159,3 +161,33 @@ def test_subjects_are_checked(subject, tmp_path):
     torch.save(dict(state_dict=weights), tmp_path / 'a.pth')
     with pytest.raises(PreflightError, match=r"a.pth'.*kan1"):
         Subject(subject.cfg, str(tmp_path / 'a.pth'), device='cpu')
+    Subject(subject.cfg, str(tmp_path / 'a.pth'), device='cpu', allow_partial=True)
+    with pytest.raises(PreflightError, match=r"Device 'xpu:7' cannot be used: "):
+        Subject(subject.cfg, subject.checkpoint, device='xpu:7')
+
+
+def test_boxes_of_other_kinds():
+    turned = InstanceData(bboxes=torch.tensor([[10.0, 20, 8, 4, torch.pi / 2], [0, 0, 2, 2, torch.pi / 4]]))
+    half = 2**0.5
+    assert_close(plain_boxes(turned), torch.tensor([[8.0, 16, 12, 24], [-half, -half, half, half]]))
+    masks = torch.zeros(2, 9, 9, dtype=torch.bool)
+    masks[0, 2:5, 3:8] = True
+    found = InstanceData(bboxes=torch.zeros(2, 4), masks=masks)  # as SOLO gives them
+    assert_close(plain_boxes(found), torch.tensor([[3.0, 2, 7, 4], [0, 0, 0, 0]]))
+    assert (overlaps(torch.zeros(1, 4), torch.zeros(1, 4)) == 0).all()
+    same = instances((0, 0, 0, 0, 0.9, 1))
+    assert len(changes(same, same)) == 2  # boxes without an area are not found again
+
+
+def test_several_labels():
+    from rkan_mm.visualization import draw_changes
+    sample = BaseDataElement(pred_label=torch.tensor([0, 2]), pred_score=torch.tensor([0.6, 0.1, 0.9]),
+                             gt_label=torch.tensor([0, 1]))
+
+    class Stub(Metric):
+        def __init__(self):
+            self.num_images, self.truth = 1, None
+
+    assert Stub().intervals([[sample], [sample]]) == [None, None]  # top-1 is not what is measured there
+    figure = draw_changes(np.zeros((8, 8, 3), np.uint8), {'a': sample, 'b': sample}, ('x', 'y', 'z'))
+    assert figure.axes[0].get_title() == 'a: z 0.90'

@@ -88,7 +88,8 @@ def read(page: Path) -> tuple[Checker, dict]:
 
 
 def test_classifier_with_a_block(classifier, tmp_path, capsys):
-    page = main([*classifier(RKANET), '--num-images', '4', '--boxes', '1', '--device', 'cpu'])
+    page = main([*classifier(RKANET), '--num-images', '4', '--boxes', '1', '--device', 'cpu', '--top', '5',
+                 '--finetune-iters', '9'])
     assert page == tmp_path / 'out/index.html'
     checker, data = read(page)
     assert checker.headings[:4] == ['Does it matter?', 'Block layer4', 'layer4.kan1: its functions',
@@ -100,6 +101,12 @@ def test_classifier_with_a_block(classifier, tmp_path, capsys):
     assert all('accuracy/top1' in run['metrics'] for run in data['metric']['runs'])
     kernel = data['layers']['backbone.bridges.layer4.block.kan1']
     assert len(kernel['each']) == 9
+    for one in kernel['each'].values():
+        x, scope = np.array(one['x']), dict(tanh=np.tanh)
+        drawn = np.array(one['y'])  # the formula is without the constants, which are the layer's one
+        np.testing.assert_allclose(np.ptp(drawn - eval(one['formula'], scope, dict(x=x))), 0, atol=1e-12)
+        assert len(one['histogram']) == len(x) - 1
+        assert sum(one['histogram']) > 0
     assert 0 <= kernel['not_straight'] <= 1
     assert set(data['receptive_field']) == {'with its blocks', 'blocks off'}
     assert {path.stem for path in (tmp_path / 'out/figures').iterdir()} >= {
@@ -107,7 +114,10 @@ def test_classifier_with_a_block(classifier, tmp_path, capsys):
     text = page.read_text()
     assert text.count('<math>') == 18
     assert 'numpy.tanh(x)' in text
-    assert f'Page: {page}' in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f'Page: {page}' in said.out
+    assert ('inspect: --top, --finetune-iters change nothing here: all functions of ImageClassifier are those of '
+            'kernels that its channels share') in said.err
 
 
 def test_net_of_thousands_of_functions(classifier, tmp_path):
@@ -163,6 +173,13 @@ def test_bad_input(classifier, tmp_path, root):
     torn.write_bytes(b'\x89PNG\r\n\x1a\n')
     with pytest.raises(PreflightError, match=r"torn.png' cannot be read as one"):
         main([argv[0], argv[1], str(torn)])
+    with pytest.raises(PreflightError, match=r"no module 'layer9' in ImageClassifier; it has data_preprocessor"):
+        main([*argv[:4], '--cam-layer', 'layer9', *argv[4:]])
+    with pytest.raises(PreflightError, match=r"ImageFolder.*nowhere.* does not exist|data root .*nowhere"):
+        main([*argv[:4], '--cfg-options', f'data_root={tmp_path}/nowhere/'])
+    (tmp_path / 'data/val/b/b2.png').write_bytes(torn.read_bytes())
+    with pytest.raises(PreflightError, match=r"Image '.*b2.png' of the validation set cannot be read as one"):
+        main(argv)
     with pytest.raises(PreflightError, match=r"Checkpoint '.*other.pth' does not exist"):
         main([argv[0], str(tmp_path / 'other.pth')])
     other = classifier(KAN_NET)  # another net's weights
@@ -184,7 +201,7 @@ def test_page_stays_small_and_escapes(tmp_path, monkeypatch):
     page = Page(tmp_path, 'a <b> & c', {'key': '<script>'})
     page.figure(page.section('Size'), Figure((1, 1)), 'size', 'caption')
     size = (tmp_path / 'figures/size.png').stat().st_size
-    monkeypatch.setattr('rkan_mm.inspection.report.page.MOST_BYTES', 3 * size)
+    monkeypatch.setattr('rkan_mm.inspection.report.page.MOST_BYTES', 4 * size + 600)  # of three, as base64
     section = page.section('One & two')
     section.text('1 < 2')
     section.table(['x<'], [[float('nan')], [0.123456], ['<']])

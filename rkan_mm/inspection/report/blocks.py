@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rkan_mm.models.layers import GridBasis
-from rkan_mm.visualization import draw_branch, draw_changes, draw_functions
-from rkan_mm.visualization.overlay import read_rgb
+from rkan_mm.visualization import draw_branch, draw_changes
 
 from ..comparison import changes
 from ..worth import Part, Variant
@@ -41,11 +42,11 @@ def _kernel(study: Study, name: str) -> None:
         text += f'; {percent(own.overflow)} % of its inputs lie {where}'
     section.text(f'{text}.', strong=True)
     study.page.short.append(f'{title}: {text[0].lower()}{text[1:]}.')
-    study.page.figure(section, draw_functions(own.functions.layer, own), f'{title}-functions',
-                      f'Functions of {title} over the {own.count:,} inputs that each has (histograms of roots of '
-                      'counts); grey is where there are none.')
-    study.formulas(section, own)
-    study.page.data['layers'][name] = numbers(own, own.functions.indices())
+    study.functions(section, own, f'{title}-functions',
+                    f'Functions of {title} over the {own.count:,} inputs that each has (histograms of roots of '
+                    'counts); grey is where there are none.')
+    found = study.formulas(section, own)
+    study.page.data['layers'][name] = numbers(own, own.functions.indices(), found)
 
 
 def _branch(study: Study, part: Part) -> None:
@@ -58,7 +59,7 @@ def _branch(study: Study, part: Part) -> None:
     section.text(f'What the block adds is {branch.size:.3g} times the output of the stage (root mean squares). Outputs '
                  f'with and without it have a mean cosine of {branch.cosine:.3f} at a place, and a linear CKA of '
                  f'{branch.cka:.3f}.', strong=True)
-    images = [read_rgb(path) for path in study.subject.images[:4]]
+    images = [study.subject.picture(i) for i in range(min(4, len(study.subject.samples)))]
     study.page.figure(section, draw_branch(branch, images), f'{part.title}-branch',
                       'Size of the branch by channel; mean over channels of the stage without and with the block, on '
                       'one scale; part of the features that the block gives.')
@@ -76,10 +77,10 @@ def _changes(study: Study, part: Part, runs: list[Variant]) -> None:
     section.text(f'Predictions differ on {sum(count > 0 for count, _ in differing)} of {len(differing)} images'
                  + (f' (boxes with a score of at least {threshold}).' if study.subject.is_detector else '.'))
     for _, i in [pair for pair in differing if pair[0]][:PICTURES]:
-        path = runs[0].predictions[-i].img_path
-        name = path.rpartition('/')[2]
-        drawn = draw_changes(read_rgb(path), {run.name: run.predictions[-i] for run in runs}, study.subject.classes,
-                             threshold)
-        study.page.figure(section, drawn, f'{part.title}-changes-{name.rpartition(".")[0]}',
+        place = study.metric.chosen[-i]
+        name = study.subject.name_of(place)
+        drawn = draw_changes(study.subject.picture_of(place), {run.name: run.predictions[-i] for run in runs},
+                             study.subject.classes, threshold)
+        study.page.figure(section, drawn, f'{part.title}-changes-{Path(name).stem}',
                           f'{name}: green is as in the trained model, orange new, dashed lost.' if
                           study.subject.is_detector else name)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.models.layers import GridBasis
-from rkan_mm.visualization import draw_functions, draw_grid, draw_importance, draw_pruning
+from rkan_mm.visualization import draw_grid, draw_importance, draw_pruning
 
 from ..functions import Index
 from ..pruning import pruning_curves
-from ..statistics import Recorder, Statistics
+from ..statistics import Statistics
 from ..worth import Part
 from .study import Study, numbers, percent
 
@@ -65,14 +65,13 @@ def most_important(rms: dict[str, Tensor], number: int) -> dict[str, list[Index]
 def _functions(study: Study, part: Part, rms: dict[str, Tensor]) -> None:
     section = study.page.section(f'{part.title}: the most important functions', 3)
     chosen = most_important(rms, study.options.top)
-    with Recorder(study.subject.model, list(chosen), chosen) as recorder:  # now with their inputs
-        list(study.subject.predict())
+    recorder = study.recorded(chosen)
     for name, indices in chosen.items():
         own = recorder[name]
-        study.page.figure(section, draw_functions(own.functions.layer, own, indices, name), f'{name}-functions',
-                          f'Functions of {name} among the {study.options.top} most important of the model.')
-        study.formulas(section, own, indices)
-        study.page.data['functions'][name] = numbers(own, indices)
+        study.functions(section, own, f'{name}-functions', f'Functions of {name} among the {study.options.top} most '
+                        'important of the model.', indices, name)
+        found = study.formulas(section, own, indices)
+        study.page.data['functions'][name] = numbers(own, indices, found)
 
 
 def _grids(study: Study, part: Part, ran: dict[str, Statistics]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import math
 import re
@@ -16,8 +17,8 @@ from matplotlib.figure import Figure
 
 from ..formulas import Formula
 
-MOST_BYTES = 15_000_000
-"""Of figures within the page, which base64 makes a third larger; those beyond it stay in their files."""
+MOST_BYTES = 18_000_000
+"""Of figures and formulas within the page; those beyond it stay in their files."""
 DPI = 110
 TEMPLATE = Path(__file__).with_name('page.html')
 
@@ -50,17 +51,6 @@ class Section:
         body = ''.join(f'<tr>{"".join(map(cell, row))}</tr>' for row in rows)
         self.blocks.append(f'<div class=wide><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>')
 
-    def formulas(self, found: Sequence[Formula], constant: str | None, argument: str | None) -> None:
-        """Formulas as such, and what can be copied of them: NumPy and LaTeX."""
-        notes = [*([constant] if constant else []), *([f'u = {argument}'] if argument else [])]
-        self.blocks += [f'<div class=formula><span class=name>{html.escape(one.label)} =</span> {one.mathml()}</div>'
-                        for one in found] + [f'<p class=name>{html.escape(note)}</p>' for note in notes]
-        code = '\n\n'.join(one.source(re.sub(r'\W+', '_', one.label).strip('_')).strip() for one in found)
-        latex = '\n'.join(rf'{one.label} = {one.latex()} \\' for one in found)
-        for name, text in (('NumPy', code), ('LaTeX', latex)):
-            self.blocks.append(f'<details><summary>All digits, as {name}</summary><pre>{html.escape(text)}</pre>'
-                               '</details>')
-
 
 class Page:
     """Collects sections and figures, and writes them to a folder.
@@ -78,6 +68,7 @@ class Page:
         self.short: list[str] = []
         self.data: dict[str, Any] = dict(title=title, **facts)
         self._bytes = 0
+        self._names: set[str] = set()
 
     def section(self, title: str, level: int = 2) -> Section:
         self.sections.append(Section(title, level))
@@ -85,17 +76,43 @@ class Page:
 
     def figure(self, section: Section, figure: Figure, name: str, caption: str) -> None:
         """Save a figure, and show it in the page while there is room."""
-        path = self.folder / 'figures' / f'{re.sub(r"[^A-Za-z0-9_.-]+", "-", name)}.png'
+        path = self.folder / 'figures' / f'{self._name(name)}.png'
         figure.savefig(path, dpi=DPI)
-        content = path.read_bytes()
         caption = html.escape(caption)
-        if self._bytes + len(content) > MOST_BYTES:
-            section.blocks.append(f'<p class=note>{caption} In figures/{path.name}: the page would be too large.</p>')
-            return
-        self._bytes += len(content)
-        encoded = base64.b64encode(content).decode()
-        section.blocks.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{encoded}">'
-                              f'<figcaption>{caption}</figcaption></figure>')
+        encoded = base64.b64encode(path.read_bytes()).decode()
+        self._show(section, f'<figure><img alt="{caption}" src="data:image/png;base64,{encoded}">'
+                            f'<figcaption>{caption}</figcaption></figure>', f'{caption} In figures/{path.name}')
+
+    def formulas(self, section: Section, found: Sequence[Formula], notes: Sequence[str], name: str) -> None:
+        """Formulas as such, and what can be copied of them: NumPy and LaTeX; in files where there is no room."""
+        shown = [f'<div class=formula><span class=name>{html.escape(one.label)} =</span> {one.mathml()}</div>'
+                 for one in found] + [f'<p class=name>{html.escape(note)}</p>' for note in notes]
+        code = '\n\n'.join(one.source(re.sub(r'\W+', '_', one.label).strip('_')).strip() for one in found)
+        latex = '\n'.join(rf'{one.label} = {one.latex()} \\' for one in found)
+        shown += [f'<details><summary>All digits, as {kind}</summary><pre>{html.escape(text)}</pre></details>'
+                  for kind, text in (('NumPy', code), ('LaTeX', latex))]
+        if not self._show(section, ''.join(shown), f'{len(found)} formulas are in formulas/, as NumPy and LaTeX'):
+            stem = self.folder / 'formulas' / self._name(name)
+            stem.parent.mkdir(exist_ok=True)
+            for suffix, text in (('py', code), ('tex', latex)):
+                Path(f'{stem}.{suffix}').write_text(f'{text}\n', encoding='utf-8')
+
+    def _show(self, section: Section, block: str, otherwise: str) -> bool:
+        """Whether there is room for a block; if not, the page says where to find it."""
+        fits = self._bytes + len(block) <= MOST_BYTES
+        self._bytes += len(block) if fits else 0
+        section.blocks.append(block if fits else f'<p class=note>{otherwise}: the page would be too large.</p>')
+        return fits
+
+    def _name(self, name: str) -> str:
+        """Of a file, and of no other of this page: data sets have pictures of one name in several folders."""
+        stem = re.sub(r'[^A-Za-z0-9_.-]+', '-', name)
+        for number in itertools.count(2):
+            if stem not in self._names:
+                break
+            stem = f'{re.sub("[^A-Za-z0-9_.-]+", "-", name)}-{number}'
+        self._names.add(stem)
+        return stem
 
     def write(self) -> Path:
         """Write the page and its data.

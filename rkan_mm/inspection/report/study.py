@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import rkan_mm
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.visualization import draw_functions
 
 from ..branch import BranchRecorder
 from ..formulas import formula
 from ..functions import Index
 from ..metric import Metric
 from ..statistics import Recorder, Statistics
-from ..subject import Subject
+from ..subject import Subject, light
 from ..worth import parts
 from .page import Page, Section
 
 SECTIONS = ('formulas', 'metric', 'cam', 'field', 'pruning')
 """Parts of the page that can be left out."""
+MOST_INPUTS, INPUTS = 100_000, 10_000_000
+"""Inputs that are kept of a function, and of all of them together."""
+DATA_POINTS = 64
+"""Of a curve in the json."""
+MOST_DRAWN = 30
+"""Functions in one figure."""
 
 
 @dataclass
@@ -71,7 +79,7 @@ class Study:
     def __init__(self, subject: Subject, folder: str | Path, options: Options, say: Callable[[str], None]) -> None:
         self.subject, self.options, self.say = subject, options, say
         program = sys.argv[0] if not sys.argv[0].endswith('.py') else f'python {sys.argv[0]}'
-        names = [subject.name(i) for i in range(len(subject.images))]
+        names = [subject.name(i) for i in range(len(subject.samples))]
         self.page = Page(folder, f'Inside {Path(subject.cfg.filename).stem}', {
             'config': subject.cfg.filename, 'checkpoint': subject.checkpoint,
             'images': f'{len(names)}: {", ".join(names[:6])}' + (', ...' if len(names) > 6 else ''),
@@ -81,7 +89,7 @@ class Study:
         self.parts = parts(subject.model)
         say(f'Recording {len(subject.samples)} images')
         with Recorder(subject.model) as recorder, BranchRecorder(subject.model) as branches:
-            self.trained = list(subject.predict())
+            self.trained = [light(result) for result in subject.predict()]
         self.recorder, self.branches = recorder, branches.branches
         self.ran = {name: own for name, own in recorder.statistics.items() if own.calls}
         if not self.ran:
@@ -109,29 +117,60 @@ class Study:
             stack.enter_context(part.off())
         return stack
 
-    def formulas(self, section: Section, own: Statistics, indices: list[Index] | None = None) -> None:
-        """Formulas of a layer's functions, where they are wanted and known."""
+    def recorded(self, chosen: dict[str, list[Index]]) -> Recorder:
+        """The images are run again for the inputs of chosen functions, by layer: fewer of each where they are many."""
+        number = min(MOST_INPUTS, INPUTS // max(1, sum(map(len, chosen.values()))))
+        with Recorder(self.subject.model, list(chosen), chosen, number) as recorder:
+            for _ in self.subject.predict():
+                pass
+        return recorder
+
+    def functions(self, section: Section, own: Statistics, name: str, caption: str, indices: list[Index] | None = None,
+                  title: str | None = None, formulas: Mapping[Index, Callable] | None = None) -> None:
+        """Figures of a layer's functions: one, or several where there are many of them."""
+        parts: list = [indices[i:i + MOST_DRAWN] for i in range(0, len(indices), MOST_DRAWN)] if indices else [None]
+        for some in parts:
+            self.page.figure(section, draw_functions(own.functions.layer, own, some, title, formulas=formulas), name,
+                             caption)
+
+    def formulas(self, section: Section, own: Statistics, indices: list[Index] | None = None) -> dict[Index, str]:
+        """Formulas of a layer's functions, where they are wanted and known; as text, by index."""
         if not self.wants('formulas'):
-            return
+            return {}
         try:
             found = formula(own.functions.layer, indices)
         except ValueError as error:
             section.text(f'No formulas: {error}.')
-            return
-        section.formulas(list(found.functions.values()), None if indices else f'constant = {found.constant:.6g}',
-                         found.argument)
+            return {}
+        notes = [] if indices else [f'constant = {found.constant:.6g}']
+        notes += [] if found.argument is None else [f'u = {found.argument}']
+        self.page.formulas(section, list(found.functions.values()), notes, f'{self.short(own.functions.name)}-formulas')
+        return {index: one.text() for index, one in found}
 
 
-def numbers(own: Statistics, indices: Sequence[Index] = ()) -> dict:
-    """For the json: of a layer, and of chosen functions."""
+def numbers(own: Statistics, indices: Sequence[Index] = (), formulas: Mapping[Index, str] | None = None) -> dict:
+    """For the json: of a layer, and what the figures show of chosen functions."""
     found = dict(basis=type(own.functions.basis).__name__, functions=len(own.functions), inputs=own.count,
                  not_straight=own.total_nonlinear_share(), beyond=own.overflow, each={})
     if indices:
         share, rms, lines = own.nonlinear_share(), own.rms(), own.lines()
         found['each'] = {own.functions.label(index): dict(
             not_straight=share[index].item(), rms=rms[index].item(), slope=lines.slope[index].item(),
-            intercept=lines.intercept[index].item(), range=own.range(index)) for index in indices}
+            intercept=lines.intercept[index].item(), range=own.range(index), formula=(formulas or {}).get(index),
+            **_curve(own, index)) for index in indices}
     return found
+
+
+def _curve(own: Statistics, index: Index) -> dict:
+    """Points of a function over its inputs, and their histogram in as many parts; of u, with x at 0, where it has two
+    arguments.
+    """
+    functions, ends = own.functions, own.range(index)
+    x = torch.linspace(*ends, DATA_POINTS + 1, dtype=torch.float64)
+    fixed = torch.zeros_like(x) if functions.two_arguments else x
+    samples = own.samples(index)[1 if functions.two_arguments else 0]
+    return dict(x=x, y=functions.curve(index, fixed, x),
+                histogram=np.histogram(samples, DATA_POINTS, ends)[0] if ends[1] > ends[0] else None)
 
 
 def percent(part: float) -> str:

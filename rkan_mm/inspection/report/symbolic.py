@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rkan_mm.visualization import draw_functions
-
-from ..statistics import Recorder
 from ..symbolic import best, fit_layer, substituted
 from ..worth import Variant
 from .layers import most_important
@@ -29,8 +26,7 @@ def show_symbolic(study: Study, runs: list[Variant]) -> None:
         return
     chosen = most_important(rms, number)
     study.say(f'Symbolic fit of {sum(map(len, chosen.values()))} functions')
-    with Recorder(study.subject.model, list(chosen), chosen) as recorder:
-        list(study.subject.predict())
+    recorder = study.recorded(chosen)
     rows: list[list[Any]] = []
     formulas, data = {}, {}
     for name, indices in chosen.items():
@@ -43,9 +39,9 @@ def show_symbolic(study: Study, runs: list[Variant]) -> None:
             rows.append([label, fit.form, fit.complexity, fit.r2, fit.text()])
             data[label] = dict(chosen=fit.text(), form=fit.form, constants=fit.constants, r2=fit.r2, all={
                 other.form: dict(complexity=other.complexity, r2=other.r2) for other in fits[index]})
-        study.page.figure(section, draw_functions(functions.layer, recorder[name], indices, study.short(name),
-                                                  formulas=own), f'{study.short(name)}-formulas',
-                          f'Functions of {study.short(name)} and the formulas that were chosen for them.')
+        study.functions(section, recorder[name], f'{study.short(name)}-symbolic',
+                        f'Functions of {study.short(name)} and the formulas that were chosen for them.', indices,
+                        study.short(name), own)
     section.text('For each function the simplest form whose r2 is within 0.001 of the best form\'s, over the inputs '
                  'that it really has; all forms with their complexity and r2 are in data.json.')
     section.table(['function', 'form', 'complexity', 'r2', 'formula'], rows)

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.visualization import draw_activation_maps, draw_receptive_fields
-from rkan_mm.visualization.overlay import class_name, read_rgb
+from rkan_mm.visualization.overlay import class_name
 
 from ..cam import BoxTarget, ClassTarget, activation_map, cam_layer
 from ..fields import receptive_field, square_with
 from .study import Study
 
+IMAGES = 64
+"""Most that a receptive field is the mean of."""
 
-def _layer(study: Study) -> tuple[str, nn.Module]:
+
+def looked_at(study: Study) -> tuple[str, nn.Module] | None:
+    """Name and layer whose features are looked at; None where the model has no maps of features.
+
+    Raises:
+        PreflightError: the options name a module that is not there.
+    """
     subject = study.subject
     data = subject.batch(subject.samples[0])
-    return cam_layer(subject.model, lambda: subject.model(data['inputs'], data['data_samples'], mode='tensor'),
-                     study.options.cam_layer)
+    try:
+        return cam_layer(subject.model, lambda: subject.model(data['inputs'], data['data_samples'], mode='tensor'),
+                         study.options.cam_layer)
+    except ValueError as error:
+        if study.options.cam_layer:
+            raise PreflightError(str(error)) from error
+        return None
 
 
-def show_where(study: Study) -> None:
+def show_where(study: Study, name: str, layer: nn.Module) -> None:
     """Grad-CAM of the best box or the class of a few images, and Eigen-CAM, with the blocks and without."""
     section, subject = study.page.section('Where it looks'), study.subject
-    name, layer = _layer(study)
     section.text(f'Maps of the features of {name}: Grad-CAM (what raises the score of this box or class) and '
                  'Eigen-CAM (the first principal component, whatever is predicted), for the whole model and with all '
                  'of its blocks off.')
@@ -38,15 +52,15 @@ def show_where(study: Study) -> None:
             continue
         study.say(f'Where it looks: {title} in {subject.name(i)}')
         data = subject.batch(sample)
-        height, width = data['data_samples'][0].img_shape[:2]
+        height, width = data['data_samples'][0].get('img_shape', data['inputs'].shape[2:])[:2]
         maps = {}
         for kind, of in (('Grad-CAM', target), ('Eigen-CAM', None)):
             for state in ('', ', blocks off'):
                 with study.without_blocks() if state else contextlib.nullcontext():
                     found = activation_map(subject.model, layer, data['inputs'], data['data_samples'], of)
                 maps[f'{kind}{state}'] = found if found is None else found[:height, :width]  # without the padding
-        stem = subject.name(i).rpartition('.')[0]
-        study.page.figure(section, draw_activation_maps(read_rgb(subject.images[i]), maps, box=box), f'cam-{stem}',
+        stem = Path(subject.name(i)).stem
+        study.page.figure(section, draw_activation_maps(subject.picture(i), maps, box=box), f'cam-{stem}',
                           f'{title} in {subject.name(i)}.')
         drawn += 1
     if not drawn:
@@ -63,24 +77,27 @@ def _target(study: Study, result: BaseDataElement) -> tuple[list[float] | None, 
     if 'pred_instances' not in result and 'pred_label' not in result:
         return None, None, ''
     if 'pred_instances' not in result:
-        label = int(result.pred_label)
+        label = int(result.pred_score.argmax())  # of several labels the surest
         return None, ClassTarget(label), named(label, float(result.pred_score[label]))
     found = result.pred_instances
     if not len(found) or found.scores.max() < study.options.score_thr:
         return None, None, ''
     i = int(found.scores.argmax())
-    box, label = getattr(found.bboxes, 'tensor', found.bboxes)[i], int(found.labels[i])
+    box, label = found.bboxes[i], int(found.labels[i])
     return box.tolist(), BoxTarget(box, label), named(label, float(found.scores[i]))
 
 
-def show_field(study: Study) -> None:
+def show_field(study: Study, name: str, layer: nn.Module) -> None:
     """The effective receptive field of the last stage with a block, with the blocks and without."""
     section, model = study.page.section('Effective receptive field'), study.subject.model
-    name, layer = _layer(study)
     study.say(f'Receptive field of {name}')
-    images = [study.subject.batch(sample)['inputs'] for sample in study.subject.samples]
+    images = [study.subject.batch(sample)['inputs'] for sample in study.subject.samples[:IMAGES]]
     run = model.backbone if hasattr(model, 'backbone') else lambda x: model(x, mode='tensor')
-    fields = {'with its blocks': receptive_field(model, layer, images, run)}
+    try:
+        fields = {'with its blocks': receptive_field(model, layer, images, run)}
+    except ValueError as error:  # --cam-layer may name anything
+        section.text(f'Not looked at: {error}.')
+        return
     with study.without_blocks():
         fields['blocks off'] = receptive_field(model, layer, images, run)
     study.page.figure(section, draw_receptive_fields(fields), 'receptive-field',

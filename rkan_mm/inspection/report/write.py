@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rkan_mm.models.layers import KANLayer
+from rkan_mm.models.layers.basis import BSpline
 
+from ..functions import kan_layers
 from ..missing import require
 from ..subject import Subject
 from .blocks import show_block
 from .layers import show_layers
 from .study import Options, Study
 from .symbolic import show_symbolic
-from .where import show_field, show_where
+from .where import looked_at, show_field, show_where
 from .worth import show_worth
 
 
@@ -32,21 +34,32 @@ def look(subject: Subject, folder: str | Path, options: Options, say: Callable[[
     Raises:
         PreflightError: a package is missing, or no KAN layer has run.
     """
-    if 'formulas' not in options.skip:
-        require('sympy', 'A formula')
-    if 'cam' not in options.skip:
-        require('pytorch_grad_cam', 'A class activation map')
+    _require(subject, options)
     study = Study(subject, folder, options, say)
+    layer = looked_at(study) if study.wants('cam') or study.wants('field') else None
     runs = show_worth(study) if study.wants('metric') else []
     for part in study.parts:
-        if any(isinstance(layer, KANLayer) for layer in part.layers.values()):
+        if any(isinstance(own, KANLayer) for own in part.layers.values()):
             show_layers(study, part)
         else:
             show_block(study, part, [run for run in runs if run.part in ('', part.name)])
     if options.symbolic:
         show_symbolic(study, runs)
-    if study.wants('cam'):
-        show_where(study)
-    if study.wants('field'):
-        show_field(study)
+    if study.wants('cam') and layer is None:
+        study.page.section('Where it looks').text('No module of the model gives maps of features (B, C, H, W).')
+    for name, show in (('cam', show_where), ('field', show_field)):
+        if layer and study.wants(name):
+            show(study, *layer)
     return study.page.write()
+
+
+def _require(subject: Subject, options: Options) -> None:
+    """Packages that are missing are named before minutes of work."""
+    if 'formulas' not in options.skip:
+        require('sympy', 'A formula')
+        if any(isinstance(layer.basis, BSpline) for layer in kan_layers(subject.model).values()):
+            require('scipy', 'The formula of a B-spline')
+    if 'cam' not in options.skip:
+        require('pytorch_grad_cam', 'A class activation map')
+    if options.symbolic:
+        require('scipy', 'A symbolic fit')
