@@ -1,4 +1,4 @@
-"""Models out of the lab: rewritten for tracing, exported, quantised, and as plain C."""
+"""Models out of the lab: rewritten for tracing, exported, quantised."""
 
 from .rewrites import exportable
 

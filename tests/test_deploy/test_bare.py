@@ -49,7 +49,7 @@ def test_a_detector_of_random_weights(options, python, tmp_path):
         torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'net.pth')
     pictures, out = sorted((root / 'val').glob('*.png')), tmp_path / 'model.onnx'
     main([str(config), str(tmp_path / 'net.pth'), str(out), *options, '--images', *map(str, pictures)])
-    script = ROOT / 'examples/predict_onnx.py'
+    script = ROOT / 'docs/predict_onnx.py'
     subprocess.run([python, '-I', str(script), str(out), str(tmp_path / 'seen'), *map(str, pictures)], check=True)
     function, info = files.read(out, 'onnx')
     for path in pictures:

@@ -90,7 +90,7 @@ def test_runs_without_this_package(trained, data, tmp_path):
     main([*trained(), str(out), '--images', str(picture)])
     hide = 'for name in ("torch", "mmcv", "mmengine", "onnx", "cv2", "rkan_mm"): sys.modules[name] = None'
     program = f'import runpy, sys\n{hide}\nsys.argv.pop(0)\nrunpy.run_path(sys.argv[0], run_name="__main__")'
-    script = str(ROOT / 'examples/predict_onnx.py')
+    script = str(ROOT / 'docs/predict_onnx.py')
     done = subprocess.run([sys.executable, '-c', program, script, str(out), str(tmp_path / 'seen'), str(picture)],
                           capture_output=True, text=True, check=True)
     predicted = json.loads((tmp_path / 'seen/dog0.json').read_text())

@@ -29,7 +29,7 @@ PIPELINES = [
 @pytest.mark.parametrize(('scope', 'pipeline'), PIPELINES)
 @pytest.mark.parametrize('shape', [(70, 100), (101, 70)])
 def test_the_bare_script_prepares_pictures_as_mm_does(scope, pipeline, shape, tmp_path):
-    path, script = tmp_path / 'picture.png', (ROOT / 'examples/predict_onnx.py').read_text()
+    path, script = tmp_path / 'picture.png', (ROOT / 'docs/predict_onnx.py').read_text()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)).save(path)
     init_default_scope(scope)
     theirs = Compose([TRANSFORMS.build(step) for step in pipeline])(
@@ -77,7 +77,7 @@ def test_normalises_as_the_data_preprocessor(kind, swap, bgr):
 
 
 def test_the_bare_script_is_bare():
-    lines = (ROOT / 'examples/predict_onnx.py').read_text().splitlines()
+    lines = (ROOT / 'docs/predict_onnx.py').read_text().splitlines()
     assert len(lines) < 60
     modules = {line.split()[1] for line in lines if line.startswith(('import', 'from'))} - set(sys.stdlib_module_names)
     assert modules == {'numpy', 'onnxruntime', 'PIL'}
