@@ -121,10 +121,21 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def own_loggers(monkeypatch):
+    """mmengine's loggers of this test alone; those of others have streams that are closed."""
+    loggers = OrderedDict()
+    monkeypatch.setattr(MMLogger, '_instance_dict', loggers)
+    yield
+    for logger in loggers.values():
+        for handler in logger.handlers:
+            handler.close()
+
+
 @pytest.mark.parametrize('line', MISTAKES)
+@pytest.mark.usefixtures('own_loggers')
 def test_one_sentence(folder, line, monkeypatch, capfd):
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())  # with closed streams of other tests
     with pytest.raises(SystemExit) as stopped:
         cli.main(shlex.split(line))
     shown = stopped.value.code if isinstance(stopped.value.code, str) else capfd.readouterr().err
