@@ -123,7 +123,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def own_loggers(monkeypatch):
-    """mmengine's loggers of this test alone; those of others have streams that are closed."""
+    """Loggers of mmengine for this test alone; those of others have streams that are closed."""
     loggers = OrderedDict()
     monkeypatch.setattr(MMLogger, '_instance_dict', loggers)
     yield
