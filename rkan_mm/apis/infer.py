@@ -102,10 +102,6 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     content = read_anywhere(checkpoint)
     cfg = _for_inference(cfg)
     library = scope(cfg)
-    try:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
     with building('The model cannot be built'):
         if library in ('mmdet', 'mmrotate'):
             from mmdet.apis import DetInferencer
@@ -119,6 +115,10 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
             from mmpretrain import ImageClassificationInferencer
             inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
     warning = load_whole(inferencer.model, content, checkpoint, allow_partial)
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
     if library in ('mmdet', 'mmrotate'):
         results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
                              no_save_pred=False)['predictions']
