@@ -12,13 +12,16 @@ install_stack() {
     mkdir -p "$MMCV" &&
     tar -xzf .offline/*mmcv*.tar.gz -C "$MMCV" --strip-components 1 &&
     cp -r "$MMCV/mmcv" "$SITE.part/mmcv" &&
+    { python3 -W ignore -m compileall -q -j0 "$SITE.part" >/dev/null 2>&1 || true; } &&  # saves each process 1.5 s
     mv "$SITE.part" "$SITE"  # whole, or not there
 }
 
 mmcv_ops() {
+  [ -d "$MMCV" ] || { echo "there is no $MMCV" >&2; return 1; }
   rm -f "$MMCV/ended"
   (
     cd "$MMCV" || exit
+    echo "$BASHPID" >pid
     # cusparse.h and its like lie beside torch's libraries, not always with nvcc
     CPATH=$(python3 -c "
 import glob, sysconfig
@@ -31,8 +34,9 @@ print(':'.join(glob.glob(sysconfig.get_paths()['purelib'] + '/nvidia/*/include')
 }
 
 wait_for_ops() {
-  while [ ! -e "$MMCV/ended" ]; do sleep 1; done
-  if [ "$(cat "$MMCV/ended")" != 0 ]; then
+  while [ ! -e "$MMCV/ended" ] && kill -0 "$(cat "$MMCV/pid" 2>/dev/null)" 2>/dev/null; do sleep 1; done
+  if [ "$(cat "$MMCV/ended" 2>/dev/null)" != 0 ]; then
+    echo "mmcv's ops are not compiled" >&2
     grep -m5 error "$MMCV/build.log"
     tail -5 "$MMCV/build.log"
     return 1

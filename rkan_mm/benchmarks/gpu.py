@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -65,10 +65,12 @@ def run(step: Step, seconds: float, out: Path) -> dict:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         log.seek(0)
-        tail = log.read()[-TAIL:]
+        text = log.read()
+    fallbacks = [line for line in text.splitlines() if 'plain PyTorch' in line]
     results = _read(out)
     return dict(name=step.name, command=' '.join(step.command(out)[1:]), state=state, results=results,
-                seconds=round(time.monotonic() - start, 1), **({} if state == 'done' else dict(output=tail)))
+                seconds=round(time.monotonic() - start, 1), **(dict(fallbacks=fallbacks) if fallbacks else {}),
+                **({} if state == 'done' else dict(output=text[-TAIL:])))
 
 
 def _read(out: Path) -> dict | list | None:
@@ -87,9 +89,14 @@ def _read(out: Path) -> dict | list | None:
     return None
 
 
-def run_all(chosen: Sequence[Step], seconds: float, say: Console) -> list[dict]:
-    """One step after the other; those for which no time is left, or mmcv has no ops, are told as such."""
+def run_all(chosen: Sequence[Step], seconds: float, say: Console,
+            keep: Callable[[list[dict]], object] = lambda rows: None) -> list[dict]:
+    """One step after the other; those for which no time is left, or mmcv has no ops, are told as such.
+
+    After each one ``keep`` is given all so far: whoever stops a run keeps what it has measured.
+    """
     end, rows, ops = time.monotonic() + seconds, [], None
+    row: dict
     with tempfile.TemporaryDirectory() as folder:
         for number, step in enumerate(chosen):
             left = end - time.monotonic()
@@ -103,9 +110,10 @@ def run_all(chosen: Sequence[Step], seconds: float, say: Console) -> list[dict]:
             else:
                 row = run(step, min(step.seconds, left), Path(folder) / str(number))
             rows.append(row)
+            keep(rows)
             say.print(f'{row["name"]}: {row["state"]}, {row["seconds"]:.0f} s')
-            if 'output' in row:
-                say.print(row['output'], markup=False, highlight=False)
+            for line in row.get('fallbacks', []) + ([row['output']] if 'output' in row else []):
+                say.print(line, markup=False, highlight=False)
     return rows
 
 
@@ -162,12 +170,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'torch {torch.__version__} finds no GPU; --dry-run shows on a CPU that the script works')
     console = Console(width=120)
     chosen = [step for step in steps(args.dry_run) if not args.step or step.name in args.step]
-    rows = run_all(chosen, 60 * args.minutes, console)
     before = json.loads(args.out.read_text())['steps'] if args.out.is_file() else []
-    rows = [*(row for row in before if row['name'] not in {step.name for step in chosen}), *rows]
-    record = dict(machine=machine(args.dry_run), steps=rows, goals=goals(rows))
+    before = [row for row in before if row['name'] not in {step.name for step in chosen}]
+    record: dict = dict(machine=machine(args.dry_run))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1))
+
+    def keep(rows: list[dict]) -> None:
+        record.update(steps=[*before, *rows], goals=goals([*before, *rows]))
+        args.out.write_text(json.dumps(record, indent=1))
+
+    rows = run_all(chosen, 60 * args.minutes, console, keep)
     show(record, console)
     console.print(f'written to {args.out}')
     if any(row['state'].startswith(('failed', 'ended')) for row in rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,9 @@ class Step(NamedTuple):
 
 def _pytest(name: str, seconds: int, *arguments: str, needs_ops: bool = False) -> Step:
     given = [str(TESTS / argument) if argument.endswith('.py') else argument for argument in arguments]
-    return Step(name, ('pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', *given), seconds, needs_ops)
+    # each test compiles kernels, on a core of its own where pytest-xdist is there
+    cores = ('-n', '8') if find_spec('xdist') else ()
+    return Step(name, ('pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', *cores, *given), seconds, needs_ops)
 
 
 def steps(dry: bool = False) -> list[Step]:
@@ -61,12 +64,12 @@ def steps(dry: bool = False) -> list[Step]:
     small = ('--batch', '1') if dry else ()
     conv, linear = (('conv',), ('linear',)) if dry else (('conv-gpu',), ('linear-gpu', 'linear'))
     found = [
-        _pytest('tests of the kernels', 100, 'test_models/test_ops/test_gpu_kernels.py'),
+        _pytest('tests of the kernels', 150, 'test_models/test_ops/test_gpu_kernels.py'),
         Step('inference', ('benchmark', net, large, *images, *rounds(15), *fast), 60),
         Step('training', ('benchmark', net, large, '--train', *images, *rounds(10), *fast), 60),
         Step(NOISE, ('benchmark', net, '--baseline', net, *images, *rounds(15), *fast), 40),
-        Step('one image', (*one, *running()), 40),
-        Step('one image, CUDA graph', (*one, *running('--cuda-graph')), 40),
+        Step('one image', (*one, *running()), 40, True),
+        Step('one image, CUDA graph', (*one, *running('--cuda-graph')), 40, True),
         Step('shared kernel', ('benchmark-layers', 'shared' if dry else 'shared-gpu', *small, *rounds(40),
                                *running('--amp', 'fp16')), 60),
         Step('linear layers', ('benchmark-layers', *linear, *small, *rounds(20), *running('--amp', 'bf16')), 60),
@@ -80,7 +83,7 @@ def steps(dry: bool = False) -> list[Step]:
         Step('memory by count', ('memory', detector, '--batch', '8', *(('--size', '64') if dry else ())), 60, True),
         Step('detector, prediction', ('benchmark', detector, '--detector', *shape(1, 640, 1066), *rounds(8),
                                       *running()), 40, True),
-        Step('one image, compiled', (*one, *running('--compile')), 90),
+        Step('one image, compiled', (*one, *running('--compile')), 90, True),
         _pytest('test of torch.compile', 120, 'test_models/test_gpu_training.py', '-k', 'compile'),
     ]
     return [step._replace(seconds=5 * step.seconds) for step in found] if dry else found

@@ -35,6 +35,15 @@ def test_a_failing_step_costs_itself_alone(python_steps):
     assert rows[2]['seconds'] < 10
 
 
+def test_what_was_measured_is_kept_after_each_step(python_steps):
+    kept = []
+    gpu.run_all([Step('first', ('',), 50), Step('second', ('',), 50)], 60,
+                SAY, lambda rows: kept.append([row['name'] for row in rows]))
+    assert kept == [['first'], ['first', 'second']]
+    row, = gpu.run_all([Step('first', ('print("rkan_mm goes on in plain PyTorch, without ...")',), 50)], 60, SAY)
+    assert row['fallbacks'] == ['rkan_mm goes on in plain PyTorch, without ...']
+
+
 def test_the_time_for_all_is_kept(python_steps):
     start = time.monotonic()
     rows = gpu.run_all([Step('sleeps', ('import time; time.sleep(60)',), 50), Step('late', ('',), 50)], 7, SAY)

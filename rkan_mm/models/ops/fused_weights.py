@@ -31,7 +31,7 @@ def pack(basis_weight, weight, scaler, mask, packed, inputs, outputs, TAPS: tl.c
     tl.store(packed + place, value.to(packed.dtype.element_ty), there)
 
 
-@triton.jit(do_not_specialize=['chunks'])
+@triton.jit(do_not_specialize=['chunks', 'inputs'])  # a 1 would be a Python int
 def finish(sums, total, basis_weight, weight, scaler, mask, grad_basis_weight, grad_weight, grad_scaler, inputs,
            outputs, chunks, TAPS: tl.constexpr, FUNCTIONS: tl.constexpr, BASE: tl.constexpr, CONSTANT: tl.constexpr,
            SCALED: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):

@@ -109,7 +109,9 @@ def _agrees(dtype: torch.dtype, dtypes: tuple[torch.dtype | None, ...], shape: t
         given = [leaf for leaf in leaves if leaf is not None]
         results += [t for t in backward(x, parameters, change, squash, window, grad, True, True) if t is not None]
         rights += torch.autograd.grad(expected, given, grad.double())
-    return all(is_close(*pair) for pair in zip(results, rights, strict=True))
+    # the hardware's tanh, which half precision takes, is right to 2^-11
+    tolerance = 4 * 2**-10 if squash and dtype in HALF else 1e-5
+    return all(is_close(*pair, tolerance) for pair in zip(results, rights, strict=True))
 
 
 def _is_channels_last(x: Tensor) -> bool:

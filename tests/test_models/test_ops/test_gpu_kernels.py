@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
-from rkan_mm.models.ops import fused
+from rkan_mm.models.ops import fused, triton_launch
 from rkan_mm.models.ops.definition import expand_by_definition
 from rkan_mm.models.ops.functions import Functions
 
@@ -52,8 +52,12 @@ def check(layer: nn.Module, x: torch.Tensor, dtype: torch.dtype, kernels: set[st
     expected = results(exact, x.double(), grad)
     layer, x = layer.cuda(), x.cuda()
     with torch.autocast('cuda', dtype, enabled=dtype != SINGLE), recorded() as names:
+        results(layer, x, grad)  # each variant checks itself at its first call
+        layer.zero_grad()
+        names.clear()
         found = results(layer, x, grad)
     assert kernels <= set(names), names
+    assert all(triton_launch._known.values()), [case for case, right in triton_launch._known.items() if not right]
     tolerance = 1e-5 if dtype == SINGLE else 4 * torch.finfo(dtype).eps
     for name, right in expected.items():
         error = (found[name].double().cpu() - right).norm() / right.norm()

@@ -81,7 +81,7 @@ FUSED = [
     ('spline3', 8, 64, 64, 3, 1, BRAIN, True), ('spline3', 8, 512, 512, 1, 1, BRAIN, True),
     ('gaussian', 8, 64, 64, 3, 2, HALF, False), ('gaussian', 8, 784, 256, 1, 1, SINGLE, True),
     ('polynomial', 3, 64, 128, 3, 1, HALF, True), ('switch', 16, 50, 70, 1, 1, HALF, True),
-    ('spline2', 7, 64, 64, 3, 1, SINGLE, False)]
+    ('spline2', 7, 64, 64, 3, 1, SINGLE, False), ('spline3', 8, 1, 64, 3, 1, HALF, True)]
 
 
 @on_each_gpu
