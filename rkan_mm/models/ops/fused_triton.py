@@ -71,7 +71,7 @@ def is_there(x: Tensor, parameters: Parameters, functions: Functions, setting: S
     return is_right(_agrees, x.dtype, x.is_contiguous(), tuple(None if t is None else t.dtype for t in parameters),
                     *(_like(n) for n in (inputs, outputs)), functions.kind, functions.count,
                     tuple(t.dtype for t in functions.arrays), functions.grids > 1, functions.steps, setting, dtype,
-                    _precision(dtype), torch.is_grad_enabled())
+                    _precision(dtype), torch.is_grad_enabled(), _is_flat(x, setting))
 
 
 def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Setting, dtype: torch.dtype) -> Tensor:
@@ -89,7 +89,8 @@ def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Se
     launch(kernels.forward, (triton.cdiv(pixels, tile['BM']), triton.cdiv(outputs, tile['BN'])), x,
            packed(parameters, setting, dtype), parameters[0] if bias is None else bias, *_points(functions, x), y,
            pixels, inputs, outputs, *x.shape[2:], *y.shape[2:], *x.stride(), *y.stride(), BIAS=bias is not None,
-           CONSTANT=setting.constant, X=_layout(x), Y=_layout(y), **tile, **_constants(x, y, functions, setting, dtype))
+           CONSTANT=setting.constant, X=_layout(x, setting), Y=_layout(y, setting), **tile,
+           **_constants(x, y, functions, setting, dtype))
     return y
 
 
@@ -114,8 +115,8 @@ def _input_gradient(x: Tensor, parameters: Parameters, functions: Functions, set
     grid = triton.cdiv(pixels, tile['BM']), triton.cdiv(inputs, tile['BN']), sh * sw
     launch(kernels.backward_input, grid, x, packed(parameters, setting, grad.dtype), *_points(functions, x), grad,
            result, batch, inputs, outputs, height, width, *grad.shape[2:], *x.stride(), *grad.stride(),
-           *result.stride(), CONSTANT=setting.constant, X=_layout(x), G=_layout(grad), Y=_layout(result), **tile,
-           **constants)
+           *result.stride(), CONSTANT=setting.constant, X=_layout(x, setting), G=_layout(grad, setting),
+           Y=_layout(result, setting), **tile, **constants)
 
 
 def _parameter_gradients(x: Tensor, parameters: Parameters, functions: Functions, setting: Setting, grad: Tensor,
@@ -129,8 +130,8 @@ def _parameter_gradients(x: Tensor, parameters: Parameters, functions: Functions
     chunks = triton.cdiv(blocks, each)
     sums = torch.empty(chunks, taps, planes, inputs, outputs, dtype=torch.float32, device=x.device)
     launch(kernels.backward_weight, (tiles, taps * planes, chunks), x, grad, *_points(functions, x), sums, pixels, each,
-           inputs, outputs, *x.shape[2:], *grad.shape[2:], *x.stride(), *grad.stride(), X=_layout(x), G=_layout(grad),
-           **tile, **constants)
+           inputs, outputs, *x.shape[2:], *grad.shape[2:], *x.stride(), *grad.stride(), X=_layout(x, setting),
+           G=_layout(grad, setting), **tile, **constants)
     total = grad.sum((0, 2, 3), dtype=torch.float32) if setting.constant or bias is not None else sums
     grads = [None if t is None else torch.empty_like(t) for t in parameters[:3]]
     launch(fused_weights.finish, (triton.cdiv(inputs * outputs, BLOCK), taps), sums, total, *_pointers(parameters),
@@ -179,7 +180,7 @@ def _constants(x: Tensor, y: Tensor, functions: Functions, setting: Setting, dty
                 KIND=KINDS[functions.kind], FUNCTIONS=functions.count, KNOTS=functions.knots, STEPS=functions.steps,
                 BASE=BASES[setting.base], SQUASH=setting.squash, GRIDS=functions.grids > 1,
                 HARDWARE=dtype in HALF and not interpreted(), PRECISION=_precision(dtype),
-                FLAT=setting[3:] == ((1, 1), (1, 1), (0, 0)) and x.shape[2:] == (1, 1),
+                FLAT=_is_flat(x, setting),
                 WIDE=max(t.numel() // max(1, t.shape[1]) for t in (x, y)) > WIDEST)
 
 
@@ -209,7 +210,8 @@ def _like(channels: int) -> int:
 
 def _agrees(dtype: torch.dtype, contiguous: bool, dtypes: tuple[torch.dtype | None, ...], inputs: int, outputs: int,
             kind: str, count: int, grid_dtypes: tuple[torch.dtype, ...], grids: bool, steps: tuple[float, ...],
-            setting: Setting, out: torch.dtype, precision: str, training: bool, device: str = 'cuda') -> bool:
+            setting: Setting, out: torch.dtype, precision: str, training: bool, flat: bool,
+            device: str = 'cuda') -> bool:
     """Whether a variant of the kernels gives what PyTorch gives in double precision, on a small input."""
     generator = torch.Generator().manual_seed(0)
 
@@ -217,7 +219,7 @@ def _agrees(dtype: torch.dtype, contiguous: bool, dtypes: tuple[torch.dtype | No
         return None if dtype is None else torch.randn(size, generator=generator).to(device, dtype)
 
     (kh, kw), (sh, sw) = setting.kernel, setting.stride
-    x = random(3, inputs, kh + 3 * sh, kw + 4 * sw + 1, dtype=dtype)
+    x = random(*((150, inputs, 1, 1) if flat else (3, inputs, kh + 3 * sh, kw + 4 * sw + 1)), dtype=dtype)
     x = x if contiguous else x.contiguous(memory_format=torch.channels_last)
     shape = outputs, inputs, kh, kw
     parameters = Parameters(*(random(*size, dtype=each) for size, each in zip(
@@ -239,7 +241,13 @@ def _agrees(dtype: torch.dtype, contiguous: bool, dtypes: tuple[torch.dtype | No
     return all(is_close(*pair, tolerance) for pair in zip(results, rights, strict=True))
 
 
-def _layout(t: Tensor) -> int:
-    """As the kernels call it: 1 if channels lie side by side, 2 if all else is in multiples of 16, too."""
+def _is_flat(x: Tensor, setting: Setting) -> bool:
+    """Whether each picture is one pixel, which meets one tap: the rows of a linear layer."""
+    return setting[3:] == ((1, 1), (1, 1), (0, 0)) and x.shape[2:] == (1, 1)
+
+
+def _layout(t: Tensor, setting: Setting) -> int:
+    """As the kernels call it: 1 if channels lie side by side, 2 if all else that counts is in multiples of 16, too."""
     sb, sc, sh, sw = t.stride()
-    return (sc == 1) * (1 + all(s % 16 == 0 for s in (sb, sh, sw)))
+    others = (sb,) if _is_flat(t, setting) else (sb, sh, sw)
+    return (sc == 1) * (1 + all(s % 16 == 0 for s in others))
