@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +63,15 @@ def _plain(value: Any) -> bytes:
 
 
 def commit() -> str | None:
-    """Commit of this package's checkout, with ``-dirty`` where tracked files differ from it; None outside of one."""
+    """Commit of this package's checkout, with ``-dirty`` where tracked files differ from it.
+
+    Outside of a checkout, as in a copy of one on another machine, it is what the environment's ``RKAN_MM_COMMIT`` says,
+    or None.
+    """
     git = ['git', '-C', str(Path(__file__).parent)]
     try:
         subprocess.run([*git, 'ls-files', '--error-unmatch', Path(__file__).name], check=True, capture_output=True)
         return subprocess.run([*git, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], check=True,
                               capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get('RKAN_MM_COMMIT') or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
@@ -75,7 +76,8 @@ def _check_arguments(cfg: Config) -> None:
         if cls is None or built_from(part['type'], MMENGINE_MODELS, cfg) is not cls:
             continue
         signature = inspect.signature(cls.__init__).parameters  # type: ignore[misc]  # it is a class
-        extra = [name for name in part if name not in signature and name not in ('type', '_scope_')]
+        read = {'type', '_scope_', *signature, *(['postfix'] if re.search(r'\bplugins\[\d+\]\.cfg$', path) else [])}
+        extra = [name for name in part if name not in read]
         if extra and not any(each.kind is each.VAR_KEYWORD for each in signature.values()):
             where = '.'.join(filter(None, ('model', path)))
             raise PreflightError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -75,9 +76,14 @@ class Table:
                 *(f'{key}={str(value).replace("{seed}", str(seed))}' for key, value in options.items())]
 
     def runs(self, patterns: Sequence[str] = ('*',), seeds: Sequence[int] | None = None) -> list[tuple[str, int]]:
-        """(row, seed) of the runs that are asked for, whether they are done or not."""
-        return [(name, seed) for name, row in self.rows.items() if any(fnmatch(name, each) for each in patterns)
-                for seed in (row.get('seeds', self.seeds) if seeds is None else seeds)]
+        """(row, seed) of the runs that are asked for, whether they are done or not.
+
+        All rows of the first seed come first, so that a table that was cut short has whole seeds to compare.
+        """
+        wanted = {name: row.get('seeds', self.seeds) if seeds is None else seeds for name, row in self.rows.items()
+                  if any(fnmatch(name, each) for each in patterns)}
+        order = list(dict.fromkeys(seed for each in wanted.values() for seed in each))
+        return [(name, seed) for seed in order for name, each in wanted.items() if seed in each]
 
     def results(self) -> list[dict]:
         """Lines of the record, in the order of the rows; columns that an older record lacks are empty."""
@@ -117,4 +123,6 @@ class Table:
             writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
             writer.writeheader()
             writer.writerows(done[key] for key in sorted(done, key=lambda key: (order.index(key[0]), key[1])))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(self.record)

@@ -36,6 +36,15 @@ def test_a_whole_config_passes(cfg):
     check(cfg, training=False)
 
 
+def test_a_plugin_may_have_a_postfix(cfg):
+    cfg.model.backbone = dict(type='rkan_mm.PluggedBackbone', backbone=dict(type='ResNet', depth=18), plugins=[
+        dict(cfg=dict(type='rkan_mm.ECA', postfix='_1'))])
+    check(cfg, training=True)
+    cfg.model.backbone.plugins[0].cfg.prefix = '_1'
+    with pytest.raises(PreflightError, match=r'plugins\[0\].cfg: ECA has no argument prefix'):
+        check(cfg, training=True)
+
+
 def test_missing_data_root_says_how_to_get_it(root):
     cfg = runner.load_config(str(root / SHAPES), dict(data_root='nowhere/shapes'))
     with pytest.raises(PreflightError, match="CocoDataset: data root 'nowhere/shapes' does not exist. Make it with: "

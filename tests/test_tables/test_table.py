@@ -134,6 +134,13 @@ def test_runs_share_the_cores(monkeypatch, jobs, caller, threads):
     assert table_module.share_of_cores(jobs).get('OMP_NUM_THREADS') == threads
 
 
+def test_all_rows_of_a_seed_come_before_the_next_seed(project):
+    table = Table('table.yml')
+    assert table.runs(seeds=[1, 0]) == [('plain', 1), ('faster, lr 0.1', 1), ('plain', 0), ('faster, lr 0.1', 0)]
+    assert table.runs() == [('plain', 0), ('plain', 1), ('faster, lr 0.1', 3)]  # a row may have its own seeds
+    assert table.runs(['f*']) == [('faster, lr 0.1', 3)]
+
+
 def test_the_seed_in_an_option(project):
     content = yaml.safe_load((project / 'table.yml').read_text())
     content['rows'][0]['options'] = {'load_from': 'runs/seed{seed}/epoch_1.pth'}

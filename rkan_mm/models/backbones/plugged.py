@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from mmcv.cnn import build_plugin_layer
@@ -52,7 +53,8 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     """Build a plugin layer as a child of a residual block, and let it act at a position of the block.
 
     Args:
-        block: it has ``conv1``, ``conv2``, ... and ``norm1``, ``norm2``, ... (or ``bn1``, ...).
+        block: it has ``conv1``, ``conv2``, ... and ``norm1``, ``norm2``, ... (or ``bn1``, ...); or ``conv_pw``,
+            ``conv_dw``, ... and ``bn1``, ``bn2``, ..., as timm's blocks of EfficientNet and MobileNet.
         cfg: of the layer, and a ``postfix`` of its name.
         position: ``'after_conv{k}'``: behind the k-th convolution with its norm and, unless it is the last, activation.
             None is the last, before the residual is added.
@@ -60,11 +62,14 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     Raises:
         ValueError: no such convolutions or position, or the block has a child of that name.
     """
-    convs = [name for name, _ in block.named_children() if name.startswith('conv') and name[4:].isdigit()]
-    following = {f'after_conv{int(name[4:]) - 1}': getattr(block, name) for name in convs if name != 'conv1'}
+    names = [name for name, _ in block.named_children()]
+    convs = {int(name[4:]): name for name in names if re.fullmatch(r'conv\d+', name)} or dict(
+        enumerate((name for name in names if name in ('conv_pw', 'conv_dw', 'conv_pwl')), 1))
     if not convs:
         raise ValueError(f'{type(block).__name__} has no conv1, conv2, ...')
-    last = f'after_{convs[-1]}'
+    following = {f'after_conv{number - 1}': getattr(block, name) for number, name in convs.items() if number > 1}
+    number, last_conv = max(convs.items())
+    last = f'after_conv{number}'
     position = position or last
     if position not in (*following, last):
         raise ValueError(f'no position {position!r} in {type(block).__name__}; there are '
@@ -72,11 +77,10 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     conv = following.get(position)
     args = dict(cfg)
     name, layer = build_plugin_layer(args, args.pop('postfix', ''),
-                                     in_channels=conv.in_channels if conv else getattr(block, convs[-1]).out_channels)
+                                     in_channels=conv.in_channels if conv else getattr(block, last_conv).out_channels)
     if hasattr(block, name):
         raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
     block.add_module(name, layer)
-    number = convs[-1].removeprefix('conv')
     module = conv or getattr(block, f'norm{number}', None) or getattr(block, f'bn{number}')
     Tap(block, name, next(key for key, child in block.named_children() if child is module), after=conv is None)
 
@@ -92,7 +96,8 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
 
     Args:
         backbone: config of a backbone whose stages ``layer1``, ``layer2``, ... are sequences of residual blocks, of
-            mmdet or mmpretrain; BasicBlocks as well as Bottlenecks.
+            mmdet or mmpretrain, BasicBlocks as well as Bottlenecks; or of a TIMMBackbone whose stages stand in
+            ``blocks``, as EfficientNet's do.
         plugins: mmdet's own: dicts of ``cfg``, ``stages`` (a bool for each, all by default) and ``position``
             (``'after_conv1'``, ``'after_conv2'``, ``'after_conv3'``; by default the last: behind the block's last norm,
             before the residual is added).
@@ -126,15 +131,25 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
 
 def _plug_all(model: nn.Module, who: str, cfg: dict, stages: Sequence[bool] | None = None,
               position: str | None = None) -> None:
-    names = [name for name, _ in model.named_children() if name.startswith('layer') and name[5:].isdigit()]
+    names = _stages(model)
     if not names:
         raise ValueError(f'{who} has no stages layer1, layer2, ...; it has '
                          + ', '.join(name for name, _ in model.named_children()))
     if stages is not None and len(stages) != len(names):
         raise ValueError(f'{who} has {len(names)} stages, got stages={tuple(stages)} for {cfg}')
     for name, wanted in zip(names, stages or [True] * len(names), strict=True):
-        for i, block in enumerate(getattr(model, name) if wanted else ()):
+        for i, block in enumerate(model.get_submodule(name).children() if wanted else ()):
             try:
                 plug(block, cfg, position)
             except ValueError as error:
                 raise ValueError(f'{who}: {name}.{i}: {error}') from error
+
+
+def _stages(model: nn.Module) -> list[str]:
+    """Names of the sequences of residual blocks."""
+    names = [name for name, _ in model.named_children() if re.fullmatch(r'layer\d+', name)]
+    blocks = getattr(getattr(model, 'timm_model', None), 'blocks', None)
+    if not names and isinstance(blocks, nn.Sequential):
+        names = [f'timm_model.blocks.{name}' for name, stage in blocks.named_children()
+                 if isinstance(stage, nn.Sequential)]
+    return names

@@ -60,6 +60,26 @@ def test_basic_blocks_carry_it_before_the_addition(scope, image):
     assert names == {f'layer{i}.{j}.eca' for i in (1, 2, 3, 4) for j in (0, 1)}
 
 
+@pytest.mark.parametrize('position', [None, 'after_conv2'])
+def test_efficientnet_of_timm_carries_it_in_every_block(position):
+    pytest.importorskip('timm')
+    args = {} if position is None else dict(position=position)
+    net = dict(type='mmpretrain.TIMMBackbone', model_name='tf_efficientnet_lite0', features_only=True)
+    model = plugged_backbone(net, [plugin(dict(ECA, postfix='_out'), stages=(False, True, True, True, True, True, True),
+                                          **args)])
+    model.eval()
+    stages = model.timm_model.blocks
+    assert [sum(hasattr(block, 'eca_out') for block in stage) for stage in stages] == [0, 2, 2, 3, 3, 4, 1]
+    block = stages[5][1]
+    x = torch.rand(2, 192, 4, 4)
+    out = block.bn2.forward(block.conv_dw(block.bn1(block.conv_pw(x))))
+    if position:  # in front of the third convolution
+        out = block.bn3(block.conv_pwl.forward(block.eca_out(out)))
+    else:
+        out = block.eca_out(block.bn3.forward(block.conv_pwl(out)))
+    assert_close(block(x), out + x)
+
+
 def test_frozen_stages_norm_eval_and_init_cfg_reach_the_plugins():
     model = plugged_backbone(resnet(frozen_stages=2, norm_eval=True), [plugin(dict(type='rkan_mm.ELA'),
                                                                               stages=(False, True, True, True))])
