@@ -22,7 +22,7 @@ from .runner import add_allow_partial, load_config
 if TYPE_CHECKING:
     from rkan_mm.deploy.comparison import Comparison
 
-FORMATS = ('onnx', 'pt2', 'torchscript')
+FORMATS = ('onnx', 'pt2', 'torchscript', 'c')
 
 
 def check_extra(*modules: str) -> None:
@@ -33,11 +33,11 @@ def check_extra(*modules: str) -> None:
                              "package with its extra, pip install '.[deploy]'.")
 
 
-def main(argv: Sequence[str] | None = None) -> Comparison:
+def main(argv: Sequence[str] | None = None) -> Comparison | None:
     """Command line of tools/export.py.
 
     Returns:
-        What was measured.
+        What was measured; None for a file in C where there is no compiler.
 
     Raises:
         PreflightError: the place, a part of the extra, the config, the checkpoint or its data are not there, or the
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
                           'configs/mask-rcnn_rkanet18_fpn_shapes.py epoch_8.pth model.onnx --dynamic')
     parser.add_argument('config', help='config file of mmdet or mmpretrain, or the name of one of ours')
     parser.add_argument('checkpoint')
-    parser.add_argument('out', help='file to write: .onnx, .pt2 or .pt')
+    parser.add_argument('out', help='file to write: .onnx, .pt2, .pt or .c')
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--dynamic', action='store_true', help='for any batch, height and width')
     parser.add_argument('--fp16', action='store_true', help='half precision but for boxes and probabilities')
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     args = parser.parse_args(argv)
     check_extra(*(['onnx', 'onnxruntime'] if args.format == 'onnx' else []))
     from rkan_mm.deploy import comparison, files
+    from rkan_mm.deploy.c.compiled import compiler
     from rkan_mm.deploy.departure import departure
     from rkan_mm.deploy.int8 import quantize
     from rkan_mm.inspection.subject import Subject
@@ -75,16 +76,21 @@ def main(argv: Sequence[str] | None = None) -> Comparison:
     images, calibration = list_images(args.images), list_images(args.int8)
     if calibration and (args.format != 'onnx' or args.fp16):
         raise PreflightError('--int8 is of --format onnx, without --fp16.')
+    if args.format == 'c' and (args.dynamic or args.fp16):
+        raise PreflightError('--format c is of one size and of float32: without --dynamic and --fp16.')
     with safe_loading():
         subject = Subject(cfg, args.checkpoint, images, device='cpu', any_model=True, allow_partial=args.allow_partial)
-    if subject.is_detector and args.format == 'pt2':
-        raise PreflightError('--format pt2 is of classifiers; detectors leave as onnx or torchscript.')
+    if subject.is_detector and args.format in ('pt2', 'c'):
+        raise PreflightError(f'--format {args.format} is of classifiers; detectors leave as onnx or torchscript.')
     leaving = departure(subject, args.dynamic)
     with files.whole(args.out) as unfinished:
         leaving.write(unfinished, args.format, args.fp16, args.opset)
         if calibration:
             count = quantize(unfinished, unfinished, leaving.pictures(subject.prepared(calibration)), args.float_parts)
             print(f'{count} convolutions and products compute in 8 bits, calibrated on {len(calibration)} images')
+        if args.format == 'c' and compiler() is None:
+            print(f'{args.out} is written and not compared with PyTorch: there is no C compiler, cc.')
+            return None
         found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
         exact = not args.fp16 and not calibration
         if exact and leaving.info['task'] == 'classification' and found.difference > comparison.TOLERANCE:

@@ -58,6 +58,7 @@ def compare(subject: Subject, leaving: Departure, path: Path, form: str, eval_im
         with_metric: whether there is a validation set.
     """
     function, info = files.read(path, form)
+    info = info or leaving.info  # C has none
     exported = ExportedModel(function, info, leaving.is_bgr)
     if with_metric:
         metric = Metric(subject, eval_images)

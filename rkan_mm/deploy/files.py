@@ -19,7 +19,7 @@ from rkan_mm.engine.run_error import PreflightError
 from .errors import UnsupportedModelError
 from .rewrites import exportable
 
-SUFFIXES = {'onnx': '.onnx', 'pt2': '.pt2', 'torchscript': '.pt'}
+SUFFIXES = {'onnx': '.onnx', 'pt2': '.pt2', 'torchscript': '.pt', 'c': '.c'}
 """Formats, and how their files end."""
 
 OPSET = 17
@@ -84,10 +84,12 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
             elif form == 'torchscript':
                 traced = torch.jit.trace(graph, image, check_trace=False)
                 torch.jit.save(traced, path, _extra_files=texts)
+            elif form == 'c':
+                Path(path).write_text(_source(graph, image, Path(path).stem, info))
             else:
                 sizes = (dict.fromkeys(axes, torch.export.Dim.AUTO),) if dynamic else None
                 torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=sizes), path, extra_files=texts)
-        except OSError:
+        except (OSError, UnsupportedModelError):
             raise
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -95,6 +97,16 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
             raise UnsupportedModelError(f'{name} cannot be exported as {form}: {reason}') from error
     if form == 'onnx':
         describe(path, texts)
+
+
+def _source(graph: nn.Module, image: torch.Tensor, name: str, info: dict[str, Any]) -> str:
+    """In C, with what the metadata of other formats says in the comment at the head."""
+    from .c import c_source
+    steps = info['preparation']
+    kind = '0 to 255, ' + ('gray' if info['channels'] == 1 else 'red, green and blue')
+    prepared = 'as the config prepares them' if steps is None else json.dumps(steps) if steps else 'as they are'
+    return c_source(graph, image, name, f'{info["config"]} of {info["task"]}', f'{kind}, pictures {prepared}',
+                    info['classes'])
 
 
 def describe(path: str, texts: dict[str, str]) -> None:
@@ -120,6 +132,9 @@ def read(path: str | Path, form: str, threads: int | None = None) -> tuple[Funct
         session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         info = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
         return lambda image: tuple(session.run(None, {'image': image})), info
+    if form == 'c':
+        from .c.compiled import compiled
+        return compiled(path), {}
     import torchvision  # noqa: F401  its operations
     texts = dict.fromkeys(INFO, '')
     module = torch.jit.load(str(path), _extra_files=texts) if form == 'torchscript' else torch.export.load(
