@@ -60,16 +60,17 @@ class Case:
     rival: Callable[[], nn.Module]
     ours: Callable[..., nn.Module]
     naive: Callable[[nn.Module], nn.Module] | None
-    """None where it would not find room."""
+    """None where it would not find room, or launches a kernel for each channel of each image."""
     goals: dict[str, float] = field(default_factory=dict)
 
 
-def shared(batch: int, channels: int, height: int, width: int, stride: int, degree: int) -> Case:
+def shared(batch: int, channels: int, height: int, width: int, stride: int, degree: int,
+           naive: Callable[[nn.Module], nn.Module] | None = Unfolded) -> Case:
     return Case(
         f'shared kernel, degree {degree}, {batch}x{channels}x{height}x{width}, stride {stride}',
         (batch, channels, height, width),
         lambda: nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
-        lambda **_: SharedKANConv2d(3, stride, 1, basis=dict(type='Chebyshev', degree=degree)), Unfolded,
+        lambda **_: SharedKANConv2d(3, stride, 1, basis=dict(type='Chebyshev', degree=degree)), naive,
         dict(forward=1.5, training=2.0, saved=1.05))
 
 
@@ -107,7 +108,8 @@ CASES = dict(
 )
 SPLINE = dict(type='BSpline', grid_size=5)
 GPU_CASES = {
-    'shared-gpu': [shared(128, 512, 14, 14, 2, 3), shared(128, 2048, 7, 7, 1, 2), shared(8, 2048, 25, 42, 1, 2)],
+    'shared-gpu': [shared(128, 512, 14, 14, 2, 3, None), shared(128, 2048, 7, 7, 1, 2, None),
+                   shared(8, 2048, 25, 42, 1, 2, None)],
     'conv-gpu': [Case('KANConv2d 64 -> 64, cubic B-spline, grid 5, 32x64x56x56', (32, 64, 56, 56),
                       lambda: nn.Conv2d(64, 64, 3, padding=1),
                       lambda **args: KANConv2d(64, 64, 3, padding=1, basis=SPLINE, **args), Autograd)],

@@ -108,7 +108,8 @@ def ratios(case: Case, layers: dict[str, nn.Module], rounds: int, running: Runni
         for name, layer in layers.items():
             result[name]['peak_bytes'] = peak_bytes(layer, x.detach().clone(), running)
         to = torch.empty_like(x)
-        seconds = statistics.median(compare(dict(copy=lambda: to.copy_(x.detach())), rounds, running.device)['copy'])
+        copy = running.captured(lambda: to.copy_(x.detach()))
+        seconds = statistics.median(compare(dict(copy=copy), rounds, running.device)['copy'])
         result['copy'] = dict(forward_seconds=seconds, forward_gbs=2e-9 * x.nbytes / seconds)
     return result
 

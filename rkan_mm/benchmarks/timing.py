@@ -46,7 +46,7 @@ class Running(NamedTuple):
         return torch.compile(model) if self.compile else model
 
     def captured(self, step: Step) -> Step:
-        """The step as one launch of a CUDA graph, if that is asked for."""
+        """The step in a CUDA graph, if that is asked for, so many times that launching the graph costs nothing."""
         if not self.cuda_graph:
             return step
         stream = torch.cuda.Stream()
@@ -55,10 +55,10 @@ class Running(NamedTuple):
             for _ in range(3):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay
+        replay = Replay(step, 1)
+        replay()
+        calls = calls_in_span(_seconds(replay, self.device))
+        return Replay(step, calls) if calls > 1 else replay
 
     def __str__(self) -> str:
         named = dict(channels_last='channels_last', compile='torch.compile', cuda_graph='CUDA graph')
@@ -73,13 +73,26 @@ class Running(NamedTuple):
         return torch.cuda.get_device_name(self.device)
 
 
+class Replay:
+    """So many calls of a step as one launch of a CUDA graph."""
+
+    def __init__(self, step: Step, calls: int) -> None:
+        self.calls, self.graph = calls, torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            for _ in range(calls):
+                step()
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `Running`."""
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--amp', nargs='?', const='fp16', choices=AMP, help='autocast; without a value in fp16')
     parser.add_argument('--channels-last', action='store_true', help='channels side by side in memory')
     parser.add_argument('--compile', action='store_true', help='by torch.compile')
-    parser.add_argument('--cuda-graph', action='store_true', help='each step one launch of a captured CUDA graph')
+    parser.add_argument('--cuda-graph', action='store_true', help='replay captured CUDA graphs, without Python')
 
 
 def running_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Running:
@@ -101,15 +114,24 @@ def compare(steps: dict[str, Step], rounds: int, device: str = 'cpu') -> dict[st
         for name, step in steps.items():
             took = _seconds(step, device)
             if device != 'cpu':
-                calls[name] = min(MOST_CALLS, math.ceil(SPAN / took))
+                calls[name] = calls_in_span(took * _calls_of(step))
     for _ in range(rounds):
         for name, step in steps.items():
             seconds[name].append(_seconds(step, device, calls[name]))
     return seconds
 
 
+def calls_in_span(seconds: float) -> int:
+    """How many calls of a step that takes so long are made in a row."""
+    return min(MOST_CALLS, math.ceil(SPAN / seconds))
+
+
+def _calls_of(step: Step) -> int:
+    return step.calls if isinstance(step, Replay) else 1
+
+
 def _seconds(step: Step, device: str, calls: int = 1) -> float:
-    """Of one call."""
+    """Of one call of what is measured, of which a `Replay` makes several."""
     if device == 'cpu':
         start = time.perf_counter()
         step()
@@ -121,4 +143,4 @@ def _seconds(step: Step, device: str, calls: int = 1) -> float:
         step()
     end.record()
     torch.cuda.synchronize()
-    return 1e-3 * start.elapsed_time(end) / calls
+    return 1e-3 * start.elapsed_time(end) / (calls * _calls_of(step))

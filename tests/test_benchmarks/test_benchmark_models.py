@@ -1,10 +1,12 @@
 import json
 import re
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from rkan_mm.benchmarks import models as benchmark
+from rkan_mm.benchmarks import timing
 from rkan_mm.benchmarks.timing import Running
 from rkan_mm.preflight import PreflightError
 
@@ -130,3 +132,15 @@ def test_readme_has_the_recorded_ratios_of_convolutional_kans(root):
         column = 1 + 2 * ['small', 'medium', 'big'].index(size) + (grid == '20')
         (row,) = re.findall(rf'^\| {name}, a training step \(ours\) .*$', page, re.MULTILINE)
         assert row.split(' | ')[column].strip(' |') == f'{1 / result["throughput_ratio"]:.2f}'
+
+
+def test_a_graph_holds_so_many_calls_that_its_launch_costs_nothing(monkeypatch):
+    """A kernel of 10 us, on a GPU that is not there."""
+    calls = []
+    monkeypatch.setattr(timing, 'torch', MagicMock())
+    monkeypatch.setattr(timing, '_seconds', lambda step, device, calls=1: 1e-5)
+    replay = Running('cuda', cuda_graph=True).captured(lambda: calls.append(1))
+    assert replay.calls == timing.MOST_CALLS
+    assert len(calls) == 3 + 1 + replay.calls
+    monkeypatch.setattr(timing, '_seconds', lambda step, device, calls=1: 1.0)
+    assert Running('cuda', cuda_graph=True).captured(lambda: None).calls == 1

@@ -132,6 +132,21 @@ def test_without_a_gpu(capsys):
     assert 'finds no GPU; --dry-run shows on a CPU' in capsys.readouterr().err
 
 
+def test_kernels_are_measured_in_graphs_in_both_memory_formats():
+    arguments = {step.name: step.arguments for step in steps()}
+    for row in GOALS:
+        if row.measure.startswith('shared kernel'):
+            step = row.measure.partition(' / ')[0].partition(', bandwidth')[0].rpartition(' ')[0]
+            assert '--cuda-graph' in arguments[step]
+            assert ('--channels-last' in arguments[step]) == ('channels_last' in row.measure)
+
+
+def test_the_revision_may_be_told(monkeypatch):
+    monkeypatch.setattr(gpu, 'ROOT', gpu.Path('/nowhere'))
+    monkeypatch.setenv('RKAN_MM_REVISION', 'abc')
+    assert gpu.machine(True)['revision'] == 'abc'
+
+
 def test_unknown_step(capsys):
     with pytest.raises(SystemExit):
         gpu.main(['speed', '--dry-run'])
