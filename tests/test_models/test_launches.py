@@ -1,6 +1,7 @@
 """At batch 1 a GPU waits for launches, not for arithmetic: how many there are, on fake CUDA tensors."""
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -74,3 +75,21 @@ def test_kan_layers_by_planes(name, most, monkeypatch):
         found = launches(lambda: layer(x))
     assert '_forward' in found
     assert len(found) <= most, found
+
+
+def test_a_second_call_of_the_same_sizes_prepares_nothing():
+    """Sizes, tiles and constants of a launch take longer in Python than a small kernel on a GPU."""
+    kernels = pytest.importorskip('rkan_mm.models.ops.shared_polynomial_conv_triton')
+    with fake_gpu(), torch.no_grad():
+        block, run = fused_block()
+        block.eval()
+        launches(run)
+        with patch.object(kernels, 'triton', None):
+            assert launches(run).count('forward') == 2
+
+
+def test_full_single_precision_is_not_asked_about_fused_kernels(monkeypatch):
+    """There are none without TF32, and the rest of the questions take longer than the layer."""
+    layer = KANLinear(8, 8)
+    monkeypatch.setattr(type(layer.basis), 'functions', None)
+    assert layer.fused(torch.rand(2, 8, 1, 1), tf32=False) is None

@@ -197,6 +197,8 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
     def fused(self, x: Tensor, tf32: bool, kernel: tuple[int, int] = (1, 1), stride: tuple[int, int] = (1, 1),
               padding: tuple[int, int] = (0, 0)) -> Tensor | None:
         """All of the layer in one kernel, (B, in, H, W) -> (B, out, H', W'); None where other forms are to be taken."""
+        if not tf32 and x.dtype == torch.float32 and autocast_dtype('cuda') is None:
+            return None  # there is no such kernel: nothing else needs to be asked
         base = self.compiled_base
         if is_transformed() or base is None or self.norm is not None:
             return None

@@ -133,11 +133,14 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
             if not isinstance(x, Tensor) or x.dim() != 3:  # says what is wrong, as a plain convolution does
                 F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
             return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
-        if isinstance(self.basis, Polynomial) and self.normalization in ELEMENTWISE:
-            weight, base_weight = (folded(self.masked, w, constant=not self.training)
-                                   for w in (self.weight, self.base_weight))
+        basis = self.basis  # a module looks long for what is its own
+        if isinstance(basis, Polynomial) and self.normalization in ELEMENTWISE:
+            weight, base_weight = self.weight, self.base_weight
+            if self.mask is not None:
+                weight, base_weight = (folded(self.masked, w, constant=not self.training)
+                                       for w in (weight, base_weight))
             out = shared_polynomial_conv2d(x, weight, base_weight, ELEMENTWISE[self.normalization], self.base_act,
-                                           self.stride, self.padding, self.dilation, self.scaler, self.basis,
+                                           self.stride, self.padding, self.dilation, self.scaler, basis,
                                            constant=not self.training)
         else:
             weight = folded(self.scaled, constant=not self.training)

@@ -22,7 +22,7 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 def is_transformed() -> bool:
     """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
-    return (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
+    return (torch.compiler.is_compiling() or torch._C._is_tracing() or _get_current_dispatch_mode() is not None
             or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
 
 
@@ -32,21 +32,29 @@ def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, de
     Not so are subclasses, sparse and other layouts, lazily negated views, tensors without elements or without storage
     (meta, freed by FSDP, left over from a transform), and all of them while a transform is under way.
     """
-    return not is_transformed() and all(t is None or _is_readable(t, dtypes, device == 'cpu') for t in tensors)
+    if is_transformed():
+        return False
+    on_cpu = device == 'cpu'
+    for t in tensors:  # noqa: SIM110 - at each call of a layer: a generator takes as long as the questions
+        if t is not None and not _is_readable(t, dtypes, on_cpu):
+            return False
+    return True
 
 
 def _is_readable(t: Tensor, dtypes: Sequence[torch.dtype], on_cpu: bool) -> bool:
     try:
-        return bool(type(t) in PLAIN and t.dtype in dtypes and (t.is_cpu if on_cpu else t.is_cuda)
-                and t.layout is torch.strided and t.numel() and not t.is_neg() and t.data_ptr() and _holds_all(t))
+        return (type(t) in PLAIN and t.dtype in dtypes and (t.is_cpu if on_cpu else t.is_cuda)
+                and t.layout is torch.strided and not t.is_neg() and t.data_ptr() != 0 and _holds_all(t))
     except RuntimeError:  # there is no storage to point at
         return False
 
 
 def _holds_all(t: Tensor) -> bool:
-    """Whether all elements lie in the tensor's storage, which can have been resized."""
-    last = t.numel() - 1 if t.is_contiguous() else sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-    return (t.storage_offset() + last + 1) * t.element_size() <= t.untyped_storage().nbytes()
+    """Whether there are elements, and all of them lie in the tensor's storage, which can have been resized."""
+    size, count = t.element_size(), t.numel()
+    if count and not t.is_contiguous():
+        count = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
+    return 0 < count * size <= t.untyped_storage().nbytes() - t.storage_offset() * size
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:

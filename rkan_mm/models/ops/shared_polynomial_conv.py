@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -108,6 +109,8 @@ class _OnGpu(NamedTuple):
     squash: bool
     window: Window
     basis: Polynomials | None
+    dtype: torch.dtype | None = None
+    """Of the output; None is that of autocast, or of the input."""
 
     @property
     def prepares(self) -> bool:
@@ -118,8 +121,9 @@ class _OnGpu(NamedTuple):
         return None if self.basis is None else self.basis.change
 
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
+        dtype = self.dtype or autocast_dtype('cuda') or x.dtype
         return _module('shared_polynomial_conv_triton').forward(x, parameters, self.change, self.squash, self.window,
-                                                                autocast_dtype('cuda') or x.dtype)
+                                                                dtype)
 
     def backward(self, inputs: tuple[Any, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
@@ -130,22 +134,31 @@ class _OnGpu(NamedTuple):
 def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window,
           basis: Polynomials | None) -> _OnCpu | _OnGpu | None:
     """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
-    device, (weight, *others) = x.device.type, parameters
-    if device not in ('cpu', 'cuda') or not readable(x, *parameters, dtypes=DTYPES, device=device):
+    device = 'cuda' if x.is_cuda else 'cpu'
+    if not readable(x, *parameters, dtypes=DTYPES, device=device):
         return None
-    if not (x.dim() == 4 and weight.dim() == 3 and 1 < len(weight) <= MAX_DEGREE + 1):
-        return None
-    if any(t is not None and t.shape != weight.shape[1:] for t in others) or not window.is_served(x, weight):
+    weight, base_weight, scaler = parameters
+    if not _is_taken(x.shape, weight.shape, None if base_weight is None else base_weight.shape,
+                     None if scaler is None else scaler.shape, window):
         return None
     autocast = autocast_dtype(device)
     for t in parameters:
-        if t is not None and not (t.device == x.device and t.dtype == (t.dtype if autocast else x.dtype)):
+        if t is not None and not (t.device == x.device and (autocast or t.dtype == x.dtype)):
             return None
     if device == 'cpu':
         return _OnCpu(squash, window) if _module('shared_polynomial_conv_cpu').is_there() else None
-    form, kernels = _OnGpu(squash, window, basis), _module('shared_polynomial_conv_triton')
-    there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, autocast or x.dtype)
+    form, kernels = _OnGpu(squash, window, basis, autocast or x.dtype), _module('shared_polynomial_conv_triton')
+    there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, form.dtype)
     return form if there else None
+
+
+@functools.lru_cache(maxsize=256)
+def _is_taken(size: torch.Size, weight: torch.Size, base_weight: torch.Size | None, scaler: torch.Size | None,
+              window: Window) -> bool:
+    """Whether tensors of these shapes go together, and the kernels take such a window."""
+    if len(size) != 4 or len(weight) != 3 or not 1 < weight[0] <= MAX_DEGREE + 1:
+        return False
+    return all(t is None or t == weight[1:] for t in (base_weight, scaler)) and window.is_served(size, weight)
 
 
 def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,

@@ -33,9 +33,9 @@ class Window(NamedTuple):
         """Of an input (B, C, H, W) and kernels (..., kh, kw); less than one where the kernel does not fit."""
         return _output_size(x.shape[2:], weight.shape[-2:], self)
 
-    def is_served(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether the kernels take it; PyTorch does what is beyond them, or says what is wrong."""
-        return _is_served(x.shape[2:], weight.shape[-2:], self)
+    def is_served(self, size: torch.Size, weight: torch.Size) -> bool:
+        """Whether the kernels take it on such shapes; PyTorch does what is beyond them, or says what is wrong."""
+        return _is_served(size[2:], weight[-2:], self)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,14 +9,15 @@ another.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
-from .shared_polynomial_conv_torch import Window, identity, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_torch import Window, _output_size, identity, shared_polynomial_conv2d_torch
 from .triton_launch import HALF, interpreted, is_close, is_right, launch
 
 TILE = 512  # elements that a program works on at a time
@@ -31,42 +32,70 @@ Change = tuple[float, ...] | None
 def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
              dtype: torch.dtype) -> bool:
     """Whether the kernels are right on this GPU, in the variant for these arguments."""
-    weight = parameters[0]
-    dtypes = tuple(None if t is None else t.dtype for t in parameters)
-    return is_right(_agrees, x.dtype, dtypes, tuple(weight.shape), change, squash, window, dtype, _is_channels_last(x),
+    weight, base_weight, scaler = parameters
+    dtypes = weight.dtype, None if base_weight is None else base_weight.dtype, None if scaler is None else scaler.dtype
+    return is_right(_agrees, x.dtype, dtypes, weight.shape, change, squash, window, dtype, _is_channels_last(x),
                     torch.is_grad_enabled())
+
+
+class _Call(NamedTuple):
+    """What tensors of the same shapes, dtypes and layouts have in common: all but the tensors of a launch."""
+
+    size: tuple[int, ...]
+    layout: torch.memory_format
+    grid: tuple[int]
+    numbers: tuple[int, ...]
+    constants: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=256)
+def _call(size: torch.Size, half: bool, last: bool, weight: torch.Size, base: bool, scaled: bool, change: Change,
+          squash: bool, window: Window, tile_size: int) -> _Call:
+    """Made once: in Python it takes longer than the kernel on a small input."""
+    out = *size[:2], *_output_size(size[2:], weight[1:], window)
+    tiles, extent, tile = _tiling(out, last, tile_size)
+    constants = dict(tile, **_constants(weight, base, squash, window, half, last), SCALED=scaled, CHANGE=change)
+    return _Call(out, torch.channels_last if last else torch.contiguous_format, (tiles, ),
+                 (*extent, *size[2:], *out[2:]), constants)
 
 
 def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
             dtype: torch.dtype) -> Tensor:
     """See :func:`shared_polynomial_conv2d`; u = tanh if ``squash``, else the identity. Lies in memory as ``x`` does."""
-    x, parameters = _laid_out(x), _contiguous(parameters)
-    size = window.output_size(x, parameters[0])
-    y = torch.empty((*x.shape[:2], *size), dtype=dtype, device=x.device, memory_format=_layout(x))
-    tiles, extent, tile = _tiles(y)
-    launch(kernels.forward, (tiles, ), x, *_pointers(parameters), y, *extent, *x.shape[2:], *size, **tile,
-           **_constants(x, parameters, squash, window), **_preparation(parameters, change))
+    last = _is_channels_last(x)
+    x = x if last else x.contiguous()
+    weight, base_weight, scaler = parameters
+    weight = weight.contiguous()
+    call = _call(x.shape, x.dtype in HALF, last, weight.shape, base_weight is not None, scaler is not None, change,
+                 squash, window, TILE)
+    y = (torch.empty_like(x) if call.size == x.shape and dtype == x.dtype else
+         torch.empty(call.size, dtype=dtype, device=x.device, memory_format=call.layout))
+    launch(kernels.forward, call.grid, x, weight, weight if base_weight is None else base_weight.contiguous(),
+           weight if scaler is None else scaler.contiguous(), y, *call.numbers, **call.constants)
     return y
 
 
 def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window, grad: Tensor,
              for_input: bool, for_parameters: bool) -> tuple[Tensor | None, ...]:
     """Gradients of ``x`` and of the parameters, given that of the output."""
-    x, parameters = _laid_out(x), _contiguous(parameters)
-    grad = grad.contiguous(memory_format=_layout(x))
-    constants, preparation = _constants(x, parameters, squash, window), _preparation(parameters, change)
+    last = _is_channels_last(x)
+    x, parameters = x if last else x.contiguous(), tuple(None if t is None else t.contiguous() for t in parameters)
+    grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    weight, base_weight, scaler = parameters
+    constants = _constants(weight.shape, base_weight is not None, squash, window, x.dtype in HALF, last)
+    preparation = dict(SCALED=scaler is not None, CHANGE=change)
     sizes = *x.shape[2:], *grad.shape[2:]
     grad_x, grads = None, (None, ) * len(parameters)
     if for_input:
         grad_x = torch.empty_like(x)
-        tiles, extent, tile = _tiles(x)
+        tiles, extent, tile = _tiling(x.shape, last, TILE)
         launch(kernels.backward_input, (tiles, ), x, *_pointers(parameters), grad, grad_x, *extent, *sizes, **tile,
                **constants, **preparation)
     if for_parameters:
-        tiles, extent, tile = _tiles(grad)
+        tiles, extent, tile = _tiling(grad.shape, last, TILE)
         each = triton.cdiv(tiles, MAX_CHUNKS)
-        chunks, taps = triton.cdiv(tiles, each), parameters[0][0].numel()
-        terms = triton.next_power_of_2(len(parameters[0]) + 1)
+        chunks, taps = triton.cdiv(tiles, each), weight[0].numel()
+        terms = triton.next_power_of_2(len(weight) + 1)
         sums = torch.empty(chunks, taps, terms, dtype=torch.float32, device=x.device)
         launch(kernels.backward_weight, (taps, chunks), x, grad, sums, each, *extent, *sizes, TERMS=terms, **tile,
                **constants)
@@ -118,44 +147,27 @@ def _is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def _layout(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-
-
-def _laid_out(x: Tensor) -> Tensor:
-    return x if _is_channels_last(x) else x.contiguous()
-
-
-def _contiguous(parameters: Parameters) -> Parameters:
-    return tuple(None if t is None else t.contiguous() for t in parameters)
-
-
 def _pointers(parameters: Parameters) -> list[Tensor]:
     """In the place of what is not there, something that is not looked at."""
     return [parameters[0] if t is None else t for t in parameters]
 
 
-def _tiles(outputs: Tensor) -> tuple[int, tuple[int, int], dict[str, int]]:
+@functools.lru_cache(maxsize=256)
+def _tiling(size: tuple[int, ...], last: bool, tile_size: int) -> tuple[int, tuple[int, int], dict[str, int]]:
     """How a tensor is divided: number of tiles; of lanes and pixels; these of a tile.
 
     A lane is a plane, or a channel where they come last; pixels are those of a plane, or of all images then.
     """
-    batch, channels, height, width = outputs.shape
-    last = _is_channels_last(outputs)
+    batch, channels, height, width = size
     lanes, pixels = (channels, batch * height * width) if last else (batch * channels, height * width)
-    inner = triton.next_power_of_2(min(TILE // 8, lanes if last else pixels))
-    tile = (inner, TILE // inner) if last else (TILE // inner, inner)
+    inner = triton.next_power_of_2(min(tile_size // 8, lanes if last else pixels))
+    tile = (inner, tile_size // inner) if last else (tile_size // inner, inner)
     return triton.cdiv(lanes, tile[0]) * triton.cdiv(pixels, tile[1]), (lanes, pixels), dict(
         LANES=tile[0], PIXELS=tile[1])
 
 
-def _constants(x: Tensor, parameters: Parameters, squash: bool, window: Window) -> dict:
+def _constants(weight: torch.Size, base: bool, squash: bool, window: Window, half: bool, last: bool) -> dict:
     names = 'SH', 'SW', 'PH', 'PW', 'DH', 'DW', 'KH', 'KW'
-    values = (*window.stride, *window.padding, *window.dilation, *parameters[0].shape[1:])
-    return dict(zip(names, values, strict=True), DEGREE=len(parameters[0]) - 1, BASE=parameters[1] is not None,
-                SQUASH=squash, HARDWARE=x.dtype in HALF and not interpreted(), LAST=_is_channels_last(x),
-                maxnreg=MAX_REGISTERS)
-
-
-def _preparation(parameters: Parameters, change: Change) -> dict:
-    return dict(SCALED=parameters[2] is not None, CHANGE=change)
+    values = (*window.stride, *window.padding, *window.dilation, *weight[1:])
+    return dict(zip(names, values, strict=True), DEGREE=weight[0] - 1, BASE=base, SQUASH=squash,
+                HARDWARE=half and not interpreted(), LAST=last, maxnreg=MAX_REGISTERS)

@@ -28,6 +28,7 @@ def launch(kernel: Any, grid: tuple[int, ...], x: Tensor, *args, **constants) ->
         kernel[grid](x, *args, **constants)
 
 
+@functools.cache
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which knows no instructions of a GPU."""
     return os.environ.get('TRITON_INTERPRET') == '1'
@@ -43,11 +44,12 @@ def is_right(check: Callable[..., bool], *case: Hashable) -> bool:
     if not kernels_wanted():
         return False
     key = check, case
-    if key not in _known:
+    found = _known.get(key)
+    if found is None:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return False
-        _known[key] = _run(check, case)
-    return _known[key]
+        found = _known[key] = _run(check, case)
+    return found
 
 
 def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
