@@ -169,11 +169,10 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
 
     def kernel(self, coefficients: Tensor) -> Tensor:
         """Weights of the planes, (out, in, P, ...)."""
-        parts = [coefficients[:, :, 1:] if self.without_constant else coefficients]
-        if self.weight is not None:
-            base = self.weight if self.mask is None else self.weight * self.mask
-            parts.insert(0, base.unsqueeze(2))
-        return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+        kernel, base = coefficients[:, :, 1:] if self.without_constant else coefficients, self.weight
+        if base is None:
+            return kernel
+        return torch.cat([(base if self.mask is None else base * self.mask).unsqueeze(2), kernel], 2)
 
     def normed(self, x: Tensor) -> Tensor | None:
         """What a norm layer before the functions makes of x. Not to be recomputed: its statistics would count twice."""
@@ -186,10 +185,10 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
 
     def recipe(self, x: Tensor) -> tuple[Callable[..., Tensor], Functions, str, bool] | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
-        base = self.compiled_base
-        if base is None or self.norm is not None or self.without_constant != self.basis.constant_first:
+        base, basis = self.compiled_base, self.basis
+        if base is None or self.norm is not None or self.without_constant != basis.constant_first:
             return None
-        functions = self.basis.functions()
+        functions = basis.functions()
         if functions is None or not can_expand(x, functions, x.shape[self.channel_dim]):
             return None
         return self._planes, functions, base, self.normalization == 'tanh'

@@ -22,7 +22,7 @@ def can_expand(x: Tensor, functions: Functions | None, channels: int) -> bool:
     """Whether there is a compiled kernel for this input and these functions; ``channels`` is what x has of them."""
     if functions is None or functions.count > MAX_FUNCTIONS or not _readable(x) or not functions.fit(channels):
         return False
-    if x.device.type == 'cuda':
+    if x.is_cuda:
         return (readable(*functions.arrays, dtypes=DTYPES, device='cuda')
                 and optional_module('expand_triton') is not None)
     return (readable(functions.points, functions.inverse, dtypes=FLOATS)
@@ -30,8 +30,9 @@ def can_expand(x: Tensor, functions: Functions | None, channels: int) -> bool:
 
 
 def _readable(*tensors: Tensor) -> bool:
-    device = tensors[0].device.type
-    return readable(*tensors, dtypes=DTYPES if device == 'cuda' else (torch.float32,), device=device)
+    if tensors[0].is_cuda:
+        return readable(*tensors, dtypes=DTYPES, device='cuda')
+    return readable(*tensors)
 
 
 def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: str, squash: bool, centre: bool,
@@ -51,7 +52,7 @@ def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: 
     Returns:
         (B, C, P, N), or (B, P, N) with ``own``, or (B, N, P) with ``last``. On a GPU of the dtype of autocast.
     """
-    if x.device.type != 'cuda':
+    if not x.is_cuda:
         return _Expand.apply(x, plain, functions, base, squash, centre, own)
     setting, dtype = (base, squash, centre, last), autocast_dtype('cuda') or x.dtype
     kernels = optional_module('expand_triton')

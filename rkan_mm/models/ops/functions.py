@@ -31,7 +31,7 @@ class Functions(NamedTuple):
 
     @property
     def grids(self) -> int:
-        return 1 if self.kind == 'polynomial' else len(self.points)
+        return 1 if self.kind == 'polynomial' else self.points.shape[0]
 
     @property
     def arrays(self) -> tuple[Tensor, ...]:
