@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rkan_mm.registry import MODELS
 
-from .layers import SharedKANConv2d
+from .layers import GroupedKANConv2d, SharedKANConv2d
 from .layers.recompute import with_checkpoint
 
 
@@ -43,11 +44,15 @@ class RKANBlock(BaseModule):
         with_base: whether the KAN convolutions have their linear branch beside the functions.
         norm_before: whether there is a norm in front of the functions of both KAN convolutions, so that they see inputs
             of unit variance, where they bend; the reference has none.
+        groups: of channels that share a kernel in both KAN convolutions; the reference has one.
+            ``'channels'`` gives each channel its own.
+        start: of both, ``'published'`` or ``'orthonormal'``, see :class:`SharedKANConv2d`; goes with ``norm_before``.
         with_cp: whether to compute the block again in the backward pass instead of keeping its activations.
         init_cfg: see mmengine.
 
     Raises:
-        ValueError: ``reduction`` exceeds ``in_channels``; unknown basis; an even ``kernel_size``.
+        ValueError: ``reduction`` exceeds ``in_channels``; unknown basis; an even ``kernel_size``; ``groups`` that do
+            not divide the channels.
 
     Example:
         >>> block = RKANBlock(in_channels=64, out_channels=128, stride=2, last=True)
@@ -74,6 +79,8 @@ class RKANBlock(BaseModule):
                  kernel_size: int = 3,
                  with_base: bool = True,
                  norm_before: bool = False,
+                 groups: int | Literal['channels'] = 1,
+                 start: str = 'published',
                  with_cp: bool = False,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
@@ -84,12 +91,18 @@ class RKANBlock(BaseModule):
             raise ValueError(f'RKANBlock: kernel_size must be odd, got {kernel_size}')
         self.residual_init = 0.0 if zero_init_residual else residual_init
         self.with_cp = with_cp
-        kan: dict = dict(padding=kernel_size // 2, normalization=normalization, with_base=with_base)
+        kan: dict = dict(padding=kernel_size // 2, normalization=normalization, with_base=with_base, start=start)
+
+        def kan_conv(channels: int, **args) -> SharedKANConv2d | GroupedKANConv2d:
+            if groups == 1:
+                return SharedKANConv2d(kernel_size, **args, **kan)
+            return GroupedKANConv2d(channels, channels if groups == 'channels' else groups, kernel_size=kernel_size,
+                                    **args, **kan)
 
         self.reduce = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.act = build_activation_layer(act_cfg) if act_cfg else nn.Identity()
         self.norm_before1 = build_norm_layer(norm_cfg, channels)[1] if norm_before else nn.Identity()
-        self.kan1 = SharedKANConv2d(kernel_size, stride, basis=basis, **kan)
+        self.kan1 = kan_conv(channels, stride=stride, basis=basis)
         self.norm1 = build_norm_layer(norm_cfg, channels)[1] if norm_between else nn.Identity()
         self.expand = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.kan2, self.norm_before2 = None, nn.Identity()
@@ -98,7 +111,7 @@ class RKANBlock(BaseModule):
                 second_basis = type(self.kan1.basis).second
             if norm_before:
                 self.norm_before2 = build_norm_layer(norm_cfg, out_channels)[1]
-            self.kan2 = SharedKANConv2d(kernel_size, basis={**basis, **second_basis}, **kan)
+            self.kan2 = kan_conv(out_channels, basis={**basis, **second_basis})
         self.norm2 = build_norm_layer(norm_cfg, out_channels)[1]
         self.shortcut = None
         if shortcut:

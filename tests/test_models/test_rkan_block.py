@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.models import RKANBlock
+from rkan_mm.models import RKANBlock, SharedKANConv2d
 
 
 @pytest.mark.parametrize(('args', 'params'), [
@@ -85,6 +85,34 @@ def test_norms_before_the_functions_bring_their_inputs_to_unit_variance():
     plain = RKANBlock(16, 12, last=True)
     assert set(plain.state_dict()) == {name for name in block.state_dict() if 'norm_before' not in name} | {
         'kan1.base_weight', 'kan2.base_weight'}
+
+
+@pytest.mark.parametrize('degree', [2, 3, 5])
+@pytest.mark.parametrize('size', [3, 7])
+def test_an_orthonormal_start_keeps_the_variance_and_bends(degree, size):
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 400, 400)
+    outs, shares = [], []
+    for _ in range(200):
+        conv = SharedKANConv2d(size, basis=dict(type='Chebyshev', degree=degree), start='orthonormal')
+        outs.append(conv(x[..., :30, :30]).var().item())
+        assert not conv.base_weight.any()
+        values = torch.einsum('nf,f->n', conv.basis(x[0, 0, 0].tanh()), conv.weight[:, 0, 0])
+        line = torch.corrcoef(torch.stack([x[0, 0, 0], values]))[0, 1] ** 2
+        shares.append(1 - line.item())
+    assert abs(sum(outs) / 200 - 1) < 0.12  # in the mean over draws, of inputs of unit variance
+    assert sum(shares) / 200 > 0.3  # not explained by a straight line
+    with pytest.raises(ValueError, match="start must be 'published' or, with an element-wise normalization"):
+        SharedKANConv2d(3, start='orthogonal')
+    with pytest.raises(ValueError, match="got 'orthonormal' with 'min-max'"):
+        SharedKANConv2d(3, start='orthonormal', normalization='min-max')
+
+
+def test_the_start_reaches_both_convolutions_of_a_block():
+    block = RKANBlock(8, 12, last=True, norm_before=True, start='orthonormal', basis=dict(type='GaussianRBF'))
+    block.init_weights()
+    assert not block.kan1.base_weight.any()
+    assert not block.kan2.base_weight.any()
 
 
 def test_norm_cfg_is_the_blocks_own():

@@ -3,7 +3,8 @@
 from . import basis
 from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403
-from .fusion import Addition, Gating, SEFusion
+from .fusion import Addition, ContextGating, Gating, SEFusion
+from .grouped_kan_conv import GroupedKANConv2d
 from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
 from .kan_layer import KANLayer
 from .kan_linear import KANLinear
@@ -11,7 +12,7 @@ from .shared_kan_conv import SharedKANConv2d
 from .sparsity import prune
 
 __all__ = [
-    'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'Gating', 'GlobalContext', 'KANConv1d', 'KANConv2d', 'KANConv3d',
-    'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion', 'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune',
+    'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'ContextGating', 'Gating', 'GlobalContext', 'GroupedKANConv2d', 'KANConv1d',
+    'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion', 'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune',
     *basis.__all__,
 ]

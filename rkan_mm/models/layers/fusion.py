@@ -60,3 +60,21 @@ class SEFusion(SE):
 
     def forward(self, out: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # a fusion takes two
         return out + super().forward(residual)
+
+
+@FUSIONS.register_module('Context')
+class ContextGating(SE):
+    """out + g * residual, where the gate sees the stage's output: g = sigmoid(squeeze-and-excitation + a map of places).
+
+    Args:
+        channels: channels of ``out`` and ``residual``.
+        ratio: ``channels / ratio`` units in the middle of the squeeze-and-excitation (arXiv 1709.01507), at least one.
+    """
+
+    def __init__(self, channels: int, ratio: int = 16) -> None:
+        super().__init__(channels, ratio)
+        self.place = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, out: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]  # a fusion takes two
+        channel = self.excite(self.squeeze(out.mean((2, 3), keepdim=True)).relu())  # (B, C, 1, 1)
+        return out + residual * (channel + self.place(out)).sigmoid()  # (B, C, H, W)

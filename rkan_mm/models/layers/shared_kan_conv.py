@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer
@@ -55,10 +57,12 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         bias: None takes the reference's choice, which has one for RBFs only.
         normalize_base: whether `w` sees the patch after a normalisation over its taps, as the reference's B-splines
             do.
+        start: ``'published'``, or ``'orthonormal'``: functions that start bent and orthonormal for inputs of unit
+            variance, a base branch that starts at zero, and outputs of unit variance.
         init_cfg: see mmengine.
 
     Raises:
-        ValueError: unknown basis or normalisation.
+        ValueError: unknown basis, normalisation or start.
 
     Example:
         >>> conv = SharedKANConv2d(3, stride=2, padding=1, basis=dict(type='Legendre', degree=2))
@@ -78,6 +82,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
                  with_scaler: bool | None = None,
                  bias: bool | None = None,
                  normalize_base: bool = False,
+                 start: str = 'published',
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
         self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
@@ -87,7 +92,11 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         if self.normalization not in (*ELEMENTWISE, *PATCHWISE):
             raise ValueError(f'SharedKANConv2d: no normalization {normalization!r}; there are '
                              f'{", ".join((*ELEMENTWISE, *PATCHWISE))}')
-        self.normalize_base = normalize_base
+        if start not in ('published', 'orthonormal') or (start == 'orthonormal'
+                                                          and self.normalization not in ELEMENTWISE):
+            raise ValueError(f"SharedKANConv2d: start must be 'published' or, with an element-wise normalization, "
+                             f"'orthonormal'; got {start!r} with {self.normalization!r}")
+        self.normalize_base, self.start = normalize_base, start
         self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
         taps = math.prod(self.kernel_size)
         self.arctan_scale = nn.Parameter(torch.tensor(0.1)) if normalization == 'arctan' else None
@@ -120,6 +129,27 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
                 nn.init.normal_(self.base_weight, std=math.sqrt(2 / taps))
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
+        if self.start == 'orthonormal':
+            self._start_orthonormal()
+
+    @torch.no_grad()
+    def _start_orthonormal(self) -> None:
+        """Every tap a random mixture, of variance 1 / k, of functions that are orthonormal under N(0, 1)."""
+        if self.weight.is_meta:
+            return
+        points, shares = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
+        values = copy.deepcopy(self.basis).to('cpu', torch.float64)(ELEMENTWISE[self.normalization](points))  # (64, F)
+        shares = (shares / shares.sum())[:, None]
+        values = values - (shares * values).sum(0)
+        variances, directions = torch.linalg.eigh(values.T @ (shares * values))
+        met = variances > 1e-6 * variances.max()
+        mixture = torch.randn(int(met.sum()), *self.kernel_size, dtype=torch.float64)
+        mixture /= math.sqrt(met.sum() * math.prod(self.kernel_size))
+        self.weight.copy_(torch.einsum('fm,mhw->fhw', directions[:, met] / variances[met].sqrt(), mixture))
+        if self.scaler is not None:
+            nn.init.ones_(self.scaler)
+        if self.base_weight is not None:
+            nn.init.zeros_(self.base_weight)
 
     def init_weights(self) -> None:
         self.reset_parameters()

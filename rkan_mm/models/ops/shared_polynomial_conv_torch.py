@@ -72,6 +72,8 @@ def shared_polynomial_conv2d_torch(x: Tensor,
 
     For u(0) = 0 the powers of a padded tap are zero, so zero padding of the powers equals padding the input first, and
     the constants (which padded taps have too) collapse into one number. What is left is `d + 1` depthwise convolutions.
+
+    Here ``weight`` may be (d + 1, G, kh, kw) and ``base_weight`` (G, kh, kw): kernels for G groups of channels.
     """
     channels = static_shape(x)[1]
     number, base_kernel, *kernels = folded(_depthwise_kernels, weight, base_weight, channels, constant=constant)
@@ -98,7 +100,11 @@ def shared_polynomial_conv2d_torch(x: Tensor,
 def _depthwise_kernels(weight: Tensor, base_weight: Tensor | None, channels: int) -> tuple[Tensor | None, ...]:
     """The constants' sum; then the base branch's kernel and those of the powers, each (channels, 1, kh, kw)."""
     first, *rest = weight.unbind()
-    return first.sum(), *(None if w is None else w.expand(channels, 1, *w.shape) for w in (base_weight, *rest))
+    if weight.dim() == 3:
+        return first.sum(), *(None if w is None else w.expand(channels, 1, *w.shape) for w in (base_weight, *rest))
+    each = channels // len(first)
+    return (first.sum((1, 2)).repeat_interleave(each)[:, None, None],
+            *(None if w is None else w.repeat_interleave(each, 0)[:, None] for w in (base_weight, *rest)))
 
 
 def _sum_in_place(terms) -> Tensor:

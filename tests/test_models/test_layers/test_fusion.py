@@ -34,10 +34,21 @@ def test_se(tensors, bias, params):
     assert_close(fusion(out, residual), out + residual * scale[:, :, None, None])
 
 
+def test_context_weighs_the_residual_by_what_the_stage_sees(tensors):
+    out, residual = tensors
+    fusion = build(FUSIONS, dict(type='Context', ratio=8), 'x', channels=32)
+    assert sum(p.numel() for p in fusion.parameters()) == 2 * 32 * 4 + 32 + 1
+    channel = (out.mean((2, 3)) @ fusion.squeeze.weight.flatten(1).T).relu() @ fusion.excite.weight.flatten(1).T
+    place = torch.einsum('i,bihw->bhw', fusion.place.weight.flatten(), out) + fusion.place.bias
+    gate = (channel[:, :, None, None] + place[:, None]).sigmoid()
+    assert_close(fusion(out, residual), out + gate * residual)
+    assert_close(fusion(out, 3 * residual) - out, 3 * (fusion(out, residual) - out))  # the residual does not gate itself
+
+
 def test_se_keeps_a_unit_for_few_channels():
     assert build(FUSIONS, dict(type='SE'), 'x', channels=8).squeeze.out_channels == 1
 
 
 def test_unknown_fusion():
-    with pytest.raises(ValueError, match="no fusion 'Film'; there are Addition, Gating, SE"):
+    with pytest.raises(ValueError, match="no fusion 'Film'; there are Addition, Context, Gating, SE"):
         build(FUSIONS, dict(type='Film'), 'RKANet', channels=8)

@@ -1,0 +1,68 @@
+"""KAN convolutions of groups of channels: between one kernel for all and one for each."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.model import ModuleList
+from torch import Tensor
+
+from rkan_mm.models.ops import shared_polynomial_conv2d_torch
+from rkan_mm.registry import MODELS
+
+from .basis import Basis, Polynomial
+from .grid_update import ELEMENTWISE
+from .shared_kan_conv import SharedKANConv2d
+from .symbolic_trace import as_leaf, is_traced
+
+
+@MODELS.register_module()
+class GroupedKANConv2d(ModuleList):
+    """A `SharedKANConv2d` for each group of channels: (B, C, H, W) -> (B, C, H', W').
+
+    Polynomials are one depthwise convolution for each power; other bases go group by group.
+
+    Args:
+        channels: C.
+        groups: of neighbouring channels that share a kernel; C gives each channel its own.
+        kwargs: of :class:`SharedKANConv2d`.
+
+    Raises:
+        ValueError: ``groups`` do not divide the channels.
+
+    Example:
+        >>> conv = GroupedKANConv2d(16, groups=4, kernel_size=3, padding=1)
+        >>> conv(torch.rand(1, 16, 7, 7)).shape, len(conv)
+        (torch.Size([1, 16, 7, 7]), 4)
+    """
+
+    def __init__(self, channels: int, groups: int, **kwargs) -> None:
+        if groups < 1 or channels % groups:
+            raise ValueError(f'GroupedKANConv2d: groups must divide the {channels} channels, got {groups}')
+        super().__init__([SharedKANConv2d(**kwargs) for _ in range(groups)])
+
+    @property
+    def basis(self) -> Basis:
+        return self[0].basis
+
+    def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
+        if is_traced(input):
+            return as_leaf(self, input)
+        if input.dim() == 4 and self._is_plain():
+            return self._at_once(input)
+        return torch.cat([conv(part) for conv, part in zip(self, input.chunk(len(self), -3), strict=True)], -3)
+
+    def _is_plain(self) -> bool:
+        """Whether all are polynomials of single elements, and none is watched by hooks."""
+        first = self[0]
+        return (isinstance(first.basis, Polynomial) and first.normalization in ELEMENTWISE and first.bias is None
+                and not any(conv._forward_hooks or conv._forward_pre_hooks for conv in self))
+
+    def _at_once(self, x: Tensor) -> Tensor:
+        first = self[0]
+        weight = torch.stack([conv.masked(conv.weight) for conv in self], -3)  # (d + 1, G, kh, kw)
+        if first.scaler is not None:
+            weight = weight * torch.stack([conv.scaler for conv in self])
+        base = None if first.base_weight is None else torch.stack([conv.masked(conv.base_weight) for conv in self])
+        return shared_polynomial_conv2d_torch(
+            x, self.basis.to_monomials(weight), base, ELEMENTWISE[first.normalization], first.base_act,
+            first.stride, first.padding, first.dilation)
