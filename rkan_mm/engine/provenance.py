@@ -65,8 +65,8 @@ def _plain(value: Any) -> bytes:
 def commit() -> str | None:
     """Commit of this package's checkout, with ``-dirty`` where tracked files differ from it.
 
-    Outside of a checkout, as in a copy of one on another machine, it is what the environment's ``RKAN_MM_COMMIT`` says,
-    or None.
+    Outside of a checkout, as in a copy of one on another machine, it is what the environment's ``RKAN_MM_REVISION``
+    says, or None.
     """
     git = ['git', '-C', str(Path(__file__).parent)]
     try:
@@ -74,4 +74,4 @@ def commit() -> str | None:
         return subprocess.run([*git, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], check=True,
                               capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get('RKAN_MM_COMMIT') or None
+        return os.environ.get('RKAN_MM_REVISION') or None

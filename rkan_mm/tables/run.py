@@ -92,9 +92,11 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                 try:
                     future.result()
                     table.add(name, seed, folder)
-                except (PreflightError, OSError) as error:
+                except (PreflightError, OSError) as error:  # said at once: a table may be stopped before its end
                     failures.append(str(error))
-                logger.info(f'{name}, seed {seed}: {"failed" if future.exception() else "done"}')
+                    logger.error(f'failed: {error}')
+                else:
+                    logger.info(f'{name}, seed {seed}: done')
     table.record.parent.mkdir(parents=True, exist_ok=True)
     table.record.with_suffix('.md').write_text(markdown(table))
     if table.results():

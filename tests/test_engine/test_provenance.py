@@ -86,14 +86,14 @@ def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     module.write_text('a')
     monkeypatch.setattr(provenance, '__file__', str(module))
     assert commit() is None  # no checkout
-    monkeypatch.setenv('RKAN_MM_COMMIT', 'abcdef123456')
+    monkeypatch.setenv('RKAN_MM_REVISION', 'abcdef123456')
     assert commit() == 'abcdef123456'  # of a copy
-    monkeypatch.delenv('RKAN_MM_COMMIT')
+    monkeypatch.delenv('RKAN_MM_REVISION')
     git('init')
     assert commit() is None  # a checkout of something else
     git('add', '.')
     git('commit', '-m', 'a')
-    monkeypatch.setenv('RKAN_MM_COMMIT', 'abcdef123456')
+    monkeypatch.setenv('RKAN_MM_REVISION', 'abcdef123456')
     clean = commit()
     assert len(clean) == 12  # the checkout knows better than the variable
     assert clean != 'abcdef123456'

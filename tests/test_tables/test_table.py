@@ -86,12 +86,16 @@ def test_a_table_is_run_once_and_collected(project, root, monkeypatch):
     assert (project / 'out.png').stat().st_size > 1000
 
 
-def test_test_after_training_and_a_run_that_fails(project):
+def test_test_after_training_and_a_run_that_fails(project, capsys):
     content = yaml.safe_load((project / 'table.yml').read_text())
     content['rows'].append(dict(name='bad', config='configs/tiny.py', options={'train_dataloader.batch_size': -1}))
     (project / 'table.yml').write_text(yaml.safe_dump(dict(content, seeds=[0], test=True)))
     with pytest.raises(PreflightError, match=r'bad, seed 0: exit code 2; .*run.log ends with\n(.*\n)*.*batch_size'):
         run_table(['table.yml', '--rows', 'bad', 'faster*', '--record', 'out.csv'])
+    said = capsys.readouterr().out
+    said = said.partition('MiB')[0]  # before the table
+    assert re.search(r'failed: bad, seed 0: exit code 2; (.|\n)*batch_size', said)
+    assert 'faster, lr 0.1, seed 3: done' in said
     (line,) = Table('table.yml', 'out.csv').results()
     assert line['row'] == 'faster, lr 0.1'
     assert line['test'] == line['last']  # validation is on the test set in this config

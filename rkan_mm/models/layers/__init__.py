@@ -12,7 +12,7 @@ from .shared_kan_conv import SharedKANConv2d
 from .sparsity import prune
 
 __all__ = [
-    'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'ContextGating', 'Gating', 'GlobalContext', 'GroupedKANConv2d', 'KANConv1d',
-    'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion', 'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune',
-    *basis.__all__,
+    'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'ContextGating', 'Gating', 'GlobalContext', 'GroupedKANConv2d',
+    'KANConv1d', 'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion',
+    'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune', *basis.__all__,
 ]

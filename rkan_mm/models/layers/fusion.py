@@ -64,7 +64,7 @@ class SEFusion(SE):
 
 @FUSIONS.register_module('Context')
 class ContextGating(SE):
-    """out + g * residual, where the gate sees the stage's output: g = sigmoid(squeeze-and-excitation + a map of places).
+    """out + g * residual with a gate that sees the stage: g = sigmoid(squeeze-and-excitation of out + a map of places).
 
     Args:
         channels: channels of ``out`` and ``residual``.

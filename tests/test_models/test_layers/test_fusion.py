@@ -42,7 +42,7 @@ def test_context_weighs_the_residual_by_what_the_stage_sees(tensors):
     place = torch.einsum('i,bihw->bhw', fusion.place.weight.flatten(), out) + fusion.place.bias
     gate = (channel[:, :, None, None] + place[:, None]).sigmoid()
     assert_close(fusion(out, residual), out + gate * residual)
-    assert_close(fusion(out, 3 * residual) - out, 3 * (fusion(out, residual) - out))  # the residual does not gate itself
+    assert_close(fusion(out, 3 * residual) - out, 3 * (fusion(out, residual) - out))  # gated by out alone
 
 
 def test_se_keeps_a_unit_for_few_channels():
