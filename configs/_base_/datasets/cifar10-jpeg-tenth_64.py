@@ -1,4 +1,4 @@
-"""A tenth of the JPEG copies of CIFAR-10, 450 of each class, enlarged to 64 px; choice and test are as for the whole."""
+"""A tenth of the JPEG copies of CIFAR-10, 450 of each class, enlarged to 64 px; choice and test as for the whole."""
 _base_ = './cifar10-jpeg_32.py'
 data_fingerprints = dict(train='e5facda8f105')
 data_preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3)
