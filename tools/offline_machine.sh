@@ -2,7 +2,7 @@
 # On a machine that has a GPU, PyTorch and nvcc but no network, with the files of tools/offline_prepare.sh. In the
 # checkout: `. tools/offline_machine.sh`. It puts the mm stack beside the PyTorch that is there, into $SITE (/tmp/site),
 # mmcv without its compiled ops: layers and classifiers run. `mmcv_ops` starts compiling them for this GPU in the
-# background (4 minutes on 16 cores), `wait_for_ops` waits for it; then detectors run, too.
+# background (3 minutes on 16 cores), `wait_for_ops` waits for it; then detectors run, too.
 SITE="${SITE:-/tmp/site}" MMCV="${MMCV:-/tmp/mmcv}"
 export PYTHONPATH="$SITE:$PWD" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
@@ -12,6 +12,11 @@ install_stack() {
     mkdir -p "$MMCV" &&
     tar -xzf .offline/*mmcv*.tar.gz -C "$MMCV" --strip-components 1 &&
     cp -r "$MMCV/mmcv" "$SITE.part/mmcv" &&
+    version=$(sed -n 's/^Version: //p' "$MMCV/PKG-INFO") && mkdir "$SITE.part/onedl_mmcv-$version.dist-info" &&
+    cp "$MMCV/PKG-INFO" "$SITE.part/onedl_mmcv-$version.dist-info/METADATA" &&  # mmcv asks for its own version
+    mkdir "$SITE.part/transformers" "$SITE.part/transformers-0.dist-info" &&  # mmpretrain breaks on version 5, so hide it
+    echo 'raise ImportError("hidden: mmpretrain takes versions below 5")' >"$SITE.part/transformers/__init__.py" &&
+    printf 'Metadata-Version: 2.1\nName: transformers\nVersion: 0\n' >"$SITE.part/transformers-0.dist-info/METADATA" &&
     { python3 -W ignore -m compileall -q -j0 "$SITE.part" >/dev/null 2>&1 || true; } &&  # saves each process 1.5 s
     mv "$SITE.part" "$SITE"  # whole, or not there
 }

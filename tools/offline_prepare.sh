@@ -15,9 +15,9 @@ platforms=(--platform manylinux2014_x86_64)
 for glibc in 17 24 27 28 31 34 35; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
 download --only-binary=:all: --python-version "$for_python" --implementation cp "${platforms[@]}" \
   "$(stack mmengine)" pycocotools addict termcolor yapf terminaltables shapely importlib-metadata zipp mat4py \
-  modelindex ordered-set imaug platformdirs faster-coco-eval 'setuptools<80'
+  ordered-set imaug platformdirs faster-coco-eval 'setuptools<80'
 "$python" -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w .offline \
-  "$(stack mmdetection)" "$(stack mmpretrain)"  # pure Python
+  "$(stack mmdetection)" "$(stack mmpretrain)" model-index  # pure Python
 download --no-binary :all: --no-build-isolation "$(stack mmcv)"
 ls -1 .offline
 du -sh .offline

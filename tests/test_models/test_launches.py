@@ -54,14 +54,24 @@ LAYERS = dict(
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', LAYERS)
-def test_kan_layers(name, training):
-    """Half precision in channels_last: the weights, and all the rest."""
+def test_kan_layers(name, training, monkeypatch):
+    """The fused form, in half precision and channels_last: nothing but the weights and all the rest."""
+    monkeypatch.setattr(fused, 'FORCED', True)
     build, shape = LAYERS[name]
     layer = build().half().train(training)
     with fake_gpu(), torch.set_grad_enabled(training):
         layer, x = moved(layer), torch.empty(shape, dtype=torch.float16)
-        assert launches(lambda: layer(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x))[-2:] == [
-            'pack', 'forward']
+        x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+        assert launches(lambda: layer(x)) == ['pack', 'forward']
+
+
+@pytest.mark.parametrize(('outputs', 'rows', 'training', 'is_fused'), [
+    (128, 4096, False, True), (129, 4096, False, False), (128, 4095, False, False), (128, 4096, True, False)])
+def test_where_the_fused_form_is_faster(outputs, rows, training, is_fused):
+    layer = KANLinear(64, outputs).half().train(training)
+    with fake_gpu(), torch.set_grad_enabled(training):
+        layer, x = moved(layer), torch.empty(rows, 64, dtype=torch.float16)
+        assert ('pack' in launches(lambda: layer(x))) == is_fused
 
 
 @pytest.mark.parametrize(('name', 'most'), [('conv', 9), ('chebyshev', 8), ('linear', 4), ('gaussian', 4)])
@@ -84,7 +94,7 @@ def test_a_second_call_of_the_same_sizes_prepares_nothing():
         block, run = fused_block()
         block.eval()
         launches(run)
-        with patch.object(kernels, 'triton', None):
+        with patch.object(kernels, '_constants', None):
             assert launches(run).count('forward') == 2
 
 

@@ -65,31 +65,43 @@ class KANConv(KANLayer):
         recipe = self.recipe(x)
         if recipe is None:
             return recompute(self._planes, x, normed, self.channel_dim, centre).flatten(1, 2)
-        if x.is_cuda and x.dim() == 4 and x.stride(1) == 1 < x.stride(3):  # channels_last
-            rows = x.permute(0, 2, 3, 1)
-            planes = expand(rows.reshape(-1, x.shape[1]), *recipe, centre, last=True)  # (N, C) -> (N, C, P)
-            return planes.reshape(*rows.shape[:3], -1).permute(0, 3, 1, 2)
         planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         zero = self._planes_at_zero(x) if x.is_cuda else None
-        kernel, bias = folded(self._kernel_and_bias, zero, constant=not self.training)
         padding = self.padding
         if self.padding_mode != 'zeros':
             x, normed = (t if t is None else F.pad(t, self._reversed_padding_repeated_twice, mode=self.padding_mode)
                          for t in (x, normed))
             padding = 0
-        convolve = getattr(F, f'conv{self.spatial}d')
-        return convolve(self.planes(x, normed, True), kernel, bias, self.stride, padding, self.dilation, self.groups)
+        convolve, planes = getattr(F, f'conv{self.spatial}d'), self._planes_of_rows(x)
+        kernel, bias = folded(self._kernel_and_bias, zero, planes is not None, constant=not self.training)
+        planes = self.planes(x, normed, True) if planes is None else planes
+        return convolve(planes, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
-    def _kernel_and_bias(self, zero: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(out, in * P, ...) and (out,); with ``zero``, the planes' values at 0, in few operations."""
+    def _planes_of_rows(self, x: Tensor) -> Tensor | None:
+        """On a GPU in channels_last, (B, C, H, W) -> (B, P * C, H, W): all channels of a plane lie side by side."""
+        if not x.is_cuda or x.dim() != 4 or self.groups > 1 or not x.stride(1) == 1 < x.stride(3):
+            return None
+        recipe = self.recipe(x)
+        if recipe is None:
+            return None
+        rows = x.permute(0, 2, 3, 1)
+        planes = expand(rows.reshape(-1, x.shape[1]), *recipe, True, own=True)  # (N, C) -> (N, P, C)
+        return planes.reshape(*rows.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def _kernel_and_bias(self, zero: Tensor | None, by_plane: bool) -> tuple[Tensor, Tensor]:
+        """(out, in * P, ...), or (out, P * in, ...) ``by_plane``, and (out,).
+
+        With ``zero``, the planes' values at 0, in few operations.
+        """
         coefficients = self.coefficients()
         kernel = self.kernel(coefficients)
         bias = self.constant(coefficients, self.basis.at_zero(coefficients)) if zero is None else self.constant(
             kernel, zero.to(kernel))
-        return kernel.flatten(1, 2), bias if self.bias is None else bias + self.bias
+        kernel = (kernel.transpose(1, 2) if by_plane else kernel).flatten(1, 2)
+        return kernel, bias if self.bias is None else bias + self.bias
 
     def _planes_at_zero(self, x: Tensor) -> Tensor | None:
         """(in, P), by the kernel that computes the planes of ``x``: a GPU waits for launches; None if it is not used.

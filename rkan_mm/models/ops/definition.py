@@ -9,7 +9,7 @@ from torch import Tensor
 from .functions import Functions
 
 
-def expand_by_definition(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool, last: bool) -> Tensor:
+def expand_by_definition(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool) -> Tensor:
     """Values of the functions of u(x), u = tanh or nothing, behind that of a base function of x itself.
 
     Args:
@@ -18,17 +18,16 @@ def expand_by_definition(x: Tensor, functions: Functions, base: str, squash: boo
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         squash: whether u is tanh.
         centre: whether each function's value at u = 0 is subtracted.
-        last: whether the functions come last.
 
     Returns:
-        (B, C, P, N), or (B, P, N); with ``last`` (..., P).
+        (B, C, P, N), or (B, P, N).
     """
     values = _values(x.tanh() if squash else x, functions)
     if centre:
         values = values - _values(torch.zeros_like(x), functions)
     if base != 'none':
         values = torch.cat([(x if base == 'identity' else x * x.sigmoid()).unsqueeze(-1), values], -1)
-    return values if last else values.transpose(-1, -2)
+    return values.transpose(-1, -2)
 
 
 def _values(u: Tensor, functions: Functions) -> Tensor:
@@ -75,6 +74,6 @@ def conv_by_definition(x: Tensor, basis_weight: Tensor, weight: Tensor | None, s
     kernel = coefficients[:, :, 1:] if constant else coefficients
     kernel = kernel if weight is None else torch.cat([weight.unsqueeze(2), kernel], 2)
     x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    planes = expand_by_definition(x.flatten(2), functions, base, squash, False, False)  # (B, C, P, N)
+    planes = expand_by_definition(x.flatten(2), functions, base, squash, False)  # (B, C, P, N)
     y = F.conv2d(planes.flatten(1, 2).unflatten(2, x.shape[2:]), kernel.flatten(1, 2), bias, stride)
     return y + coefficients[:, :, 0].sum((1, 2, 3))[:, None, None] if constant else y

@@ -36,25 +36,24 @@ def _readable(*tensors: Tensor) -> bool:
 
 
 def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: str, squash: bool, centre: bool,
-           own: bool = False, last: bool = False) -> Tensor:
+           own: bool = False) -> Tensor:
     """Values of all functions of u(x), u = tanh or nothing, behind that of a base function of x itself.
 
     Args:
-        x: (B, C, N) with a grid for each channel or for all; with ``own`` or ``last`` (B, N), where each element may
-            have its own.
+        x: (B, C, N) with a grid for each channel or for all; with ``own`` (B, N), where each element may have its own.
         plain: the same in PyTorch, called as ``plain(x, None, 1, centre)``, for second derivatives.
         functions: which.
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         squash: whether u is tanh.
         centre: whether each function's value at u = 0 is subtracted.
-        own, last: see ``x``; ``last`` on a GPU only.
+        own: see ``x``.
 
     Returns:
-        (B, C, P, N), or (B, P, N) with ``own``, or (B, N, P) with ``last``. On a GPU of the dtype of autocast.
+        (B, C, P, N), or (B, P, N) with ``own``. On a GPU of the dtype of autocast.
     """
     if not x.is_cuda:
         return _Expand.apply(x, plain, functions, base, squash, centre, own)
-    setting, dtype = (base, squash, centre, last), autocast_dtype('cuda') or x.dtype
+    setting, dtype = (base, squash, centre), autocast_dtype('cuda') or x.dtype
     kernels = optional_module('expand_triton')
     if not kernels.is_there(x, functions, setting, dtype):
         return _planes(plain, x, centre, own)

@@ -19,16 +19,17 @@ from .triton_functions import (
     bump_slope,
     polynomial_slope_step,
     polynomial_step,
+    spacing,
     tanh,
     widths,
 )
-from .triton_launch import is_close, is_right, launch
+from .triton_launch import cdiv, is_close, is_right, launch, power_of_2
 
-VALUES = 1024
-"""That a program computes at a time, where functions come last; elsewhere half as many for each function."""
+ELEMENTS = 1024
+"""Of a program."""
 MAX_SIZE = 1 << 30  # values of a row, within which indices have 32 bits
-Setting = tuple[str, bool, bool, bool]
-"""Name of the base function; whether u is tanh; whether the values at 0 are subtracted; whether functions come last."""
+Setting = tuple[str, bool, bool]
+"""Name of the base function; whether u is tanh; whether the values at 0 are subtracted."""
 
 
 def is_there(x: Tensor, functions: Functions, setting: Setting, dtype: torch.dtype) -> bool:
@@ -44,11 +45,10 @@ def is_there(x: Tensor, functions: Functions, setting: Setting, dtype: torch.dty
 
 
 def forward(x: Tensor, functions: Functions, setting: Setting, dtype: torch.dtype) -> Tensor:
-    """(B, C, N) -> (B, C, P, N); (B, N) -> (B, P, N), or (B, N, P) where functions come last."""
+    """(B, C, N) -> (B, C, P, N); (B, N) -> (B, P, N)."""
     x = x.contiguous()
     planes = functions.count + (setting[0] != 'none')
-    shape = (*x.shape, planes) if setting[3] else (*x.shape[:-1], planes, x.shape[-1])
-    y = torch.empty(shape, dtype=dtype, device=x.device)
+    y = torch.empty((*x.shape[:-1], planes, x.shape[-1]), dtype=dtype, device=x.device)
     _launch(_forward, x, functions, setting, y)
     return y
 
@@ -64,14 +64,14 @@ def backward(x: Tensor, functions: Functions, setting: Setting, grad: Tensor) ->
 def _launch(kernel: triton.JITFunction, x: Tensor, functions: Functions, setting: Setting, *others: Tensor) -> None:
     if not x.numel():
         return
-    base, squash, centre, last = setting
-    count, arrays = functions.count, [t.contiguous() for t in functions.arrays]
-    padded = triton.next_power_of_2(count + (base != 'none'))
-    block = max(16, VALUES // padded) if last else VALUES // 2
-    launch(kernel, (triton.cdiv(x.numel(), block),), x, *(*arrays, x, x)[:2], *others, x.numel(), x.shape[-1],
-           functions.grids, KIND=KINDS[functions.kind], FUNCTIONS=count, KNOTS=functions.knots, STEPS=functions.steps,
-           BASE=BASES[base], SQUASH=squash, CENTRE=centre, LAST=last,
-           GRIDS=0 if functions.grids == 1 else x.dim() - 1, BLOCK=block, PADDED=padded)
+    (base, squash, centre), size = setting, x.shape[-1]
+    arrays, rows = [t.contiguous() for t in functions.arrays], x.numel() // size
+    columns = min(ELEMENTS, power_of_2(size))
+    tile = dict(ROWS=ELEMENTS // columns, COLUMNS=columns)
+    launch(kernel, (cdiv(rows, tile['ROWS']) * cdiv(size, columns),), x, *(*arrays, x, x)[:2], *others,
+           rows, size, functions.grids, KIND=KINDS[functions.kind], FUNCTIONS=functions.count, KNOTS=functions.knots,
+           STEPS=functions.steps, BASE=BASES[base], SQUASH=squash, CENTRE=centre,
+           GRIDS=0 if functions.grids == 1 else x.dim() - 1, **tile)
 
 
 def _agrees(dtype: torch.dtype, dims: int, kind: str, count: int, dtypes: tuple[torch.dtype, ...], many: bool,
@@ -95,89 +95,61 @@ def _agrees(dtype: torch.dtype, dims: int, kind: str, count: int, dtypes: tuple[
 
 
 @triton.jit
-def _places(count, size, grids, GRIDS: tl.constexpr, BLOCK: tl.constexpr):
-    """Of a program's elements: number of the first; the first row; rows after it, column, grid and existence."""
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    first = start // size
-    index = (start - first * size).to(tl.int32) + tl.arange(0, BLOCK)
-    row = index // size
-    column = index - row * size
+def _tile(size, grids, rows, GRIDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of a program: its rows, columns and grids, broadcast to a tile, and which elements exist."""
+    across = tl.cdiv(size, COLUMNS)
+    row = (tl.program_id(0) // across * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    column = (tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    there = (row < rows) & (column < size)
     if GRIDS == 0:
-        grid = tl.zeros((BLOCK,), tl.int32)
+        grid = 0
     elif GRIDS == 1:
-        grid = column
+        grid = tl.where(column < size, column, 0)
     else:
-        grid = ((first % grids).to(tl.int32) + row) % grids
-    return start, first, row, column, grid, start + tl.arange(0, BLOCK) < count
+        grid = row % grids
+    return row, column, grid, there
 
 
 @triton.jit
-def _forward(x, points, inverse, y, count, size, grids, KIND: tl.constexpr, FUNCTIONS: tl.constexpr,
+def _forward(x, points, inverse, y, rows, size, grids, KIND: tl.constexpr, FUNCTIONS: tl.constexpr,
              KNOTS: tl.constexpr, STEPS: tl.constexpr, BASE: tl.constexpr, SQUASH: tl.constexpr, CENTRE: tl.constexpr,
-             LAST: tl.constexpr, GRIDS: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr):
-    start, first, row, column, grid, there = _places(count, size, grids, GRIDS, BLOCK)
-    v = tl.load(x + start + tl.arange(0, BLOCK), there, 0.0).to(tl.float32)
+             GRIDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column, grid, there = _tile(size, grids, rows, GRIDS, ROWS, COLUMNS)
+    v = tl.load(x + row * size + column, there, 0.0).to(tl.float32)
     u = tanh(v, False) if SQUASH else v
-    planes: tl.constexpr = FUNCTIONS + (BASE > 0)
-    if LAST:
-        plane = tl.arange(0, PADDED)[None, :]
-        f = plane - (BASE > 0)
-        if KIND == 0:
-            values = tl.zeros((BLOCK, PADDED), tl.float32)
-            value, before, zero, zero_before = tl.zeros_like(u) + 1.0, tl.zeros_like(u), 1.0, 0.0
-            for n in tl.static_range(FUNCTIONS):
-                following = polynomial_step(u, value, before, n, STEPS, FUNCTIONS)
-                zero_following = polynomial_step(0.0, zero, zero_before, n, STEPS, FUNCTIONS)
-                before, value, zero_before, zero = value, following, zero, zero_following
-                values = tl.where(f == n, (value - zero if CENTRE else value)[:, None], values)
-        else:
-            known = (f >= 0) & (f < FUNCTIONS)
-            values = bump(widths(u[:, None], points, inverse, grid[:, None], f, known, FUNCTIONS, KNOTS)[0], KIND)
-            if CENTRE:
-                values -= bump(widths(0.0 * f, points, inverse, grid[:, None], f, known, FUNCTIONS, KNOTS)[0], KIND)
-        if BASE:
-            values = tl.where(plane == 0, base_value(v, BASE)[:, None], values)
-        place = y + start * planes + tl.arange(0, BLOCK)[:, None] * planes + plane
-        tl.store(place, values.to(y.dtype.element_ty), there[:, None] & (plane < planes))
+    place = y + row * ((FUNCTIONS + (BASE > 0)) * size) + column
+    if BASE:
+        tl.store(place, base_value(v, BASE).to(y.dtype.element_ty), there)
+        place += size
+    if KIND == 0:
+        value, before, zero, zero_before = tl.zeros_like(u) + 1.0, tl.zeros_like(u), 1.0, 0.0
+        for n in tl.static_range(FUNCTIONS):
+            following = polynomial_step(u, value, before, n, STEPS, FUNCTIONS)
+            zero_following = polynomial_step(0.0, zero, zero_before, n, STEPS, FUNCTIONS)
+            before, value, zero_before, zero = value, following, zero, zero_following
+            tl.store(place + n * size, (value - zero if CENTRE else value).to(y.dtype.element_ty), there)
     else:
-        place = y + first * planes * size + row * planes * size + column
-        if BASE:
-            tl.store(place, base_value(v, BASE).to(y.dtype.element_ty), there)
-            place += size
-        if KIND == 0:
-            value, before, zero, zero_before = tl.zeros_like(u) + 1.0, tl.zeros_like(u), 1.0, 0.0
-            for n in tl.static_range(FUNCTIONS):
-                following = polynomial_step(u, value, before, n, STEPS, FUNCTIONS)
-                zero_following = polynomial_step(0.0, zero, zero_before, n, STEPS, FUNCTIONS)
-                before, value, zero_before, zero = value, following, zero, zero_following
-                tl.store(place + n * size, (value - zero if CENTRE else value).to(y.dtype.element_ty), there)
-        else:
-            for n in tl.range(FUNCTIONS, loop_unroll_factor=4):
-                value = bump(widths(u, points, inverse, grid, n, there, FUNCTIONS, KNOTS)[0], KIND)
-                if CENTRE:
-                    value -= bump(widths(tl.zeros_like(u), points, inverse, grid, n, there, FUNCTIONS, KNOTS)[0], KIND)
-                tl.store(place + n * size, value.to(y.dtype.element_ty), there)
+        start, scale = spacing(points, inverse, grid, FUNCTIONS, KNOTS)
+        for n in tl.range(FUNCTIONS, loop_unroll_factor=4):
+            value = bump(widths(u, start, scale, points, grid, n, FUNCTIONS, KNOTS), KIND)
+            if CENTRE:
+                value -= bump(widths(start * 0.0, start, scale, points, grid, n, FUNCTIONS, KNOTS), KIND)
+            tl.store(place + n * size, value.to(y.dtype.element_ty), there)
 
 
 @triton.jit
-def _backward(x, points, inverse, grad, grad_x, count, size, grids, KIND: tl.constexpr, FUNCTIONS: tl.constexpr,
+def _backward(x, points, inverse, grad, grad_x, rows, size, grids, KIND: tl.constexpr, FUNCTIONS: tl.constexpr,
               KNOTS: tl.constexpr, STEPS: tl.constexpr, BASE: tl.constexpr, SQUASH: tl.constexpr, CENTRE: tl.constexpr,
-              LAST: tl.constexpr, GRIDS: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr):
-    start, first, row, column, grid, there = _places(count, size, grids, GRIDS, BLOCK)
-    v = tl.load(x + start + tl.arange(0, BLOCK), there, 0.0).to(tl.float32)
+              GRIDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row, column, grid, there = _tile(size, grids, rows, GRIDS, ROWS, COLUMNS)
+    v = tl.load(x + row * size + column, there, 0.0).to(tl.float32)
     u = tanh(v, False) if SQUASH else v
-    planes: tl.constexpr = FUNCTIONS + (BASE > 0)
-    if LAST:
-        place = grad + start * planes + tl.arange(0, BLOCK) * planes
-        step = 1
-    else:
-        place = grad + first * planes * size + row * planes * size + column
-        step = size
-    of_base = tl.zeros((BLOCK,), tl.float32)
+    place = grad + row * ((FUNCTIONS + (BASE > 0)) * size) + column
+    of_base = tl.zeros_like(v)
     if BASE:
         of_base = tl.load(place, there, 0.0).to(tl.float32) * base_slope(v, BASE)
-        place += step
-    total = tl.zeros((BLOCK,), tl.float32)
+        place += size
+    total = tl.zeros_like(v)
     if KIND == 0:
         value, before = tl.zeros_like(u) + 1.0, tl.zeros_like(u)
         slope, slope_before = tl.zeros_like(u), tl.zeros_like(u)
@@ -185,17 +157,13 @@ def _backward(x, points, inverse, grad, grad_x, count, size, grids, KIND: tl.con
             following = polynomial_step(u, value, before, n, STEPS, FUNCTIONS)
             slope_following = polynomial_slope_step(u, value, slope, slope_before, n, STEPS, FUNCTIONS)
             before, value, slope_before, slope = value, following, slope, slope_following
-            total += tl.load(place + n * step, there, 0.0).to(tl.float32) * slope
-    elif LAST:
-        f = tl.arange(0, PADDED)[None, :]
-        known = there[:, None] & (f < FUNCTIONS)
-        z, scale = widths(u[:, None], points, inverse, grid[:, None], f, f < FUNCTIONS, FUNCTIONS, KNOTS)
-        g = tl.load(place[:, None] + f, known, 0.0).to(tl.float32)
-        total = tl.sum(g * bump_slope(z, KIND) * scale, 1)
+            total += tl.load(place + n * size, there, 0.0).to(tl.float32) * slope
     else:
+        start, scale = spacing(points, inverse, grid, FUNCTIONS, KNOTS)
         for n in tl.range(FUNCTIONS, loop_unroll_factor=4):
-            z, scale = widths(u, points, inverse, grid, n, there, FUNCTIONS, KNOTS)
-            total += tl.load(place + n * size, there, 0.0).to(tl.float32) * bump_slope(z, KIND) * scale
+            z = widths(u, start, scale, points, grid, n, FUNCTIONS, KNOTS)
+            total += tl.load(place + n * size, there, 0.0).to(tl.float32) * bump_slope(z, KIND)
+        total *= scale
     if SQUASH:
         total *= 1.0 - u * u
-    tl.store(grad_x + start + tl.arange(0, BLOCK), (total + of_base).to(grad_x.dtype.element_ty), there)
+    tl.store(grad_x + row * size + column, (total + of_base).to(grad_x.dtype.element_ty), there)

@@ -15,10 +15,10 @@ from .optional import optional_module
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 KERNELS, STRIDES = ((1, 1), (3, 3)), (1, 2)
 MAX_FUNCTIONS = 16
-MIN_OUTPUTS = 32
-"""With fewer, computing the functions anew at each tap costs more than writing their values once."""
-MIN_TILES = 96
-"""Of 128 pixels by 128 outputs: with fewer, a library's product fills a GPU of some hundred processors better."""
+MAX_OUTPUTS = 128
+"""One tile. With more, functions would be computed again for each: values that are written once are faster then."""
+MIN_PIXELS = 4096
+"""With fewer, a library's product fills a GPU of some hundred processors better."""
 
 FORCED: bool | None = None
 """For benchmarks: True takes the fused form wherever it can be had, False nowhere."""
@@ -68,15 +68,15 @@ def tf32_allowed(backend: str) -> bool:
 
 
 def _is_taken(x: Tensor, basis_weight: Tensor, functions: Functions, setting, dtype: torch.dtype, tf32: bool) -> bool:
-    """Whether there is such a kernel, and it is worth it."""
+    """Whether there is such a kernel, and it was faster than planes on a card (docs/gpu.md): not for training."""
     if (setting.kernel not in KERNELS or not set(setting.stride) <= set(STRIDES) or functions.count > MAX_FUNCTIONS
             or dtype not in DTYPES or (dtype == torch.float32 and not tf32)):
         return False
     height, width = setting.output_size(x)
     if min(height, width) < 1 or FORCED:
         return min(height, width) > 0
-    outputs = len(basis_weight)
-    return outputs >= MIN_OUTPUTS and -(-len(x) * height * width // 128) * -(-outputs // 128) >= MIN_TILES
+    return (setting.kernel == (1, 1) and len(basis_weight) <= MAX_OUTPUTS and len(x) * height * width >= MIN_PIXELS
+            and not torch.is_grad_enabled())
 
 
 class _Fused(torch.autograd.Function):

@@ -12,6 +12,7 @@ from .triton_functions import (
     bump_slope,
     polynomial_slope_step,
     polynomial_step,
+    spacing,
     tanh,
     widths,
 )
@@ -83,33 +84,9 @@ def _function(u, n, points, inverse, grid, KIND: tl.constexpr, FUNCTIONS: tl.con
     if KIND == 0:
         return _polynomial(u, n, STEPS, FUNCTIONS, SLOPE)
     else:
-        z, scale = widths(u, points, inverse, grid, n, grid >= 0, FUNCTIONS, KNOTS)
+        start, scale = spacing(points, inverse, grid, FUNCTIONS, KNOTS)
+        z = widths(u, start, scale, points, grid, n, FUNCTIONS, KNOTS)
         return bump_slope(z, KIND) * scale if SLOPE else bump(z, KIND)
-
-
-@triton.jit
-def _multiply(total, x, packed, points, inverse, n, k, pixels, image, top, left, there, o, inputs, outputs, height,
-              width, xb, xc, xh, xw, KIND: tl.constexpr, FUNCTIONS: tl.constexpr, KNOTS: tl.constexpr,
-              STEPS: tl.constexpr, BASE: tl.constexpr, PLANES: tl.constexpr, FIRST: tl.constexpr, SQUASH: tl.constexpr,
-              GRIDS: tl.constexpr, KW: tl.constexpr, HARDWARE: tl.constexpr, PRECISION: tl.constexpr, X: tl.constexpr,
-              FLAT: tl.constexpr, BC: tl.constexpr):
-    """Add what function n (with BASE the base function) of the k-th tap and block of inputs gives."""
-    blocks = tl.cdiv(inputs, BC)
-    tap = k // blocks
-    c = (k - tap * blocks) * BC + tl.arange(0, BC)
-    r, s = top + tap // KW, left + tap % KW
-    met = there & _inside(r, s, height, width, FLAT)
-    place = x + _of_pixels(image, r, s, xb, xh, xw, X, FLAT)[:, None] + _of_channels(c, xc, X)[None, :]
-    v = tl.load(place, met[:, None] & (c < inputs)[None, :], 0.0).to(tl.float32)
-    if BASE:
-        value = base_value(v, BASE)
-    else:
-        grid = tl.where(c < inputs, c, 0) if GRIDS else tl.zeros_like(c)
-        value = _function(tanh(v, HARDWARE) if SQUASH else v, n, points, inverse, grid[None, :], KIND, FUNCTIONS, KNOTS,
-                          STEPS, False)
-    place = packed + ((tap * PLANES + FIRST + n) * inputs + c)[:, None] * outputs + o[None, :]
-    w = tl.load(place, (c < inputs)[:, None] & (o < outputs)[None, :], 0.0)
-    return _dot(value.to(w.dtype), w, total, PRECISION)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -126,25 +103,39 @@ def forward(x, packed, bias, points, inverse, y, pixels, inputs, outputs, height
     top, left = row * SH - PH, column * SW - PW
     o = tl.program_id(1) * BN + tl.arange(0, BN)
     planes: tl.constexpr = (BASE > 0) + FUNCTIONS + CONSTANT
-    steps = KH * KW * tl.cdiv(inputs, BC)
+    blocks = tl.cdiv(inputs, BC)
     total = tl.zeros((BM, BN), tl.float32)
-    if BASE:
-        for k in range(steps):
-            total = _multiply(total, x, packed, points, inverse, 0, k, pixels, image, top, left, there, o, inputs,
-                              outputs, height, width, xb, xc, xh, xw, KIND, FUNCTIONS, KNOTS, STEPS, BASE, planes, 0,
-                              SQUASH, GRIDS, KW, HARDWARE, PRECISION, X, FLAT, BC)
-    for step in range(FUNCTIONS * steps):
-        n = step // steps
-        total = _multiply(total, x, packed, points, inverse, n, step - n * steps, pixels, image, top, left, there, o,
-                          inputs, outputs, height, width, xb, xc, xh, xw, KIND, FUNCTIONS, KNOTS, STEPS, 0, planes,
-                          BASE > 0, SQUASH, GRIDS, KW, HARDWARE, PRECISION, X, FLAT, BC)
     shift = tl.zeros((BN,), tl.float32)
-    if CONSTANT:  # the same for all pixels, padded taps included
-        for k in range(steps):
-            tap = k // tl.cdiv(inputs, BC)
-            c = (k - tap * tl.cdiv(inputs, BC)) * BC + tl.arange(0, BC)
-            place = packed + ((tap * planes + planes - 1) * inputs + c)[:, None] * outputs + o[None, :]
-            w = tl.load(place, (c < inputs)[:, None] & (o < outputs)[None, :], 0.0)
+    for k in range(KH * KW * blocks):
+        tap = k // blocks
+        c = (k - tap * blocks) * BC + tl.arange(0, BC)
+        r, s = top + tap // KW, left + tap % KW
+        met = there & _inside(r, s, height, width, FLAT)
+        place = x + _of_pixels(image, r, s, xb, xh, xw, X, FLAT)[:, None] + _of_channels(c, xc, X)[None, :]
+        v = tl.load(place, met[:, None] & (c < inputs)[None, :], 0.0).to(tl.float32)
+        u = tanh(v, HARDWARE) if SQUASH else v
+        weights = packed + (tap * planes * inputs + c)[:, None] * outputs + o[None, :]
+        known = (c < inputs)[:, None] & (o < outputs)[None, :]
+        if BASE:
+            w = tl.load(weights, known, 0.0)
+            total = _dot(base_value(v, BASE).to(w.dtype), w, total, PRECISION)
+            weights += inputs * outputs
+        if KIND == 0:
+            value, before = tl.zeros_like(u) + 1.0, tl.zeros_like(u)
+            for n in tl.static_range(FUNCTIONS):
+                following = polynomial_step(u, value, before, n, STEPS, FUNCTIONS)
+                before, value = value, following
+                w = tl.load(weights + n * inputs * outputs, known, 0.0)
+                total = _dot(value.to(w.dtype), w, total, PRECISION)
+        else:
+            grid = tl.where(c < inputs, c, 0)[None, :] if GRIDS else 0
+            start, scale = spacing(points, inverse, grid, FUNCTIONS, KNOTS)
+            for n in tl.static_range(FUNCTIONS):
+                value = bump(widths(u, start, scale, points, grid, n, FUNCTIONS, KNOTS), KIND)
+                w = tl.load(weights + n * inputs * outputs, known, 0.0)
+                total = _dot(value.to(w.dtype), w, total, PRECISION)
+        if CONSTANT:
+            w = tl.load(weights + FUNCTIONS * inputs * outputs, known, 0.0)
             shift += tl.sum(w.to(tl.float32), 0)
     if BIAS:
         shift += tl.load(bias + o, o < outputs, 0.0).to(tl.float32)

@@ -11,14 +11,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from . import fused_kernels as kernels
 from . import fused_weights
 from .definition import conv_by_definition
 from .functions import BASES, KINDS, Functions, example
-from .triton_launch import HALF, interpreted, is_close, is_right, launch
+from .triton_launch import HALF, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
 PROGRAMS = 512
 """The gradient of the weights divides the pixels into as many chunks as give about so many programs."""
@@ -26,7 +25,8 @@ MAX_CHUNKS = 64
 WIDEST = (1 << 31) - 1024  # pixels that 32 bits can count, and a tile beyond them
 MAX_WEIGHTS = 1 << 31  # their indices have 32 bits
 BLOCK = 256
-FORWARD = dict(BM=128, BN=128, BC=32, num_warps=8, num_stages=2)
+FORWARD = dict(BM=64, BN=128, BC=16, num_warps=4, num_stages=2)
+SHARED = 80 << 10  # bytes of a program's tiles of weights, all functions and two stages together: any GPU has so many
 BACKWARD_INPUT = dict(BM=64, BN=64, BC=64, num_warps=8, num_stages=3, maxnreg=248)  # left alone, ptxas takes too few
 BACKWARD_WEIGHT = dict(BM=64, BN=64, BC=64, num_warps=4, num_stages=3, maxnreg=224)
 """Tiles whose values fit into registers, by the compiler's report: test_triton_compiles.py."""
@@ -85,8 +85,10 @@ def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Se
         return y
     x = _channels_last(x)
     tile, pixels = _fitted(FORWARD, outputs, inputs), y.numel() // outputs
-    bias = parameters.bias
-    launch(kernels.forward, (triton.cdiv(pixels, tile['BM']), triton.cdiv(outputs, tile['BN'])), x,
+    planes, bias = functions.count + (setting.base != 'none') + setting.constant, parameters.bias
+    while planes * tile['BC'] * tile['BN'] * dtype.itemsize * tile['num_stages'] > SHARED and tile['BN'] > 16:
+        tile['BN'] //= 2
+    launch(kernels.forward, (cdiv(pixels, tile['BM']), cdiv(outputs, tile['BN'])), x,
            packed(parameters, setting, dtype), parameters[0] if bias is None else bias, *_points(functions, x), y,
            pixels, inputs, outputs, *x.shape[2:], *y.shape[2:], *x.stride(), *y.stride(), BIAS=bias is not None,
            CONSTANT=setting.constant, X=_layout(x, setting), Y=_layout(y, setting), **tile,
@@ -111,8 +113,8 @@ def _input_gradient(x: Tensor, parameters: Parameters, functions: Functions, set
                     result: Tensor, constants: dict) -> None:
     (batch, inputs, height, width), outputs = x.shape, grad.shape[1]
     (sh, sw), tile = setting.stride, _fitted(_of_dtype(BACKWARD_INPUT, 'BC', grad), inputs, outputs)
-    pixels = batch * triton.cdiv(height, sh) * triton.cdiv(width, sw)
-    grid = triton.cdiv(pixels, tile['BM']), triton.cdiv(inputs, tile['BN']), sh * sw
+    pixels = batch * cdiv(height, sh) * cdiv(width, sw)
+    grid = cdiv(pixels, tile['BM']), cdiv(inputs, tile['BN']), sh * sw
     launch(kernels.backward_input, grid, x, packed(parameters, setting, grad.dtype), *_points(functions, x), grad,
            result, batch, inputs, outputs, height, width, *grad.shape[2:], *x.stride(), *grad.stride(),
            *result.stride(), CONSTANT=setting.constant, X=_layout(x, setting), G=_layout(grad, setting),
@@ -124,17 +126,17 @@ def _parameter_gradients(x: Tensor, parameters: Parameters, functions: Functions
     inputs, outputs, bias = x.shape[1], grad.shape[1], parameters.bias
     tile, pixels = _fitted(_of_dtype(BACKWARD_WEIGHT, 'BM', grad), outputs, inputs), grad.numel() // outputs
     taps, planes = constants['KH'] * constants['KW'], functions.count + (setting.base != 'none')
-    tiles = triton.cdiv(inputs, tile['BC']) * triton.cdiv(outputs, tile['BN'])
-    blocks = triton.cdiv(pixels, tile['BM'])
-    each = triton.cdiv(blocks, min(blocks, MAX_CHUNKS, triton.cdiv(PROGRAMS, tiles * taps * planes)))
-    chunks = triton.cdiv(blocks, each)
+    tiles = cdiv(inputs, tile['BC']) * cdiv(outputs, tile['BN'])
+    blocks = cdiv(pixels, tile['BM'])
+    each = cdiv(blocks, min(blocks, MAX_CHUNKS, cdiv(PROGRAMS, tiles * taps * planes)))
+    chunks = cdiv(blocks, each)
     sums = torch.empty(chunks, taps, planes, inputs, outputs, dtype=torch.float32, device=x.device)
     launch(kernels.backward_weight, (tiles, taps * planes, chunks), x, grad, *_points(functions, x), sums, pixels, each,
            inputs, outputs, *x.shape[2:], *grad.shape[2:], *x.stride(), *grad.stride(), X=_layout(x, setting),
            G=_layout(grad, setting), **tile, **constants)
     total = grad.sum((0, 2, 3), dtype=torch.float32) if setting.constant or bias is not None else sums
     grads = [None if t is None else torch.empty_like(t) for t in parameters[:3]]
-    launch(fused_weights.finish, (triton.cdiv(inputs * outputs, BLOCK), taps), sums, total, *_pointers(parameters),
+    launch(fused_weights.finish, (cdiv(inputs * outputs, BLOCK), taps), sums, total, *_pointers(parameters),
            *(parameters[0] if t is None else t for t in grads), inputs, outputs, chunks, **_flags(parameters, setting))
     return *grads, None, None if bias is None else total.to(bias.dtype)
 
@@ -144,7 +146,7 @@ def packed(parameters: Parameters, setting: Setting, dtype: torch.dtype) -> Tens
     outputs, inputs, functions = parameters.basis_weight.shape[:3]
     taps, planes = setting.kernel[0] * setting.kernel[1], functions + (setting.base != 'none')
     result = torch.empty(taps, planes, inputs, outputs, dtype=dtype, device=parameters.basis_weight.device)
-    launch(fused_weights.pack, (triton.cdiv(inputs * outputs, BLOCK), taps * planes), *_pointers(parameters), result,
+    launch(fused_weights.pack, (cdiv(inputs * outputs, BLOCK), taps * planes), *_pointers(parameters), result,
            inputs, outputs, **_flags(parameters, setting))
     return result
 
@@ -198,13 +200,13 @@ def _of_dtype(tile: dict, summed: str, like: Tensor) -> dict:
 
 def _fitted(tile: dict, columns: int, inner: int) -> dict:
     """A tile made smaller where the layer is; 16 is the least that `tl.dot` takes."""
-    return dict(tile, BN=min(tile['BN'], max(16, triton.next_power_of_2(columns))),
-                BC=min(tile['BC'], max(16, triton.next_power_of_2(inner))))
+    return dict(tile, BN=min(tile['BN'], max(16, power_of_2(columns))),
+                BC=min(tile['BC'], max(16, power_of_2(inner))))
 
 
 def _like(channels: int) -> int:
     """A number of channels for which the kernels are compiled in the same way."""
-    size = min(128, max(16, triton.next_power_of_2(channels)))
+    size = min(128, max(16, power_of_2(channels)))
     return size if channels % 16 == 0 else size - 3
 
 

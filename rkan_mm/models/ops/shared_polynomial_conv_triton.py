@@ -10,16 +10,20 @@ another.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
+from . import shared_polynomial_conv_strips as strips
 from .shared_polynomial_conv_torch import Window, _output_size, identity, shared_polynomial_conv2d_torch
-from .triton_launch import HALF, interpreted, is_close, is_right, launch
+from .triton_launch import HALF, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
+MAX_TAPS = 9  # whose coefficients find room in registers: such kernels read each input once
+MAX_ROWS = 14  # of a strip
+BUSY = 1 << 18  # strips times channels that keep a GPU busy: their rows are fewer where it would have less to do
 TILE = 512  # elements that a program works on at a time
 MAX_CHUNKS = 512  # of the outputs, each with weight gradients of its own
 MAX_REGISTERS = 168  # of a thread: left alone, ptxas 12.9 spills some at 80
@@ -41,6 +45,7 @@ def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
 class _Call(NamedTuple):
     """What tensors of the same shapes, dtypes and layouts have in common: all but the tensors of a launch."""
 
+    kernel: Any
     size: tuple[int, ...]
     layout: torch.memory_format
     grid: tuple[int]
@@ -50,13 +55,14 @@ class _Call(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _call(size: torch.Size, half: bool, last: bool, weight: torch.Size, base: bool, scaled: bool, change: Change,
-          squash: bool, window: Window, tile_size: int) -> _Call:
-    """Made once: in Python it takes longer than the kernel on a small input."""
+          squash: bool, window: Window, limits: tuple[int, ...]) -> _Call:
+    """Made once: in Python it takes longer than the kernel on a small input. ``limits`` are those of this module."""
     out = *size[:2], *_output_size(size[2:], weight[1:], window)
-    tiles, extent, tile = _tiling(out, last, tile_size)
+    few = weight[1:].numel() <= MAX_TAPS
+    tiles, extent, tile = _strips_of_outputs(out, last, weight[0] - 1) if few else _tiles(out, last)
     constants = dict(tile, **_constants(weight, base, squash, window, half, last), SCALED=scaled, CHANGE=change)
-    return _Call(out, torch.channels_last if last else torch.contiguous_format, (tiles, ),
-                 (*extent, *size[2:], *out[2:]), constants)
+    return _Call((strips if few else kernels).forward, out, torch.channels_last if last else torch.contiguous_format,
+                 (tiles,), (*extent, *size[2:], *out[2:]), constants)
 
 
 def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
@@ -67,10 +73,10 @@ def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, win
     weight, base_weight, scaler = parameters
     weight = weight.contiguous()
     call = _call(x.shape, x.dtype in HALF, last, weight.shape, base_weight is not None, scaler is not None, change,
-                 squash, window, TILE)
+                 squash, window, (TILE, MAX_TAPS, MAX_ROWS, BUSY))
     y = (torch.empty_like(x) if call.size == x.shape and dtype == x.dtype else
          torch.empty(call.size, dtype=dtype, device=x.device, memory_format=call.layout))
-    launch(kernels.forward, call.grid, x, weight, weight if base_weight is None else base_weight.contiguous(),
+    launch(call.kernel, call.grid, x, weight, weight if base_weight is None else base_weight.contiguous(),
            weight if scaler is None else scaler.contiguous(), y, *call.numbers, **call.constants)
     return y
 
@@ -85,20 +91,22 @@ def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
     constants = _constants(weight.shape, base_weight is not None, squash, window, x.dtype in HALF, last)
     preparation = dict(SCALED=scaler is not None, CHANGE=change)
     sizes = *x.shape[2:], *grad.shape[2:]
-    grad_x, grads = None, (None, ) * len(parameters)
+    grad_x, grads, degree = None, (None, ) * len(parameters), len(weight) - 1
+    taps = weight[0].numel()
+    few = taps <= MAX_TAPS
     if for_input:
         grad_x = torch.empty_like(x)
-        tiles, extent, tile = _tiling(x.shape, last, TILE)
-        launch(kernels.backward_input, (tiles, ), x, *_pointers(parameters), grad, grad_x, *extent, *sizes, **tile,
-               **constants, **preparation)
+        tiles, extent, tile = _strips_of_inputs(x.shape, last, window, degree) if few else _tiles(x.shape, last)
+        launch((strips if few else kernels).backward_input, (tiles, ), x, *_pointers(parameters), grad, grad_x,
+               *extent, *sizes, **tile, **constants, **preparation)
     if for_parameters:
-        tiles, extent, tile = _tiling(grad.shape, last, TILE)
-        each = triton.cdiv(tiles, MAX_CHUNKS)
-        chunks, taps = triton.cdiv(tiles, each), weight[0].numel()
-        terms = triton.next_power_of_2(len(weight) + 1)
+        tiles, extent, tile = (_strips_of_gradients(grad.shape, last, x.dtype in HALF, degree) if few
+                               else _tiles(grad.shape, last))
+        each = cdiv(tiles, 2 * MAX_CHUNKS if few else MAX_CHUNKS)
+        chunks, terms = cdiv(tiles, each), power_of_2(degree + 2)
         sums = torch.empty(chunks, taps, terms, dtype=torch.float32, device=x.device)
-        launch(kernels.backward_weight, (taps, chunks), x, grad, sums, each, *extent, *sizes, TERMS=terms, **tile,
-               **constants)
+        kernel, grid = (strips.backward_weight, (chunks,)) if few else (kernels.backward_weight, (taps, chunks))
+        launch(kernel, grid, x, grad, sums, each, *extent, *sizes, TERMS=terms, **tile, **constants)
         grads = tuple(None if t is None else torch.empty_like(t) for t in parameters)
         launch(kernels.finish, (taps, ), sums, *_pointers(parameters), *_pointers(grads), chunks, TAPS=taps,
                TERMS=terms, DEGREE=constants['DEGREE'], BASE=constants['BASE'], **preparation)
@@ -152,22 +160,57 @@ def _pointers(parameters: Parameters) -> list[Tensor]:
     return [parameters[0] if t is None else t for t in parameters]
 
 
-@functools.lru_cache(maxsize=256)
-def _tiling(size: tuple[int, ...], last: bool, tile_size: int) -> tuple[int, tuple[int, int], dict[str, int]]:
+def _tiles(size: Sequence[int], last: bool) -> tuple[int, tuple[int, int], dict[str, int]]:
     """How a tensor is divided: number of tiles; of lanes and pixels; these of a tile.
 
     A lane is a plane, or a channel where they come last; pixels are those of a plane, or of all images then.
     """
     batch, channels, height, width = size
     lanes, pixels = (channels, batch * height * width) if last else (batch * channels, height * width)
-    inner = triton.next_power_of_2(min(tile_size // 8, lanes if last else pixels))
-    tile = (inner, tile_size // inner) if last else (tile_size // inner, inner)
-    return triton.cdiv(lanes, tile[0]) * triton.cdiv(pixels, tile[1]), (lanes, pixels), dict(
+    inner = power_of_2(min(TILE // 8, lanes if last else pixels))
+    tile = (inner, TILE // inner) if last else (TILE // inner, inner)
+    return cdiv(lanes, tile[0]) * cdiv(pixels, tile[1]), (lanes, pixels), dict(
         LANES=tile[0], PIXELS=tile[1])
+
+
+Strips = tuple[int, tuple[int, int, int], dict[str, int]]
+"""How pictures are divided: number of tiles; lanes, strips and rows of a strip; what a tile has of them."""
+
+
+def _strips(like: Sequence[int], last: bool, size: Sequence[int], most: int, columns: int, elements: int,
+            degree: int) -> Strips:
+    """``elements`` is how many a thread has of each pixel where channels come last and are loaded together."""
+    batch, channels = like[:2]
+    images, lanes = (batch, channels) if last else (batch * channels, 1)
+    across, rows = cdiv(size[1], columns), min(size[0], most)
+    while rows > 2 and images * lanes * across * cdiv(size[0], rows) < BUSY:
+        rows = cdiv(rows, 2)
+    elements = elements if last and degree <= 3 else 1  # else registers would not do
+    warps = 2 if elements == 4 else 4
+    strips, inner = images * across * cdiv(size[0], rows), min(128, power_of_2(lanes))
+    tile = dict(COLUMNS=columns, LANES=inner, STRIPS=32 * warps * elements // inner, num_warps=warps)
+    return cdiv(lanes, inner) * cdiv(strips, tile['STRIPS']), (lanes, strips, rows), tile
+
+
+def _strips_of_outputs(y: Sequence[int], last: bool, degree: int) -> Strips:
+    return _strips(y, last, y[2:], MAX_ROWS, 4 if last else 2, 4, degree)
+
+
+def _strips_of_gradients(grad: Sequence[int], last: bool, half: bool, degree: int) -> Strips:
+    return _strips(grad, last, grad[2:], MAX_ROWS, 4, 2 if half or degree < 3 else 1, degree)
+
+
+def _strips_of_inputs(x: Sequence[int], last: bool, window: Window, degree: int) -> Strips:
+    """As many rows and columns of the input go together as the stride has."""
+    size = [cdiv(n + p % s, s) for n, p, s in zip(x[2:], window.padding, window.stride, strict=True)]
+    columns = max(1, (4 if last else 2) // window.stride[1])
+    elements = 4 if degree < 3 or columns < 4 else 2
+    return _strips(x, last, size, max(1, MAX_ROWS // (2 * window.stride[0] - 1)), columns, elements, degree)
 
 
 def _constants(weight: torch.Size, base: bool, squash: bool, window: Window, half: bool, last: bool) -> dict:
     names = 'SH', 'SW', 'PH', 'PW', 'DH', 'DW', 'KH', 'KW'
     values = (*window.stride, *window.padding, *window.dilation, *weight[1:])
     return dict(zip(names, values, strict=True), DEGREE=weight[0] - 1, BASE=base, SQUASH=squash,
-                HARDWARE=half and not interpreted(), LAST=last, maxnreg=MAX_REGISTERS)
+                HARDWARE=half and not interpreted(), maxnreg=MAX_REGISTERS,
+                **({} if weight[1:].numel() <= MAX_TAPS else dict(LAST=last)))

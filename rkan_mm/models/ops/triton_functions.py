@@ -93,17 +93,23 @@ def polynomial_slope_step(u, value, slope, slope_before, N: tl.constexpr, STEPS:
 
 
 @triton.jit
-def widths(u, points, inverse, grid, f, there, FUNCTIONS: tl.constexpr, KNOTS: tl.constexpr):
-    """How many widths u lies from the middle of function f, and one over the width; `grid`s broadcast against u.
+def spacing(points, inverse, grid, FUNCTIONS: tl.constexpr, KNOTS: tl.constexpr):
+    """Of grids, which may be a block of them: where the first point lies, and one over the width of a function.
 
     With KNOTS, the splines' order and one, the points are knots: so many more than functions.
     """
     first = points + grid * (FUNCTIONS + KNOTS)
-    point = tl.load(first + f, there, 0.0).to(tl.float32)
+    start = tl.load(first).to(tl.float32)
     if KNOTS:
-        span = tl.load(first + FUNCTIONS + KNOTS - 1).to(tl.float32) - tl.load(first).to(tl.float32)
-        scale = (FUNCTIONS + KNOTS - 1) / span
-        return (u - point) * scale - KNOTS * 0.5, scale
+        return start, (FUNCTIONS + KNOTS - 1) / (tl.load(first + FUNCTIONS + KNOTS - 1).to(tl.float32) - start)
     else:
-        scale = tl.load(inverse + grid).to(tl.float32)
-        return (u - point) * scale, scale
+        return start, tl.load(inverse + grid).to(tl.float32)
+
+
+@triton.jit
+def widths(u, start, scale, points, grid, f, FUNCTIONS: tl.constexpr, KNOTS: tl.constexpr):
+    """How many widths u lies from the middle of function f, given the `spacing` of the grids."""
+    if KNOTS:
+        return (u - start) * scale - (KNOTS * 0.5 + f)
+    else:
+        return (u - tl.load(points + grid * FUNCTIONS + f).to(tl.float32)) * scale

@@ -29,6 +29,16 @@ def launch(kernel: Any, grid: tuple[int, ...], x: Tensor, *args, **constants) ->
 
 
 @functools.cache
+def cdiv(a: int, b: int) -> int:
+    """As Triton's, which takes several microseconds."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The next one, or n itself; likewise."""
+    return 1 << (n - 1).bit_length()
+
+
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which knows no instructions of a GPU."""
     return os.environ.get('TRITON_INTERPRET') == '1'

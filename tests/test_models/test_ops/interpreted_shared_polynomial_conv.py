@@ -69,12 +69,15 @@ def test_prepares_the_parameters_itself(basis, base):
 
 
 @pytest.mark.slow
-def test_several_blocks_in_several_chunks(monkeypatch):
+@pytest.mark.parametrize('size', [3, 5])
+def test_several_blocks_in_several_chunks(size, monkeypatch):
     monkeypatch.setattr(kernels, 'TILE', 512)
-    monkeypatch.setattr(kernels, 'MAX_CHUNKS', 2)
-    x = tensors((3, 5, 9, 13))[0]
-    assert kernels._tiling(x.shape, False, kernels.TILE)[0] == 4
-    first, second = (check(form, tensors((3, 5, 9, 13)), settings()) for _ in range(2))
+    monkeypatch.setattr(kernels, 'MAX_CHUNKS', 1)
+    monkeypatch.setattr(kernels, 'MAX_ROWS', 2)
+    shape, options = (3, 20, 9, 13), settings(padding=(size // 2,) * 2)
+    tiles = kernels._tiles(shape, False) if size > 3 else kernels._strips_of_gradients(shape, False, False, 2)
+    assert tiles[0] > 2
+    first, second = (check(form, tensors(shape, kernel=(size, size)), options) for _ in range(2))
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
 
 

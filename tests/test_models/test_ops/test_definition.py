@@ -66,7 +66,7 @@ def test_linear(basis, options):
 def test_planes(basis, centre):
     layer, x = prepare(KANConv2d(3, 4, 3, basis=basis)), torch.randn(2, 3, 7).double()
     functions, squash = layer.basis.functions(), layer.normalization == 'tanh'
-    found = expand_by_definition(x, functions, 'silu', squash, centre, False)
+    found = expand_by_definition(x, functions, 'silu', squash, centre)
     assert_close(found, layer._planes(x, None, 1, centre), rtol=1e-6, atol=1e-6)
 
 

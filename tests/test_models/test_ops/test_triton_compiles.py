@@ -65,12 +65,12 @@ EXPAND = [('spline3', 8, SINGLE, False), ('spline3', 8, BRAIN, True), ('spline2'
 
 
 @on_each_gpu
-@pytest.mark.parametrize(('kind', 'count', 'dtype', 'last'), EXPAND)
-def test_expand(kind, count, dtype, last, capability):
+@pytest.mark.parametrize(('kind', 'count', 'dtype', 'own'), EXPAND)
+def test_expand(kind, count, dtype, own, capability):
     from rkan_mm.models.ops import expand_triton as kernels
 
-    x = meta(4096, 784, dtype=dtype) if last else meta(32, 64, 3136, dtype=dtype)
-    setting = 'silu', kind == 'polynomial', True, last
+    x = meta(4096, 784, dtype=dtype) if own else meta(32, 64, 3136, dtype=dtype)
+    setting = 'silu', kind == 'polynomial', True
     of = functions(kind, count, x.shape[1])
     check(kernels, capability, lambda: kernels.forward(x, of, setting, dtype),
           lambda grad: kernels.backward(x, of, setting, grad), ['_forward', '_backward'])
