@@ -37,6 +37,18 @@ def _isolated():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the configs of ``small_runs`` read: ``shapes``, drawn, and ``pictures`` in folders of three classes."""
+    from small_runs import make_pictures
+
+    from rkan_mm.datasets.shapes import make_shapes
+    folder = tmp_path_factory.mktemp('small')
+    make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64)
+    make_pictures(folder / 'pictures')
+    return folder
+
+
 @pytest.fixture
 def without_tf32() -> Iterator[None]:
     """Single precision on a GPU in full; a test may set it otherwise."""

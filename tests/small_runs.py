@@ -1,4 +1,35 @@
-"""The texts of small configs, a detector's and a classifier's, for runs in tests."""
+"""Small configs, a detector's and a classifier's, and data for them, for runs in tests."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+
+def make_pictures(folder: Path, count: int = 2) -> Path:
+    """Folders of three classes, ``count`` pictures each, for training and validation."""
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'owl'):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                cv2.imwrite(str(folder / split / name / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    return folder
+
+
+def write_run(folder: Path, name: str, text: str) -> list[str]:
+    """A config and an untrained checkpoint of its model: what `rkan-mm test` takes."""
+    path = folder / f'{name}.py'
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), folder / f'{name}.pth')
+    return [str(path), str(folder / f'{name}.pth')]
+
 
 DETECTOR = """
 default_scope = 'mmdet'

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from mmengine.config import DictAction
+
+from rkan_mm.engine.run_error import PreflightError
 
 OVERRIDE = 'settings of the config; data_root=DIR moves every path below the old data root'
 
@@ -27,11 +32,71 @@ INSTEAD = {
 """What stands here for options of older mm, and for those that others have."""
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not at least 1')
+def at_least(least: int) -> Callable[[str], int]:
+    """For argparse: a whole number of at least so much."""
+    def number(text: str) -> int:
+        if not text.removeprefix('-').isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'expected a whole number of at least {least}, got {text!r}')
+        return int(text)
     return number
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number from 1."""
+    return at_least(1)(text)
+
+
+def part(text: str) -> float:
+    """For argparse: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'expected a number from 0 to 1, got {text!r}')
+    return value
+
+
+def pattern(text: str) -> str:
+    """For argparse: a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is no regular expression: {error}') from error
+    return text
+
+
+def file_to_write(text: str) -> str:
+    """For argparse: a file that can be written, so that no work is done in vain; nothing is made yet."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f'{text!r} is a folder: give the name of a file')
+    folder_to_write(str(path.parent))
+    return text
+
+
+def folder_to_write(text: str) -> str:
+    """For argparse: a folder that is there or can be made, and be written to; nothing is made yet."""
+    path = Path(text)
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} cannot be written ({error.strerror}): choose another') from error
+    return text
+
+
+@contextlib.contextmanager
+def of_the_user(*kinds: type[Exception]) -> Iterator[None]:
+    """Meanwhile errors of these kinds are what the command line asks for and cannot be done.
+
+    Raises:
+        PreflightError: with their text.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise PreflightError(str(error)) from error
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,7 +17,7 @@ from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, load_weights
 from rkan_mm.preflight.building import building
 
-from .command_line import add_cfg_options, command_line
+from .command_line import add_cfg_options, command_line, file_to_write
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
 from .efficientnet_lite import RULES, VERSIONS, classifier, find_efficientnet_lite, timm_names
 from .loading import load_config
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                           '--config configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py')
     parser.add_argument('layout', choices=['residualkan', *PLAIN, LITE], help='whose checkpoint it is')
     parser.add_argument('src', help=f'checkpoint to read; with {LITE} also 0, 1 or 2: that of the installed package')
-    parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument('dst', type=file_to_write, help='checkpoint to write')
     parser.add_argument('--config', help=f'config of the model that will load it; with {LITE} and a number it may be '
                         'left out, for the classifier of ImageNet, whose backbone any config can load')
     add_cfg_options(parser)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.visualization import draw_gallery
 
-from .command_line import command_line
+from .command_line import command_line, of_the_user
 from .runner import load_config, train
 
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     start = time.monotonic()
     root = load_config(args.config).data_root
     console.print(f'[bold]1/4[/] Drawing textured shapes with masks into {root} (usually 10 s)')
-    make_shapes(root)
+    with of_the_user(FileExistsError):
+        make_shapes(root)
     console.print(f'[bold]2/4[/] Training {args.config} from random weights (usually 8 min on two cores); the loss '
                   'should fall from about 5 to below 2')
     runner = train([args.config, *rest])

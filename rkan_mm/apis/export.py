@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +14,7 @@ from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import check_checkpoint
 
-from .command_line import command_line
+from .command_line import add_cfg_options, at_least, command_line, pattern, positive
 from .infer import list_images
 from .runner import add_allow_partial, load_config
 
@@ -54,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
     parser.add_argument('--fp16', action='store_true', help='half precision but for boxes and probabilities')
     parser.add_argument('--int8', nargs='+', default=[], metavar='IMAGE',
                         help='convolutions and matrix products in 8 bits, calibrated on these images or this folder')
-    parser.add_argument('--float-parts', metavar='REGEX', default='',
+    parser.add_argument('--float-parts', type=pattern, metavar='REGEX', default='',
                         help='with --int8: modules, by their name in the file, that remain float')
-    parser.add_argument('--opset', type=int, default=17, help='of ONNX')
+    parser.add_argument('--opset', type=at_least(1), default=17, help='of ONNX')
     parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
                         help='images or a folder to compare on (default: the validation set of the config)')
-    parser.add_argument('--eval-images', type=int, metavar='N',
+    parser.add_argument('--eval-images', type=positive, metavar='N',
                         help='so many of the validation set, evenly spread (default: all)')
     add_allow_partial(parser)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', default={})
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     check_extra(*(['onnx', 'onnxruntime'] if args.format == 'onnx' else []))
     from rkan_mm.deploy import comparison, files

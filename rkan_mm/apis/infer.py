@@ -18,9 +18,11 @@ from rkan_mm.preflight import PreflightError, check_checkpoint
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import dicts_with, scope
 from rkan_mm.preflight.datasets import class_names, data_sets
-from rkan_mm.preflight.weights import load_whole, read_anywhere, warn_in_red
+from rkan_mm.preflight.red import warn_in_red
+from rkan_mm.preflight.values import check_predictions
+from rkan_mm.preflight.weights import load_whole, read_anywhere
 
-from .command_line import add_cfg_options, command_line, positive
+from .command_line import add_cfg_options, command_line, part, positive
 from .runner import add_allow_partial, load_config
 
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
@@ -53,6 +55,7 @@ def list_images(inputs: Sequence[str], broken: list[str] | None = None) -> list[
         else:
             raise PreflightError(f'Image {name!r} does not exist.')
     names, unreadable = {}, []
+    images = list(dict.fromkeys(images))
     for image in images:
         other = names.setdefault(image.stem, image)
         if other != image:
@@ -99,6 +102,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`; ``out_dir`` cannot be
             made.
     """
+    check_predictions(cfg)
     content = read_anywhere(checkpoint)
     cfg = _for_inference(cfg)
     library = scope(cfg)
@@ -114,7 +118,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         else:
             from mmpretrain import ImageClassificationInferencer
             inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
-    warning = load_whole(inferencer.model, content, checkpoint, allow_partial)
+    warning = load_whole(inferencer.model, content, checkpoint, allow_partial, cfg)
     try:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -185,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('image', nargs='+', help='image, or a folder of images')
     parser.add_argument('--out-dir', help='for vis/ and preds/ (default: work_dirs/<config>/infer)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='detections below it are not drawn')
+    parser.add_argument('--score-thr', type=part, help='detections below it are not drawn (default: 0.3)')
     parser.add_argument('--batch-size', type=positive, default=1)
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU where there is one)')
     add_allow_partial(parser)
@@ -193,10 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
+    if args.score_thr is not None and scope(cfg) in ('mmpretrain', 'mmseg'):
+        raise PreflightError(f'--score-thr is of detectors; all that a model of {scope(cfg)} predicts is drawn.')
     broken: list[str] = []
     images = list_images(args.image, broken)
     out_dir = args.out_dir or str(Path(cfg.work_dir) / 'infer')
-    infer(cfg, args.checkpoint, images, out_dir, args.score_thr, args.batch_size, args.device, args.allow_partial)
+    score_thr = 0.3 if args.score_thr is None else args.score_thr
+    infer(cfg, args.checkpoint, images, out_dir, score_thr, args.batch_size, args.device, args.allow_partial)
     print(f'{len(images)} images: pictures in {out_dir}/vis, predictions in {out_dir}/preds')
     if broken:
         print(f'{len(broken)} cannot be read as images and are left out: {", ".join(broken)}', file=sys.stderr)

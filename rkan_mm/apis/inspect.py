@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import check_checkpoint
 
-from .command_line import add_cfg_options, command_line
+from .command_line import add_cfg_options, at_least, command_line, part
 from .infer import list_images
 from .runner import add_allow_partial, load_config
 
@@ -23,28 +22,8 @@ if TYPE_CHECKING:
 SKIPPED = ('formulas', 'metric', 'cam', 'field', 'pruning')  # as inspection.report has them, which imports matplotlib
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """For argparse: a whole number of at least so much."""
-    def number(text: str) -> int:
-        if not text.removeprefix('-').isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'expected a whole number of at least {least}, got {text!r}')
-        return int(text)
-    return number
-
-
 def _images(text: str) -> int | str:
     return text if text == 'all' else at_least(1)(text)
-
-
-def part(text: str) -> float:
-    """For argparse: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'expected a number from 0 to 1, got {text!r}')
-    return value
 
 
 def without_effect(given: Collection[str], skip: Collection[str], model: nn.Module) -> list[str]:

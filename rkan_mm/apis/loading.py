@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import FlexibleRunner, Runner
+from mmengine.utils import import_modules_from_strings
 
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import scope, switches
-from rkan_mm.preflight.weights import warn_in_red
+from rkan_mm.preflight.red import warn_in_red
+from rkan_mm.preflight.values import check_types
 
 from .configs import read_config
 
@@ -40,6 +42,14 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     old_root = cfg.get('data_root')
     with building('--cfg-options do not fit the config'):
         cfg.merge_from_dict(cfg_options or {})
+        # mmengine has imported those of the file alone
+        if any(name.startswith('custom_imports') for name in cfg_options or {}):
+            import_modules_from_strings(**cfg.custom_imports)
+    check_types(cfg)
+    if cfg.get('env_cfg', {}) is None:
+        cfg.pop('env_cfg')
+    if 'launcher' in (cfg_options or {}):
+        raise PreflightError('--cfg-options launcher changes nothing here: give --launcher.')
     if isinstance(old_root, str) and cfg.data_root != old_root:
         cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
     cfg.launcher = launcher

@@ -27,8 +27,9 @@ from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
 from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.run_hook import CheckRunHook
-from rkan_mm.preflight.weights import WeightReportHook, check_pretrained, warn_in_red
+from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
 
 from .command_line import add_cfg_options, command_line
 from .defaults import make_resumable
@@ -172,7 +173,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         check(cfg, training=False)
     check_classification(cfg, training=True)
     checks = CheckRunHook(test=args.test)
-    with safe_loading(), building('The training cannot begin', checks.are_done):
+    with safe_loading(), building('The training cannot begin', checks.has_begun):
         runner, _ = _build(cfg)
         runner.register_hook(checks)
         check_pretrained(runner.model)
@@ -206,7 +207,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     check(cfg, training=False)
     check_classification(cfg, training=False)
     checks = CheckRunHook()
-    with safe_loading(), building('The test cannot begin', checks.are_done):
+    with safe_loading(), building('The test cannot begin', checks.has_begun):
         runner, report = _build(cfg, testing=True, allow_partial=args.allow_partial)
         runner.register_hook(checks)
         metrics = runner.test()

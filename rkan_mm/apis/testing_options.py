@@ -14,18 +14,22 @@ from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.config import kind, scope
 from rkan_mm.preflight.datasets import data_sets
 
+from .command_line import file_to_write, folder_to_write, positive
+
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
 
 
 def add_test_options(parser: argparse.ArgumentParser) -> None:
     """The options of mmdet's and mmpretrain's tools/test.py."""
-    parser.add_argument('--out', help='file for the predictions (.pkl), or for what --out-item says')
+    parser.add_argument('--out', type=file_to_write,
+                        help='file for the predictions (.pkl), or for what --out-item says')
     parser.add_argument('--out-item', choices=['pred', 'metrics'],
                         help='what goes into --out: predictions (default), or the metrics (.json, .yaml or .pkl)')
     parser.add_argument('--show', action='store_true', help='show each picture with its predictions in a window')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows a picture')
-    parser.add_argument('--show-dir', help='folder, within the work dir, for pictures of the predictions')
-    parser.add_argument('--interval', type=int, default=1, help='show or draw every n-th picture')
+    parser.add_argument('--show-dir', type=folder_to_write,
+                        help='folder, within the work dir, for pictures of the predictions')
+    parser.add_argument('--interval', type=positive, default=1, help='show or draw every n-th picture')
     parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     parser.add_argument('--tta', action='store_true',
                         help="test-time augmentation by the config's tta_model and tta_pipeline, else by flipping")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import command_line, folder_to_write, positive
 from rkan_mm.models import SharedKANConv2d
 
 from . import models as benchmark
@@ -241,11 +241,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = (*CASES, *GPU_CASES, 'models', 'scaling')
     parser.add_argument('rows', nargs='*', metavar='ROWS',
                         help=f'of {", ".join(known)}; without any, all but those of {", ".join(GPU_CASES)}')
-    parser.add_argument('--rounds', type=int, default=100, help='of each layer; models take a fifth')
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--batch', type=int, help='in the place of the batch of each layer')
+    parser.add_argument('--rounds', type=positive, default=100, help='of each layer; models take a fifth')
+    parser.add_argument('--threads', type=positive, default=torch.get_num_threads())
+    parser.add_argument('--batch', type=positive, help='in the place of the batch of each layer')
     add_arguments(parser)
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark_layers'))
+    parser.add_argument('--out', type=folder_to_write, default='work_dirs/benchmark_layers',
+                        help='folder for the results (default: work_dirs/benchmark_layers)')
     args = parser.parse_args(argv)
     rows = args.rows or [name for name in known if name not in GPU_CASES]
     if unknown := set(rows) - set(known):
@@ -258,10 +259,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                          for name, cases in {**CASES, **GPU_CASES}.items() if name in rows for case in cases]
     results['models'] = list(models(max(3, args.rounds // 5), running)) if 'models' in rows else []
     results['scaling'] = scaling(max(3, args.rounds // 4), running) if 'scaling' in rows else {}
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / 'layers.json').write_text(json.dumps(results, indent=1))
-    (args.out / 'layers.md').write_text(markdown(results) + '\n')
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'layers.json').write_text(json.dumps(results, indent=1))
+    (out / 'layers.md').write_text(markdown(results) + '\n')
     show(results, Console(width=200))
     if results['scaling']:
-        plot(results['scaling'], args.out / 'scaling.png')
+        plot(results['scaling'], out / 'scaling.png')
     Console(width=150).print(f'written to {args.out}')

@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import at_least, command_line, file_to_write, positive
 from rkan_mm.apis.runner import load_config
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.config import scope
 
 GIB = 2**30
 
@@ -54,13 +56,15 @@ def main(argv: Sequence[str] | None = None) -> float:
     """Command line of tools/memory.py; returns GiB."""
     parser = command_line(__doc__, 'configs/mask-rcnn_rkanet50_fpn_1x_coco.py --batch 16')
     parser.add_argument('config', help='config of a detector')
-    parser.add_argument('--size', type=int, default=640, help='side of the images')
-    parser.add_argument('--batch', type=int, default=8, help='images a GPU')
-    parser.add_argument('--objects', type=int, default=8, help='annotated objects an image')
-    parser.add_argument('--moments', type=int, default=1, help='of the optimizer: 1 for SGD, 2 for Adam')
-    parser.add_argument('--out', type=Path, help='json file for the result')
+    parser.add_argument('--size', type=at_least(32), default=640, help='side of the images')
+    parser.add_argument('--batch', type=positive, default=8, help='images a GPU')
+    parser.add_argument('--objects', type=at_least(0), default=8, help='annotated objects an image')
+    parser.add_argument('--moments', type=at_least(0), default=1, help='of the optimizer: 1 for SGD, 2 for Adam')
+    parser.add_argument('--out', type=file_to_write, help='json file for the result')
     args = parser.parse_args(argv)
     cfg = load_config(args.config)
+    if scope(cfg) != 'mmdet':
+        raise PreflightError(f'{args.config} is of {scope(cfg)}; the memory of detectors of mmdet is counted.')
     init_default_scope(cfg.default_scope)
     model_cfg = cfg.model
     torch.manual_seed(0)
@@ -75,5 +79,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     console.print(table)
     console.print('Kept for the backward pass, counted; to it come the CUDA context, workspaces and what is under way.')
     if args.out:
-        args.out.write_text(json.dumps(dict(config=args.config, size=args.size, batch=args.batch, bytes=total * GIB)))
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        result = dict(config=args.config, size=args.size, batch=args.batch, bytes=total * GIB)
+        Path(args.out).write_text(json.dumps(result))
     return total

@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rkan_mm.apis.command_line import add_cfg_options, command_line
+from rkan_mm.apis.command_line import add_cfg_options, command_line, file_to_write, positive
 from rkan_mm.apis.configs import read_config
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
+from rkan_mm.preflight.config import kind
 
 from .timing import Running, Step, add_arguments, compare, running_of
 
@@ -31,8 +33,9 @@ CPU = Running()
 
 def plain(model_cfg: dict) -> dict:
     """The config without RKAN: the RKANet's inner backbone in its place."""
-    if not model_cfg['backbone']['type'].endswith('RKANet'):
-        raise PreflightError(f"the backbone is {model_cfg['backbone']['type']}; only a RKANet has a plain one inside.")
+    if kind(model_cfg.get('backbone')) != 'RKANet':
+        raise PreflightError(f'The backbone is {kind(model_cfg.get("backbone")) or "not there"}; only a RKANet has a '
+                             'plain one inside. To compare with another config: --baseline CONFIG')
     return {**model_cfg, 'backbone': model_cfg['backbone']['backbone']}
 
 
@@ -103,10 +106,13 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, runni
 
 def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple[Config, Config, dict[str, str]]:
     """The config without RKAN or the other one to compare with, the config itself, and what their rows are called."""
-    cfg = read_config(config)
-    cfg.merge_from_dict(options or {})
+    with building(f'Config {config!r} cannot be read'):
+        cfg = read_config(config)
+        cfg.merge_from_dict(options or {})
     if baseline:
-        return read_config(baseline), cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
+        with building(f'Config {baseline!r} cannot be read'):
+            other = read_config(baseline)
+        return other, cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
     without = copy.deepcopy(cfg)
     without.model.backbone = plain(cfg.model.to_dict())['backbone']
     return without, cfg, {name: each.model.backbone.type for name, each in (('plain', without), ('rkan', cfg))}
@@ -166,17 +172,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_line('Measure a RKANet config beside its plain backbone, in turns',
                           'configs/imagenet/rkan-resnet50_1xb128-100e_in1k.py --train')
     parser.add_argument('config', nargs='+')
-    parser.add_argument('--shape', type=int, nargs=4, metavar=('B', 'C', 'H', 'W'),
+    parser.add_argument('--shape', type=positive, nargs=4, metavar=('B', 'C', 'H', 'W'),
                         help='of the images; 8 3 224 224, with --detector one image of the size of the recipe')
     parser.add_argument('--baseline', help='another config to compare with, instead of the plain backbone')
     parser.add_argument('--train', action='store_true', help='a training step instead of a forward pass')
     parser.add_argument('--detector', action='store_true',
                         help='all of a model with its pre- and post-processing, losses and optimizer, in place of '
                              'backbone and neck')
-    parser.add_argument('--rounds', type=int, default=25)
+    parser.add_argument('--rounds', type=positive, default=25)
     add_arguments(parser)
     add_cfg_options(parser)
-    parser.add_argument('--out', help='json file for the results')
+    parser.add_argument('--out', type=file_to_write, help='json file for the results')
     args = parser.parse_args(argv)
     running = running_of(args, parser)
     results = []

@@ -21,7 +21,7 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import command_line, file_to_write, positive
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 
@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_line('One training step and one prediction of each config on the CPU',
                           'configs/mask-rcnn_rkanet50_fpn_1x_coco.py')
     parser.add_argument('config', nargs='+')
-    parser.add_argument('--images', type=int, default=1, help='images in the batch')
-    parser.add_argument('--out', help='json file for the results')
+    parser.add_argument('--images', type=positive, default=1, help='images in the batch')
+    parser.add_argument('--out', type=file_to_write, help='json file for the results')
     args = parser.parse_args(argv)
     args.config = [find_config(config) for config in args.config]
     out = Path(args.out) if args.out else None

@@ -19,9 +19,14 @@ def subset_coco(source: str | Path, target: str | Path, num_images: int, max_ins
         File names of the images.
 
     Raises:
-        ValueError: there are fewer such images.
+        ValueError: the source is no COCO json, or has fewer such images.
     """
-    content = json.loads(Path(source).read_text())
+    try:
+        content = json.loads(Path(source).read_text())
+        content['images'], content['annotations']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'subset_coco: {source} is no COCO json of instances ({type(error).__name__}: {error})'
+                         ) from error
     annotations: dict[int, list[dict]] = {}
     for annotation in content['annotations']:
         annotations.setdefault(annotation['image_id'], []).append(annotation)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import rkan_mm
 from rkan_mm.inspection.subject import Subject
-from rkan_mm.preflight.weights import warn_in_red
+from rkan_mm.preflight.red import warn_in_red
 
 from . import files
 from .classifier import ClassifierGraph

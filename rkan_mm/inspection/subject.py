@@ -61,7 +61,7 @@ class Subject:
         if not any_model and not kan_layers(self.model):
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
                                  'KANLinear); there is nothing to look into.')
-        self._meta = load_for_testing(self.model, checkpoint, allow_partial).get('meta') or {}
+        self._meta = load_for_testing(self.model, checkpoint, allow_partial, cfg).get('meta') or {}
         try:
             self.model.to(self.device)
         except (AssertionError, RuntimeError) as error:

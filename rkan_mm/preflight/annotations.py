@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ from mmengine.logging import MMLogger
 
 from rkan_mm.engine.run_error import PreflightError
 
+from .boxes import Boxes
 from .faults import Faults
 from .images import check_images
 
@@ -27,9 +29,13 @@ CURES = {  # of a key that an annotation lacks
 }
 
 
+ON_PURPOSE = ' To run all the same: --cfg-options preflight.annotations=False'
+
+
 def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[str], allow_unknown: bool = False,
                       evaluated: bool = True, masks: bool = True, trained: bool = True, ordered: bool = True,
-                      filter_cfg: dict | None = None, turned: bool = True, backend_args: dict | None = None) -> None:
+                      filter_cfg: dict | None = None, turned: bool = True, backend_args: dict | None = None,
+                      labelled: bool = False) -> None:
     """Read a COCO json file once and look at its images; what mmdet would pass over in silence is logged.
 
     Args:
@@ -44,6 +50,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         filter_cfg: what mmdet filters images by.
         turned: whether images are loaded as their EXIF orientation says, as mmcv does unless told otherwise.
         backend_args: of the data set, for ``ann_file``.
+        labelled: whether a pipeline or a metric reads its annotations, so that without any it is of no use.
 
     Raises:
         PreflightError: the file is no COCO json; a class is not in it or in another place; annotations or images lack
@@ -57,8 +64,8 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
     faults.stop()  # what follows needs them
     _check_classes(ann_file, [category['name'] for category in categories.values()], classes, ordered)
     names = {key: category['name'] for key, category in categories.items()}
-    known, unknown, usable, labelled, corners = set(classes), Counter(), set(), set(), Corners()
-    annotations, ids = content.get('annotations', []), Counter()
+    known, unknown, usable, annotated, boxes = set(classes), Counter(), set(), set(), Boxes()
+    annotations, ids, counted = content.get('annotations', []), Counter(), 0
     for annotation in annotations:
         if not isinstance(annotation, dict):
             faults.add('is no dict of an annotation', repr(annotation)[:40], 'take it out')
@@ -77,9 +84,10 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
             faults.add(fault, f'{where}{detail}', cure)
         if found or image is None or not wanted:
             continue
-        labelled.add(annotation['image_id'])
+        annotated.add(annotation['image_id'])
         *_, width, height = annotation['bbox']
-        corners.add(annotation['bbox'], image)
+        boxes.add(annotation, image)
+        counted += not annotation.get('iscrowd')
         if annotation.get('ignore'):
             continue
         if width < 1 or height < 1 or annotation['area'] <= 0:
@@ -95,7 +103,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
     if evaluated and any(key == 0 and key is not False for key in ids):
         faults.add("has the id 0, with which COCO's evaluation counts what matches it as missed", 'an annotation',
                    'number them from 1')
-    corners.judge(faults)
+    boxes.judge(faults)
     if unknown and not allow_unknown:
         many = ', '.join(f'{name!r} ({count})' for name, count in unknown.most_common(5))
         faults.say(f'annotations are of categories that metainfo.classes of the config do not name: {many}. Without '
@@ -103,12 +111,16 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
     faults.stop()
     for line in faults.notes():
         MMLogger.get_current_instance().warning(f'{ann_file}: {line}')
-    left = _filtered(images, labelled, filter_cfg or {})
+    left = _filtered(images, annotated, filter_cfg or {})
     if trained and not left:
         raise PreflightError(f'{ann_file}: none of its {len(images)} images is left after filter_cfg={filter_cfg}; '
                              'lower min_size, or keep images without objects by filter_empty_gt=False')
-    if trained and annotations and not usable & left:
-        raise PreflightError(f'{ann_file}: none of its {len(images)} images has an annotated object to learn from')
+    if trained and (annotations or labelled) and not usable & left:
+        raise PreflightError(f'{ann_file}: none of its {len(images)} images has an annotated object to learn from.'
+                             + (ON_PURPOSE if labelled else ''))
+    if evaluated and labelled and not counted:
+        raise PreflightError(f'{ann_file}: none of its {len(images)} images has an annotated object that COCO\'s '
+                             f'evaluation counts, and each AP would be -1.{ON_PURPOSE}')
     if not annotations:
         MMLogger.get_current_instance().warning(f'{ann_file} has no annotations: nothing can be learned from it but '
                                                 'without labels')
@@ -118,7 +130,11 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
 
 def _read(ann_file: str, backend_args: dict | None) -> dict[str, Any]:
     try:
-        content = json.loads(get(ann_file, backend_args=backend_args))
+        text = get(ann_file, backend_args=backend_args)
+        if text.startswith(codecs.BOM_UTF8):
+            raise PreflightError(f'{ann_file} begins with a byte order mark, which mmdet does not read: save it as '
+                                 'UTF-8 without BOM')
+        content = json.loads(text)
         content['images'], content['categories']
         for part in ('images', 'annotations', 'categories'):
             if not isinstance(content.get(part, []), list):
@@ -212,29 +228,6 @@ def _fits(rle: dict, size: list[int]) -> bool:
 def _outside(box: list[float], image: dict) -> bool:
     x, y, width, height = box
     return x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0
-
-
-class Corners:
-    """Whether boxes are x1, y1, x2, y2 by mistake: read as width and height they reach beyond their images."""
-
-    def __init__(self) -> None:
-        self.beyond, self.possible, self.count = [], True, 0
-
-    def add(self, box: list[float], image: dict) -> None:
-        x, y, width, height = box
-        self.count += 1
-        self.possible = self.possible and x <= width <= image['width'] + 1 and y <= height <= image['height'] + 1
-        if x + width > image['width'] + 1 or y + height > image['height'] + 1:
-            self.beyond.append(f'{box} of {image["file_name"]} ({image["width"]}x{image["height"]})')
-
-    def judge(self, faults: Faults) -> None:
-        if self.possible and 10 * len(self.beyond) > self.count:  # of corners about half would
-            for box in self.beyond:
-                faults.add('reaches beyond its image, and all boxes could be corners x1, y1, x2, y2', box,
-                           'write [x1, y1, x2 - x1, y2 - y1]')
-        else:
-            for box in self.beyond:
-                faults.note('boxes reach beyond their images', box)
 
 
 def _filtered(images: dict, labelled: set, filter_cfg: dict) -> set:

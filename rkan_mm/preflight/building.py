@@ -25,14 +25,36 @@ CURES: tuple[tuple[str, str], ...] = (
     ("doesn't match the size of optimizer's group|different number of parameter groups",
      'the checkpoint is of another optimizer: to begin anew with its weights, --cfg-options load_from=...'),
     ("not supported between instances of 'str' and|Cannot cast scalar from dtype.'<U|invalid literal for int",
-     'a text stands where a number belongs, such as lr=\'0.001\' for lr=0.001'),
+     'a text stands where a number belongs, such as lr=\'0.001\' for lr=0.001, or in an ann_file a name for the '
+     'number of a class'),
     ('None is not a callable object', 'a type in the config has no class; is optim_wrapper.optimizer.type as torch '
                                       'spells it, e.g. SGD or AdamW?'),
     ('[Nn]o NVIDIA driver|not compiled with CUDA enabled', 'this machine has no GPU: --device cpu, or leave it out'),
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
+    ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),
+    ('SLURM_PROCID', 'start it by srun, or leave --launcher out'),
+    ('Unexpected UTF-8 BOM', 'the json begins with a byte order mark: save it as UTF-8 without BOM'),
+    ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
+                                                   'PackDetInputs or PackInputs'),
+    ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
     ('out of memory', 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
 )
 """What may help, by what mm's message holds."""
+
+WITHIN: tuple[tuple[str, str], ...] = (
+    (r"failed to load image: (.+)|No such file or directory: '(.+)'|cannot identify image file '(.+)'",
+     '{} cannot be read: mend it or take it out, then go on with --resume'),
+    (r'!buf.empty\(\)', 'An image file is empty: leave preflight.images on to find it, take it out, then go on with '
+     '--resume'),
+    ('Expected more than 1 value per channel', 'The last batch of an epoch has one image, and a batch norm sees one '
+     'pixel of it: set train_dataloader.drop_last=True, then go on with --resume'),
+    ('out of memory', 'Out of memory: lower train_dataloader.batch_size, then go on with --resume'),
+    ('No space left on device', 'The disk is full: make room, then go on with --resume'),
+    ('DataLoader worker .* (is killed|exited unexpectedly)|unable to (allocate|open) shared memory',
+     'A worker that loads data was killed: lower num_workers, or give the machine (in Docker: --shm-size) more shared '
+     'memory; then go on with --resume'),
+)
+"""What a user can mend in the midst of a run."""
 
 
 @contextlib.contextmanager
@@ -45,6 +67,7 @@ def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[No
 
     Raises:
         PreflightError: with the error's text and, where known, the cure.
+        RunError: a run was stopped by what its user can mend; the other errors of a run stay as they are.
     """
     try:
         yield
@@ -52,7 +75,9 @@ def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[No
         raise
     except Exception as error:
         if done():
-            raise
+            if (sentence := _within(str(error))) is None:
+                raise
+            raise RunError(f'{sentence}.{to_file(traceback.format_exc())}') from error
         text, logged = _text(error), to_file(traceback.format_exc())
         cure = _of_registry(error) or next((cure for pattern, cure in CURES if re.search(pattern, text)), '')
         problem = PreflightError(f'{what}: {text}' + (f' ({cure})' if cure else '') + f'.{logged}')
@@ -74,6 +99,13 @@ def checking(what: str) -> Iterator[None]:
         MMLogger.get_current_instance().warning(f'{what} could not be checked before the run: {_text(error)}')
 
 
+def _within(text: str) -> str | None:
+    for pattern, sentence in WITHIN:
+        if found := re.search(pattern, text):
+            return sentence.format(next(filter(None, found.groups()), ''))
+    return None
+
+
 def _text(error: Exception) -> str:
     """The innermost sentence: mm's registries put one around another."""
     text = ' '.join(str(error).split()).rstrip('. ')
@@ -93,6 +125,9 @@ def _of_registry(error: Exception) -> str | None:
     name, scope, kind = found.groups()
     known = {each for registry in _registries(kind) for each in registry.module_dict}
     near = difflib.get_close_matches(name.rpartition('.')[2], sorted(known), n=3)
+    elsewhere = sorted({registry.scope for registry in _registries(kind) if name in registry.module_dict} - {scope})
+    if elsewhere:
+        return f'{elsewhere[0]} has it: write {elsewhere[0]}.{name}, or is default_scope wrong? It is {scope!r}'
     return (f'did you mean {" or ".join(near)}?' if near else
             f'is the module that has it in custom_imports, and default_scope right? It is {scope!r}')
 

@@ -25,6 +25,7 @@ from rkan_mm.registry import MODELS
 from .building import checking
 from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
+from .values import check_ranges
 
 
 def check(cfg: Config, training: bool) -> None:
@@ -35,6 +36,8 @@ def check(cfg: Config, training: bool) -> None:
         training: whether the run trains (and validates) or tests.
     """
     _check_device()
+    with checking('Values'):
+        check_ranges(cfg, training)
     with checking('Arguments of the model'):
         _check_arguments(cfg)
     with checking('The data sets'):

@@ -16,9 +16,9 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import check_annotations, some
 from .config import built_from, dicts_with, is_mm, kind, switches
+from .images import READERS
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
-READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
 
 
 def data_sets(loader: dict | None) -> Iterator[dict]:
@@ -191,11 +191,13 @@ def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) 
     loader = next((step for step in steps if kind(step) == 'LoadImageFromFile'), None)
     looked_at = on['images'] and loader is not None and loader.get('imdecode_backend', 'cv2') in READERS
     color = (loader or {}).get('color_type', 'color')
+    own = [kind(step) for _, step in dicts_with(dataset.get('pipeline'), 'type')]
     prefix = (dataset.get('data_prefix') or {}).get('img', '')
     check_annotations(
         path, _join(root, prefix) if looked_at and '://' not in prefix else None, classes,
         on['allow_unknown'], evaluated=bool(reading), masks=masks, trained=split == 'train', ordered=on['classes'],
         filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
+        labelled=bool(reading) if split != 'train' else 'LoadAnnotations' in own,
         turned=color in ('color', 'grayscale') and loader.get('imdecode_backend') != 'turbojpeg' if loader else True)
 
 

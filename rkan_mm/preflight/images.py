@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 from mmengine.logging import MMLogger
 from PIL import Image, UnidentifiedImageError
 
+from .config import is_mm
 from .faults import Faults
 
 ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}  # of JPEG and PNG files, by how they begin
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
+READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
+LOOKED_AT = 5000
+"""Images of a data set for classification, at most, that are looked at."""
 
 
 def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
@@ -64,6 +70,38 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
     faults.stop()
     for line in faults.notes():
         MMLogger.get_current_instance().warning(f'{where}: {line}')
+
+
+def check_pictures(dataset: Any, what: str) -> None:
+    """Look at the image files of a data set that is built, of a large one at some, evenly spread.
+
+    Args:
+        dataset: of mmpretrain or ours; others are left alone, and so are images in memory or behind a backend.
+        what: of the run, for messages.
+
+    Raises:
+        PreflightError: an image is missing, torn or no picture.
+    """
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
+             and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
+    if not reads or not is_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
+        return
+    places = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int))
+    names = [str(dataset.get_data_info(int(i)).get('img_path') or '') for i in places]
+    paths = [Path(name) for name in names if name and '://' not in name]
+    faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
+    present = [path for path in paths if path.name in there[path.parent]]
+    for path in paths:
+        if path.name not in there[path.parent]:
+            faults.add('is not there', str(path), 'check data_prefix and ann_file')
+    with ThreadPoolExecutor(16) as pool:
+        looks = list(pool.map(look_at, present))
+    for path, look in zip(present, looks, strict=True):
+        if look is None:
+            faults.add('is torn or no picture', str(path), 'get it anew, or take it out')
+    faults.stop()
 
 
 def look_at(path: Path) -> tuple[int, int, int] | None:

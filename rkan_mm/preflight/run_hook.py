@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
@@ -18,8 +20,10 @@ from .building import checking
 from .classification import check_labels
 from .config import is_mm, switches
 from .datasets import check_same_classes, parts_of
+from .effects import check_apart, check_predicting, check_training, watch_small_maps
+from .fit import innermost
+from .images import check_pictures
 from .trial import check_monitors, try_first
-from .weights import innermost
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 
@@ -38,14 +42,16 @@ class CheckRunHook(Hook):
     priority = 'LOWEST'  # other hooks may prepare the model or the data
 
     def __init__(self, test: bool = False) -> None:
-        self.test, self._done, self._learned = test, False, None
+        self.test, self._begun, self._learned = test, False, None
+        self._end_watch: Callable[[], None] = lambda: None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
         self._learned = meta.get('classes') or meta.get('CLASSES')
 
-    def are_done(self) -> bool:
-        return self._done
+    def has_begun(self) -> bool:
+        """Whether the first step has been taken, so that errors are those of the run."""
+        return self._begun
 
     def before_train(self, runner: Runner) -> None:
         loops = {'train': runner.train_loop}
@@ -53,7 +59,18 @@ class CheckRunHook(Hook):
             loops['validation'] = runner.val_loop
         if self.test:
             loops['test'] = runner.test_loop
+        with checking('What the training would do'):
+            check_training(runner)
         self._check(runner, loops)
+        self._end_watch = watch_small_maps(runner.model, runner.train_loop.dataloader)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if not self._begun:
+            self._begun = True
+            self._end_watch()
+
+    def after_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self._begun = True
 
     def before_test(self, runner: Runner) -> None:
         if not runner.iter:  # no training came before it
@@ -70,17 +87,25 @@ class CheckRunHook(Hook):
             for what, dataset in data.items():
                 with checking(f'Heads and labels of the {what}'):
                     check_heads(model, dataset, what)
+        if on['images'] and is_main_process() and any(base.__name__ == 'BaseClassifier'
+                                                      for base in type(model).__mro__):
+            for what, dataset in data.items():
+                with checking(f'Images of the {what}'):
+                    for part in parts_of(dataset):
+                        check_pictures(part, what)
         for what in [what for what in data if what != 'train']:
             loop = loops[what]
             if on['evaluator']:
                 with checking(f'The evaluator of the {what}'):
+                    check_predicting(loop, what)
                     check_evaluator(loop, what)
+                    if 'train' in data:
+                        check_apart(data['train'], data[what], what)
             if on['trial']:
                 with checking(f'The {what}'):
                     figures = try_first(runner, loop, what)
                     if what == 'validation':
                         check_monitors(runner, figures)
-        self._done = True
 
 
 def _validates(loop: Any) -> bool:

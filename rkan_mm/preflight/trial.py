@@ -20,6 +20,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
+from mmengine.runner.loops import _parse_losses, _update_losses
 from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.engine.loss_check_hook import image_paths
@@ -35,6 +36,8 @@ COCO_FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
+    ('metric item .* is not supported', 'metric_items are such as mAP, mAP_50, mAP_s and AR@100'),
+    ('Calling nonzero on 0d arrays', "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('selected index k out of range|Top-[0-9]+ accuracy is unavailable',
      'topk is more than there are classes: lower it in the evaluator'),
@@ -116,7 +119,8 @@ class Trial:
         model.eval()
         with torch.no_grad(), autocast(enabled=loop.fp16):
             outputs = (model.val_step if type(loop) is ValLoop else model.test_step)(self.batch)
-        figures: list[dict[str, float] | None] = []
+        outputs, losses = _update_losses(outputs, {})
+        figures: list[dict[str, float] | None] = [_parse_losses(losses, 'val') if losses else {}]
         for self.metric in loop.evaluator.metrics:
             figures.append(_figures(self.metric, self.batch, outputs))
         if None in figures or type(loop.evaluator) is not Evaluator:
@@ -153,7 +157,7 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
         if isinstance(scheduler, dict) and str(scheduler.get('type')).startswith('ReduceOnPlateau'):
             waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
     for who, keys in waiting.items():
-        if missing := [key for key in keys if key not in figures and not key.endswith('loss')]:
+        if missing := [key for key in keys if key not in figures]:
             raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives '
                                  f'{", ".join(sorted(figures))}. Name one of these. To run all the same: --cfg-options '
                                  'preflight.trial=False')

@@ -2,141 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
-import warnings
-from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
-from rich.console import Console
 from torch import Tensor, nn
 
 from rkan_mm.engine.safe_loading import read, safe_loading
 from rkan_mm.models import RKANet
 
+from .building import checking
 from .checks import PreflightError, check_checkpoint, load_weights, state_dict_in
-
-
-def summary(names: Collection[str], everything: Collection[str]) -> str:
-    """Names, with the whole module in their place where all of its entries are among them.
-
-    Example:
-        >>> summary(['fc.weight', 'fc.bias', 'neck.bias'], ['fc.weight', 'fc.bias', 'neck.bias', 'neck.weight'])
-        'fc (2), neck.bias'
-    """
-    def parents(name: str) -> list[str]:
-        parts = name.split('.')
-        return ['.'.join(parts[:i + 1]) for i in range(len(parts))]
-
-    here, there = (Counter(parent for name in each for parent in parents(name)) for each in (names, everything))
-    shortest = Counter(next(parent for parent in parents(name) if here[parent] == there[parent]) for name in names)
-    return ', '.join(f'{name} ({count})' if count > 1 else name for name, count in shortest.items())
-
-
-@dataclass
-class Fit:
-    """What becomes of each entry of a checkpoint and of a model; counters of batches in norms are left out.
-
-    Args:
-        loaded: entries that the model takes.
-        new: names in the model that are not in the checkpoint.
-        left: names in the checkpoint that have no place in the model.
-        unfit: names in both, with both shapes, where these differ.
-        text: all of this in a few lines.
-    """
-
-    loaded: int
-    new: list[str]
-    left: list[str]
-    unfit: list[str]
-    text: str
-
-
-def innermost(model: nn.Module) -> nn.Module:
-    """The model within wrappers for several processes and for test-time augmentation, which add nothing to names."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def fit(module: nn.Module, state_dict: dict[str, Tensor]) -> Fit:
-    """What mmengine would load of a state_dict into a model, which stays as it is.
-
-    The modules' own loading is run, so names that they rewrite (a teacher and a student, a plain backbone in a RKANet)
-    and tensors that they resize (position embeddings, grids) count as they will.
-    """
-    module = innermost(module)
-    source = {name.removeprefix('module.'): value for name, value in state_dict.items() if isinstance(value, Tensor)}
-    missing, unexpected, errors = [], [], []
-    target = [name for name in module.state_dict() if not name.endswith('num_batches_tracked')]
-    with _dry(module):
-        _load(module, source, '', getattr(state_dict, '_metadata', {}), missing, unexpected, errors)
-    new = [name for name in target if name in set(missing)]
-    left = [name for name in unexpected if not name.endswith('num_batches_tracked')]
-    unfit = [re.sub(SIZES, _sizes, error.strip()) for error in errors]
-    loaded = len(target) - len(new) - len(unfit)
-    lines = [f'{loaded} of {len(target)} entries of the model are loaded']
-    if new:
-        lines.append(f'{len(new)} are new: {summary(new, target)}')
-    if unfit:
-        lines.append(f'{len(unfit)} do not fit: {", ".join(unfit)}')
-    if left:
-        lines.append(f'{len(left)} of the checkpoint have no place: {summary(left, {*source, *left})}')
-    return Fit(loaded, new, left, unfit, '\n  '.join(lines))
-
-
-SIZES = (r'size mismatch for (.*): copying a param with shape torch.Size\(\[(.*)\]\) from checkpoint, the shape in '
-         r'current model is torch.Size\(\[(.*)\]\).')
-
-
-def _sizes(match: re.Match) -> str:
-    theirs, ours = (tuple(map(int, filter(None, group.split(', ')))) for group in match.groups()[1:])
-    return f'{match[1]} {theirs}, here {ours}'
-
-
-def _load(module: nn.Module, source: dict[str, Tensor], prefix: str, metadata: dict, *found: list[str]) -> None:
-    """As load_state_dict of mmengine, which keeps the lists of what is missing, unexpected and unfit to itself."""
-    module = innermost(module)
-    module._load_from_state_dict(source, prefix, metadata.get(prefix[:-1], {}), True, *found)
-    for name, child in module._modules.items():
-        if child is not None:
-            inside = f'{prefix}{name}.'
-            part = {key: value for key, value in source.items() if key.startswith(inside)}
-            _load(child, part, inside, metadata, *found)
-
-
-@contextlib.contextmanager
-def _dry(model: nn.Module) -> Iterator[None]:
-    """Meanwhile the parameters have no values and the buffers are copies; afterwards all is as it was."""
-    before, stand_ins = {module: {**vars(module)} for module in model.modules()}, {}
-
-    def stand_in(value: Tensor | None) -> Tensor | None:
-        if value is None or isinstance(value, nn.parameter.UninitializedParameter):
-            return value
-        if value not in stand_ins:
-            stand_ins[value] = nn.Parameter(value.detach().to('meta'), value.requires_grad) if isinstance(
-                value, nn.Parameter) else value.detach().clone()
-        return stand_ins[value]
-
-    try:
-        for module in before:
-            for kind in ('_parameters', '_buffers'):
-                vars(module)[kind] = {name: stand_in(value) for name, value in vars(module)[kind].items()}
-            vars(module)['_modules'] = {**module._modules}
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # torch says that copying into such parameters does nothing
-            yield
-    finally:
-        for module, attributes in before.items():
-            vars(module).clear()
-            vars(module).update(attributes)
+from .fit import Fit, fit, innermost, summary
+from .origin import differences
+from .red import warn_in_red
+from .resuming import check_resumed
 
 
 def check_fit(model: nn.Module, path: str) -> None:
@@ -218,13 +102,14 @@ def _zero_blocks(model: nn.Module, new: Collection[str]) -> set[str]:
 
 
 @safe_loading()
-def load_for_testing(model: nn.Module, path: str, allow_partial: bool = False) -> dict:
+def load_for_testing(model: nn.Module, path: str, allow_partial: bool = False, cfg: Config | None = None) -> dict:
     """Load a checkpoint into a model that is to be tested, to predict, to be looked at or to be exported.
 
     Args:
         model: as its config builds it.
         path: file, or an address that mmengine knows.
         allow_partial: print a warning in red instead of raising where the model gets only part of its weights.
+        cfg: of the model, to be compared with the one that the checkpoint was trained with.
 
     Returns:
         The checkpoint, with its ``state_dict`` and, where mm has saved it, ``meta``.
@@ -233,28 +118,35 @@ def load_for_testing(model: nn.Module, path: str, allow_partial: bool = False) -
         PreflightError: see `check_whole`; there is no such file, or it holds more than plain data.
     """
     content = read_anywhere(path)
-    warn_in_red(load_whole(model, content, path, allow_partial))
+    warn_in_red(load_whole(model, content, path, allow_partial, cfg))
     return content
 
 
-def load_whole(model: nn.Module, content: dict, path: str, allow_partial: bool = False) -> str | None:
+def load_whole(model: nn.Module, content: dict, path: str, allow_partial: bool = False,
+               cfg: Config | None = None) -> str | None:
     """Load a checkpoint that has been read; see `check_whole` for arguments, result and errors."""
     state_dict = state_dict_in(content, path)
     warning = check_whole(model, state_dict, path, allow_partial)
     _load_checkpoint_to_model(model, dict(state_dict=state_dict))
-    return warning
+    return _together(warning, _another_origin(content, cfg))
+
+
+def _another_origin(content: dict, cfg: Config | None) -> str | None:
+    if cfg is None:
+        return None
+    with checking('The config that the checkpoint was trained with'):
+        return differences(content, cfg)
+    return None
+
+
+def _together(*warnings: str | None) -> str | None:
+    return ' '.join(filter(None, warnings)) or None
 
 
 def read_anywhere(path: str) -> dict:
     """A checkpoint from the disk or from an address that mmengine knows, as plain data."""
     check_checkpoint(path)
     return CheckpointLoader.load_checkpoint(path, map_location='cpu') if '://' in path else read(path)
-
-
-def warn_in_red(text: str | None) -> None:
-    """Print what the user must know of a result beside it; None is nothing."""
-    if text:
-        Console(highlight=False, soft_wrap=True).print(f'WARNING: {text}', style='bold red', markup=False)
 
 
 class WeightReportHook(Hook):
@@ -280,8 +172,10 @@ class WeightReportHook(Hook):
         weights = checkpoint['state_dict'] = state_dict_in(checkpoint, path)  # where mmengine and its EMAHook look
         if getattr(runner, '_resume', False):
             _refuse_another(model, weights, path)
+            check_resumed(runner, checkpoint, path)
         if self.testing:
-            self.warning = check_whole(model, weights, path, self.allow_partial)
+            self.warning = _together(check_whole(model, weights, path, self.allow_partial),
+                                     _another_origin(checkpoint, runner.cfg))
         _report(model, weights, path, 'the model')
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import at_least, command_line, file_to_write, positive
 from rkan_mm.preflight import PreflightError
 
 from .report import markdown, plot, publish
@@ -64,12 +64,13 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                           'configs/ckan/tables/ckan_fmnist.yml --rows "CNN*" --jobs 2')
     parser.add_argument('table', help='yaml file, e.g. configs/ckan/tables/ckan_fmnist.yml')
     parser.add_argument('--rows', nargs='+', default=['*'], metavar='PATTERN', help='names of rows, with wildcards')
-    parser.add_argument('--seeds', nargs='+', type=int, help='instead of those of the table')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at the same time, each on its share of the cores')
+    parser.add_argument('--seeds', nargs='+', type=at_least(0), help='instead of those of the table')
+    parser.add_argument('--jobs', type=positive, default=1, help='runs at a time, each on its share of the cores')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument('--gpus', type=int, default=1, help='for a run, with a launcher')
+    parser.add_argument('--gpus', type=positive, default=1, help='for a run, with a launcher')
     parser.add_argument('--collect', action='store_true', help='run nothing, only write the tables and the plot')
-    parser.add_argument('--record', help='csv file of the runs (default: logs/<table>.csv of the topic)')
+    parser.add_argument('--record', type=file_to_write,
+                        help='csv file of the runs (default: logs/<table>.csv of the topic)')
     args = parser.parse_args(argv)
     table = Table(args.table, args.record)
     wanted = table.runs(args.rows, args.seeds)

@@ -5,14 +5,9 @@ import shlex
 import shutil
 from collections import OrderedDict
 
-import cv2
-import numpy as np
 import pytest
-import torch
-from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, DefaultScope
-from small_runs import CLASSIFIER, DETECTOR
+from small_runs import CLASSIFIER, DETECTOR, make_pictures, write_run
 
 from rkan_mm import cli
 from rkan_mm.datasets.shapes import make_shapes
@@ -82,7 +77,7 @@ MISTAKES = {
     f'infer {DET} shapes/annotations': "Folder 'shapes/annotations' has no image",
     'infer det.py cls.pth shapes/val': 'entries of the model are not in it',
     f'infer {DET} shapes/val --device gpu': 'devices are called cpu, cuda or cuda:0',
-    f'infer {DET} shapes/val --batch-size 0': 'argument --batch-size: 0 is not at least 1',
+    f'infer {DET} shapes/val --batch-size 0': "--batch-size: expected a whole number of at least 1, got '0'",
     f'infer {DET} shapes/val --out-dir notes.txt': "--out-dir 'notes.txt' cannot be made .*choose another",
     'convert torchvison det.pth out.pth': "invalid choice: 'torchvison'",
     'convert torchvision det.pth out.pth --config det.py': 'none of the source keys is one of the model',
@@ -91,6 +86,53 @@ MISTAKES = {
     f'inspect {CLS}': 'ImageClassifier has no KAN layer',
     'memory gone.py': "Config 'gone.py' does not exist",
     'subset-coco gone.json out.json': 'gone.json',
+    'train det.py --cfg-options train_cfg.max_epochs=0': 'train_cfg.max_epochs=0: nothing would be trained. Give at le',
+    'train det.py --cfg-options train_cfg.val_interval=0': 'val_interval=0: give at least 1, or --no-validate',
+    'train det.py --cfg-options train_dataloader.batch_size=9 train_dataloader.drop_last=True':
+        'batch_size=9 with drop_last=True leaves no batch of 2 images: lower batch_size',
+    'train det.py --cfg-options default_hooks.checkpoint.save_best=loss': 'waits for loss, and the validation gives co',
+    'train cls.py --cfg-options custom_hooks.type=EMAHook': 'custom_hooks is of type ConfigDict, .*wants a list: custo',
+    'train det.py --cfg-options train_cfg=3': "train_cfg is of type int, '3'; mmengine wants a dict",
+    'train det.py --cfg-options preflight=False': 'one for each check, such as preflight.trial=False',
+    'train det.py --cfg-options launcher=pytorch': '--cfg-options launcher changes nothing here: give --launcher',
+    'train det.py --cfg-options custom_imports.imports=gone custom_imports.allow_failed_imports=False':
+        'ImportError: Failed to import gone',
+    'train det.py --cfg-options train_dataloader.dataset.pipeline=[]': 'let it end with PackDetInputs or PackInputs',
+    'train det.py --launcher pytorch': 'start it by torchrun --nproc-per-node N, or leave --launcher out',
+    'train cls.py --cfg-options default_scope=mmdet': 'mmpretrain has it: write mmpretrain.ImageClassifier, or is def',
+    f'test {DET} --interval 0 --show-dir drawn': "argument --interval: expected a whole number of at least 1, got '0'",
+    f'test {DET} --out notes.txt/a.pkl': "--out: 'notes.txt' cannot be written .Not a directory.: choose another",
+    f'test {DET} --cfg-options model.test_cfg.score_thr=2': 'score_thr=2 leaves no prediction: scores are from 0 to 1',
+    f'test {DET} --cfg-options test_evaluator.metric=[]': 'metric is empty, and nothing would be measured',
+    f'test {DET} --cfg-options test_evaluator.metric_items=[AP]': '.metric_items are such as mAP',
+    f'test {DET} --cfg-options test_dataloader.sampler.type=InfiniteSampler': 'The test would never end: its sampler',
+    f'test {DET} --cfg-options test_dataloader.batch_size=3 test_dataloader.drop_last=True':
+        'The test would leave out 2 of 2 images: set drop_last=False',
+    f'infer {DET} shapes/val --score-thr 2': "--score-thr: expected a number from 0 to 1, got '2'",
+    f'infer {CLS} pictures/val/cat --score-thr 0.5': '--score-thr is of detectors; all that a model of mmpretrain pred',
+    f'export {CLS} out.onnx --eval-images 0': '--eval-images: expected a whole number of at least 1',
+    f'export {CLS} out.onnx --float-parts (': "--float-parts: '.' is no regular expression: missing",
+    f'export {CLS} out.onnx --cfg-options a=b c': "--cfg-options takes KEY=VALUE, .*and got 'c'",
+    'memory cls.py': 'cls.py is of mmpretrain; the memory of detectors of mmdet is counted',
+    'memory det.py --batch 0': '--batch: expected a whole number of at least 1',
+    'benchmark gone.py': "Config 'gone.py' does not exist",
+    'benchmark cls.py': 'The backbone is ResNet; only a RKANet has a plain one inside. .*--baseline CONFIG',
+    'benchmark unclosed.py': "Config 'unclosed.py' cannot be read",
+    'benchmark det.py --rounds 0': "--rounds: expected a whole number of at least 1, got '0'",
+    'benchmark det.py --shape 1 3 64': 'argument --shape: expected 4 arguments',
+    'benchmark det.py --batch 8': 'unrecognized arguments: --batch 8',
+    'benchmark det.py --out notes.txt/a.json': "--out: 'notes.txt' cannot be written",
+    'benchmark-layers kan': 'no rows kan; there are shared, conv, linear',
+    'benchmark-layers linear --threads 0': '--threads: expected a whole number of at least 1',
+    'benchmark-steps gone': "Config 'gone' does not exist",
+    'make-shapes new --num-train 0': '--num-train: expected a whole number of at least 1',
+    'make-shapes new --size 32': '--size: expected a whole number of at least 64',
+    'make-shapes new --seed -1': '--seed: expected a whole number of at least 0',
+    'make-shapes pictures': 'pictures exists and holds no shapes data set; name another folder',
+    'make-shapes notes.txt': "'notes.txt' cannot be written .Not a directory.: choose another",
+    'demo --config cls.py': 'pictures exists and holds no shapes data set; name another folder',
+    'subset-coco shapes/shapes.json out.json': "shapes/shapes.json is no COCO json of instances .KeyError: 'images'",
+    'subset-coco shapes/annotations/val.json out.json --num-images 0': 'expected a whole number of at least 1',
     'trian det.py': "no command 'trian'; did you mean 'train'",
 }
 
@@ -100,16 +142,9 @@ def folder(tmp_path_factory):
     """What a user may have in a folder."""
     path = tmp_path_factory.mktemp('user')
     make_shapes(path / 'shapes', num_train=2, num_val=2, size=64)
-    rng = np.random.default_rng(0)
-    for name in ('cat', 'dog', 'owl'):
-        for split in ('train', 'val'):
-            (path / 'pictures' / split / name).mkdir(parents=True)
-            cv2.imwrite(str(path / 'pictures' / split / name / '0.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    make_pictures(path / 'pictures')
     for name, text in (('det', DETECTOR), ('cls', CLASSIFIER)):
-        (path / f'{name}.py').write_text(text)
-        cfg = Config.fromfile(path / f'{name}.py')
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path / f'{name}.pth')
+        write_run(path, name, text)
     for name, (right, wrong) in CONFIGS.items():
         assert right in DETECTOR
         (path / f'{name}.py').write_text(DETECTOR.replace(right, wrong))

@@ -4,46 +4,28 @@ import json
 import pickle
 
 import cv2
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from small_runs import CLASSIFIER, DETECTOR
+from mmengine.registry import MODELS
+from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
-from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError
 
 
 @pytest.fixture(scope='module')
-def detector(tmp_path_factory):
+def detector(small_data, tmp_path_factory):
     """Config and untrained checkpoint of a detector, on data that are there."""
-    folder = tmp_path_factory.mktemp('detector')
-    data = make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64)
-    return written(folder / 'detector.py', DETECTOR.replace("'shapes'", repr(str(data))))
+    return write_run(tmp_path_factory.mktemp('detector'), 'detector',
+                     DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))))
 
 
 @pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('classifier')
-    rng = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        for name in ('cat', 'dog', 'owl'):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(2):
-                cv2.imwrite(str(folder / split / name / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
-    return written(folder / 'classifier.py', CLASSIFIER.replace("'pictures'", repr(str(folder))))
-
-
-def written(path, text):
-    path.write_text(text)
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path.parent / 'random.pth')
-    return [str(path), str(path.parent / 'random.pth')]
+def classifier(small_data, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp('classifier'), 'classifier',
+                     CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))))
 
 
 @pytest.mark.parametrize('kind', ['detector', 'classifier'])

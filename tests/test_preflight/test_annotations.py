@@ -135,14 +135,54 @@ def test_a_size_that_is_not_the_files(damaged):
         damaged(change_first(width=65), masks=False)
 
 
-def test_boxes_as_corners(damaged):
-    def corners(content):
-        for annotation in content['annotations']:
-            x, y, width, height = annotation['bbox']
-            annotation['bbox'] = [x, y, x + width, y + height]
+BOXES = {  # what boxes are written as, and what is said
+    'corners': (lambda x, y, width, height: [x, y, x + width, y + height],
+                'reaches beyond its image, and all boxes could be corners x1, y1, x2, y2'),
+    'centres': (lambda x, y, width, height: [x + width / 2, y + height / 2, width, height],
+                'reaches beyond its image, and no box would as centre x, y, width, height .*: write .x - width / 2'),
+    'parts': (lambda *box: [side / 64 for side in box],
+              r'each of \d+ annotations has boxes of no more than one pixel: where they are parts of width and height'),
+}
 
-    with pytest.raises(PreflightError, match='reaches beyond its image, and all boxes could be corners x1, y1, x2, y2'):
-        damaged(corners)
+
+@pytest.mark.parametrize('kind', BOXES)
+def test_boxes_that_are_written_in_another_way(damaged, kind):
+    change, message = BOXES[kind]
+
+    def changed(content):
+        for annotation in content['annotations']:
+            annotation['bbox'] = change(*annotation['bbox'])
+
+    with pytest.raises(PreflightError, match=message):
+        damaged(changed, trained=False)
+
+
+def all_crowds(content):
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+
+
+def without_labels(content):
+    content.pop('annotations')
+    for image in content['images']:
+        image['file_name'] = f'gone/{image["file_name"]}'
+
+
+@pytest.mark.parametrize(('change', 'needs', 'message'), [
+    (without_labels, dict(labelled=True), 'none of its 3 images has an annotated object to learn from. To run all the'),
+    (annotate_nothing, dict(labelled=True, trained=False), "object that COCO's evaluation counts, and each AP"),
+    (all_crowds, dict(labelled=True, trained=False), "object that COCO's evaluation counts, and each AP would be -1"),
+])
+def test_labels_that_are_read_are_there(damaged, change, needs, message):
+    """The lack of labels is said first, whatever else there is to say of the images."""
+    with pytest.raises(PreflightError, match=message):
+        damaged(change, **needs)
+
+
+def test_a_byte_order_mark(drawn, tmp_path):
+    (tmp_path / 'bom.json').write_bytes(b'\xef\xbb\xbf' + (drawn / 'annotations/train.json').read_bytes())
+    with pytest.raises(PreflightError, match='begins with a byte order mark, .* save it as UTF-8 without BOM'):
+        check_annotations(str(tmp_path / 'bom.json'), None, CLASSES)
 
 
 @pytest.mark.parametrize(('change', 'said'), [
@@ -151,6 +191,8 @@ def test_boxes_as_corners(damaged):
     (set_first(bbox=[-3, 3, 90, 9]), r'1 boxes reach beyond their images: \[-3, 3, 90, 9\] of \d+.png \(64x64\)'),
     (lambda content: content.pop('annotations'), 'has no annotations: nothing can be learned from it but with'),
     (annotate_nothing, 'has no annotations'),
+    (lambda content: content['annotations'].append(dict(content['annotations'][0], id=999)),
+     'objects are annotated more than once, by the same box; all but one count as missed .* in the images: 1'),
 ])
 def test_what_mmdet_passes_over_is_logged(damaged, monkeypatch, change, said):
     warnings = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mmengine.logging import MMLogger
 from PIL import Image
-from small_runs import CLASSIFIER, DETECTOR
+from small_runs import CLASSIFIER, DETECTOR, make_pictures
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
@@ -17,9 +17,9 @@ from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError
 
 
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    return make_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=2, num_val=2, size=64)
+@pytest.fixture
+def shapes(small_data):
+    return small_data / 'shapes'
 
 
 @pytest.fixture
@@ -155,13 +155,7 @@ def test_a_checkpoint_that_learned_the_classes_in_another_order(train, shapes, t
 
 @pytest.fixture
 def classify(tmp_path):
-    rng = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        for name in ('cat', 'dog', 'owl'):
-            folder = tmp_path / 'pictures' / split / name
-            folder.mkdir(parents=True)
-            for i in range(2):
-                cv2.imwrite(str(folder / f'{i}.png'), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    make_pictures(tmp_path / 'pictures')
     (tmp_path / 'classifier.py').write_text(CLASSIFIER)
     return lambda *options: runner.train([
         str(tmp_path / 'classifier.py'), '--work-dir', str(tmp_path / 'work'), '--cfg-options',

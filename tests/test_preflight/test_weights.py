@@ -23,7 +23,8 @@ from rkan_mm.apis.loading import _move
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.weights import check_pretrained, fit, summary
+from rkan_mm.preflight.fit import fit, summary
+from rkan_mm.preflight.weights import check_pretrained
 
 NARROW = dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8)
 

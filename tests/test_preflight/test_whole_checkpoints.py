@@ -13,7 +13,8 @@ from torch import nn
 from rkan_mm.apis import infer, runner
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError, check_fit, load_for_testing
-from rkan_mm.preflight.weights import check_whole, fit
+from rkan_mm.preflight.fit import fit
+from rkan_mm.preflight.weights import check_whole
 
 RESNET = dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4, norm_eval=False)
 RKAN = dict(type='rkan_mm.RKANet', backbone=RESNET)

@@ -1,0 +1,136 @@
+"""Runs that would come to nothing, or to figures of other data than it seems: found once all is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader, IterableDataset
+
+from rkan_mm.engine.resume_state import sampler_of
+from rkan_mm.engine.run_error import PreflightError
+
+from .config import is_mm
+from .datasets import parts_of
+from .red import warn_in_red
+
+LOOKED_UP = 1000
+"""Images of the training, evenly spread, that are looked for among those of the validation."""
+
+
+def check_training(runner: Runner) -> None:
+    """Raise `PreflightError` if a training would take no step; warn in red where nothing would be learned or kept."""
+    loop, wrapper = runner.train_loop, runner.optim_wrapper
+    _check_batches(loop.dataloader)
+    name, done, unit = (('max_iters', runner.iter, 'iterations') if isinstance(loop, IterBasedTrainLoop) else
+                        ('max_epochs', runner.epoch, 'epochs'))
+    last = getattr(loop, f'_{name}', None)
+    if isinstance(last, (int, float)):
+        if last < 1:
+            raise PreflightError(f'train_cfg.{name}={last}: nothing would be trained. Give at least 1.')
+        if done >= last:
+            warn_in_red(f'Nothing is left to train: {done} {unit} are done, and train_cfg.{name} is {last}. To go on, '
+                        'raise it.')
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.interval < 1 and not hook.save_last and not hook.save_best:
+            warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
+                        'save_last=False and no save_best.')
+    if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
+        warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
+    if isinstance(wrapper, OptimWrapper):
+        if all(group.get('initial_lr', group.get('lr', 1)) == 0 for group in wrapper.param_groups):
+            warn_in_red('Nothing will be learned: the lr of all parameters is 0.')
+        limit = (getattr(wrapper, 'clip_grad_kwargs', None) or {}).get('max_norm', 1)
+        if limit <= 0:
+            warn_in_red(f'Nothing will be learned: optim_wrapper.clip_grad.max_norm={limit} makes all gradients 0.')
+
+
+def _size(loader: Any) -> int | None:
+    """Samples that a loader takes in an epoch, in this process; None where that cannot be known."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    sampler = sampler_of(loader)
+    try:
+        return None if isinstance(sampler, InfiniteSampler) else len(sampler)
+    except TypeError:
+        return None
+
+
+def _check_batches(loader: Any) -> None:
+    size = _size(loader)
+    if size and loader.batch_size and loader.drop_last and size < loader.batch_size:
+        raise PreflightError(f'train_dataloader: batch_size={loader.batch_size} with drop_last=True leaves no batch of '
+                             f'{size} images: lower batch_size, or leave drop_last out.')
+
+
+def check_predicting(loop: Any, what: str) -> None:
+    """Raise `PreflightError` if a validation or test would have no end, or would leave out images.
+
+    Args:
+        loop: mmengine's or the user's.
+        what: ``'validation'`` or ``'test'``, for messages.
+    """
+    loader = loop.dataloader
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    if isinstance(sampler_of(loader), InfiniteSampler) and is_mm(type(loop)):
+        raise PreflightError(f'The {what} would never end: its sampler is an InfiniteSampler. Give '
+                             "sampler=dict(type='DefaultSampler', shuffle=False).")
+    size = _size(loader)
+    if size and loader.batch_size and loader.drop_last and (left_out := size % loader.batch_size):
+        raise PreflightError(f'The {what} would leave out {left_out} of {size} images: set drop_last=False. To run all '
+                             'the same: --cfg-options preflight.evaluator=False')
+
+
+def check_apart(trained: Any, predicted: Any, what: str) -> None:
+    """Warn in red if images of the training are among those of a validation or test."""
+    if not all(is_mm(type(part)) for dataset in (trained, predicted) for part in (dataset, *parts_of(dataset))):
+        return
+    places = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), LOOKED_UP)).round().astype(int))
+    mine = {_path(trained, int(i)) for i in places} - {None}
+    both = sorted(path for path in mine & {_path(predicted, i) for i in range(len(predicted))} if path) if mine else []
+    if both:
+        warn_in_red(f'{len(both)} of {len(mine)} images of the training that were looked up are in the {what} as well, '
+                    f'such as {both[0]}: its figures will be those of images that are known.')
+
+
+def _path(dataset: Any, i: int) -> str | None:
+    return dataset.get_data_info(i).get('img_path') if hasattr(dataset, 'get_data_info') else None
+
+
+def watch_small_maps(model: nn.Module, loader: Any) -> Callable[[], None]:
+    """Where the last batch of an epoch is one image, stop the first step at a batch norm that could not take it.
+
+    Returns:
+        What ends the watch; call it after the first step.
+    """
+    size = _size(loader)
+    if not size or not loader.batch_size or loader.batch_size < 2 or loader.drop_last or size % loader.batch_size != 1:
+        return lambda: None
+
+    def look(norm: nn.Module, inputs: tuple) -> None:
+        if norm.training and inputs[0].numel() == inputs[0].shape[0] * inputs[0].shape[1]:
+            raise PreflightError(
+                f'The last of {math.ceil(size / loader.batch_size)} batches has one image, and a batch norm for '
+                f'{inputs[0].shape[1]} channels sees one pixel of it, of which it has no variance: set '
+                'train_dataloader.drop_last=True, or another batch_size.')
+
+    handles = [norm.register_forward_pre_hook(look) for norm in _norms(model)]
+
+    def end() -> None:
+        for handle in handles:
+            handle.remove()
+    return end
+
+
+def _norms(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, _BatchNorm)
+            and not isinstance(module, nn.SyncBatchNorm))

@@ -1,0 +1,11 @@
+"""Warnings that must not be missed: in red, beside the result."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def warn_in_red(text: str | None) -> None:
+    """Print what the user must know of a result beside it; None is nothing."""
+    if text:
+        Console(highlight=False, soft_wrap=True).print(f'WARNING: {text}', style='bold red', markup=False)

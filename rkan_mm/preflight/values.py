@@ -1,0 +1,64 @@
+"""Parts of a config of another type than mmengine asks for, and values with which a run gives nothing."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from rkan_mm.engine.run_error import PreflightError
+
+from .config import dicts_with, kind, switches
+
+TYPES: dict[str, type] = {
+    **dict.fromkeys(('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
+                     'test_cfg', 'optim_wrapper', 'default_hooks', 'env_cfg', 'randomness', 'log_processor',
+                     'auto_scale_lr', 'visualizer', 'tta_model', 'preflight'), dict), 'custom_hooks': list}
+"""What the top of a config holds, where it is given."""
+
+IN_QUESTION = ' To run all the same: --cfg-options preflight.options=False'
+
+
+def check_types(cfg: Config) -> None:
+    """Raise `PreflightError` if a part on top of a config has another type than mmengine asks for."""
+    for name, wanted in TYPES.items():
+        value = cfg.get(name)
+        if value is None or isinstance(value, (list, tuple) if wanted is list else wanted):
+            continue
+        if name == 'preflight' and value is False:
+            raise PreflightError('preflight=False is no switch; there is one for each check, such as '
+                                 'preflight.trial=False: see docs/checks.md')
+        example = "[dict(type='EMAHook')]" if wanted is list else 'dict(...)'
+        raise PreflightError(f'{name} is of type {type(value).__name__}, {str(value)[:60]!r}; mmengine wants a '
+                             f'{wanted.__name__}: {name}={example}')
+
+
+def check_ranges(cfg: Config, training: bool) -> None:
+    """Raise `PreflightError` at a value with which nothing is predicted, validated or measured.
+
+    Args:
+        cfg: config of a mmengine runner.
+        training: whether the run trains (and validates) or tests.
+    """
+    if not switches(cfg)['options']:
+        return
+    if training and (cfg.get('train_cfg') or {}).get('val_interval') == 0:
+        raise PreflightError('train_cfg.val_interval=0: give at least 1, or --no-validate for no validation.')
+    check_predictions(cfg)
+    for split in ('val',) if training else ('test',):
+        for path, evaluator in dicts_with(cfg.get(f'{split}_evaluator'), 'type'):
+            if kind(evaluator).endswith('CocoMetric') and evaluator.get('metric', 'bbox') in ([], (), ''):
+                raise PreflightError(f'{".".join(filter(None, (f"{split}_evaluator", path)))}: metric is empty, and '
+                                     f'nothing would be measured: give bbox, or [bbox,segm].{IN_QUESTION}')
+
+
+def check_predictions(cfg: Config) -> None:
+    """Raise `PreflightError` if the test_cfg of a detector leaves no box."""
+    if not switches(cfg)['options']:
+        return
+    for key, is_idle, cure in (('score_thr', lambda value: value > 1, 'scores are from 0 to 1'),
+                               ('nms_pre', lambda value: value == 0, 'give at least 1'),
+                               ('max_per_img', lambda value: value == 0, 'give at least 1')):
+        for path, part in dicts_with((cfg.get('model') or {}), key):
+            where, value = f'model.{path}.{key}', part[key]
+            two_stage = key == 'max_per_img' and path.endswith('rcnn')  # for which 0 is no limit
+            if 'test_cfg' in path and isinstance(value, (int, float)) and is_idle(value) and not two_stage:
+                raise PreflightError(f'{where}={value} leaves no prediction: {cure}.{IN_QUESTION}')

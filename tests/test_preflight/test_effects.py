@@ -1,0 +1,92 @@
+"""Runs that would come to nothing, or to figures of other data, are stopped or told in red."""
+
+import pytest
+from small_runs import CLASSIFIER, DETECTOR, make_pictures
+
+from rkan_mm.apis import runner
+from rkan_mm.engine import RunError
+from rkan_mm.preflight import PreflightError
+
+
+@pytest.fixture
+def train(small_data, tmp_path):
+    """Train one of the small configs; returns what was printed."""
+    texts = {'det': DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))),
+             'cls': CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures')))}
+
+    def run(name, *options, flags=()):
+        (tmp_path / f'{name}.py').write_text(texts[name])
+        return runner.train([str(tmp_path / f'{name}.py'), '--work-dir', str(tmp_path / 'work'), *flags,
+                             *(['--cfg-options', *options] if options else [])])
+    return run
+
+
+RED = {
+    'no checkpoint': (['default_hooks.checkpoint.interval=0', 'default_hooks.checkpoint.save_last=False'],
+                      'No checkpoint will be kept: default_hooks.checkpoint has interval=0, save_last=False and no'),
+    'no step': (['optim_wrapper.optimizer.lr=0'], 'Nothing will be learned: the lr of all parameters is 0.'),
+    'no gradient': (['optim_wrapper.clip_grad.max_norm=0'], 'optim_wrapper.clip_grad.max_norm=0 makes all gradients 0'),
+    'validated by what it learned': (
+        ['train_dataloader.dataset.ann_file=annotations/val.json', 'train_dataloader.dataset.data_prefix.img=val'],
+        '2 of 2 images of the training that were looked up are in the validation as well, such as '),
+}
+
+
+@pytest.mark.parametrize('case', RED)
+def test_in_red(train, capsys, case):
+    options, said = RED[case]
+    train('det', *options)
+    assert f'{said}' in capsys.readouterr().out.replace('WARNING: ', '')
+
+
+def test_a_sound_run_says_nothing(train, capsys):
+    train('det')
+    assert 'WARNING: ' not in capsys.readouterr().out
+
+
+def test_going_on_with_what_the_checkpoint_has(train, capsys):
+    train('cls')
+    capsys.readouterr()
+    train('cls', flags=['--resume'])
+    assert ('WARNING: Nothing is left to train: 1 epochs are done, and train_cfg.max_epochs is 1. To go on, raise it.'
+            in capsys.readouterr().out)
+    done = train('cls', 'train_cfg.max_epochs=2', 'optim_wrapper.optimizer.lr=0.5', flags=['--resume'])
+    assert ('WARNING: --resume goes on with the lr of the checkpoint, 0.01; that of the config, 0.5, changes nothing.'
+            in capsys.readouterr().out)
+    assert done.optim_wrapper.param_groups[0]['lr'] == 0.01
+    with pytest.raises(PreflightError, match='is another than AdamW: it has no betas, eps. Resume with the optimizer'):
+        train('cls', 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.type=AdamW', flags=['--resume'])
+
+
+def test_a_last_batch_of_one_image(train):
+    """With 32 pixels and a stride of 32 the last norms see one pixel; with 64 they see four."""
+    with pytest.raises(PreflightError, match='The last of 2 batches has one image, and a batch norm for 32 channels '
+                                             'sees one pixel of it'):
+        train('cls', 'train_dataloader.batch_size=5')
+    train('cls', 'train_dataloader.batch_size=5', 'train_dataloader.drop_last=True')
+
+
+@pytest.mark.parametrize(('spoil', 'message'), [
+    (lambda path: path.write_bytes(path.read_bytes()[:60]), 'CustomDataset of the train: .*0.png is torn or no pict'),
+    (lambda path: path.write_bytes(b''), '0.png is torn or no picture: get it anew, or take it out. To run all')
+])
+def test_torn_pictures_of_a_classifier(train, tmp_path, spoil, message):
+    spoil(make_pictures(tmp_path / 'torn') / 'train/dog/0.png')
+    with pytest.raises(PreflightError, match=message):
+        train('cls', f'data_root={tmp_path / "torn"}')
+
+
+def test_pictures_that_a_list_names_and_that_are_not_there(train, tmp_path):
+    (tmp_path / 'list.txt').write_text('cat/0.png 0\ndog/9.png 1\nowl/8.png 2\n')
+    with pytest.raises(PreflightError, match=r'dog/9.png, .*owl/8.png is not there \(2 are so\): check data_prefix'):
+        train('cls', f'train_dataloader.dataset.ann_file={tmp_path / "list.txt"}')
+
+
+def test_a_picture_that_breaks_in_the_midst_of_a_run(train, tmp_path):
+    """What the checks did not see ends in one sentence, too."""
+    folder = make_pictures(tmp_path / 'torn')
+    torn = folder / 'train/dog/1.png'
+    torn.write_bytes(torn.read_bytes()[:60])
+    with pytest.raises(RunError, match=r'dog/1.png cannot be read: mend it or take it out, then go on with --resume'):
+        train('cls', f'data_root={folder}', 'preflight.images=False', 'train_dataloader.sampler.shuffle=False',
+              'train_dataloader.batch_size=1', 'model.backbone.frozen_stages=4', 'model.backbone.norm_eval=True')
