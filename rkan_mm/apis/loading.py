@@ -22,7 +22,7 @@ from .configs import read_config
 READ = {*inspect.signature(Runner.__init__).parameters, *inspect.signature(FlexibleRunner.__init__).parameters,
         'runner_type', 'sync_bn', 'model_wrapper_cfg', 'find_unused_parameters', 'preflight', 'data_hint',
         'weights_hint', 'custom_imports', 'tta_model', 'tta_pipeline', 'compile', 'activation_checkpointing',
-        'efficient_conv_bn_eval', 'data_root', 'strategy', 'data_fingerprints'}
+        'efficient_conv_bn_eval', 'data_root', 'strategy', 'data_fingerprints', 'wanted_metrics'}
 """What of the top of a config is read after the file has been."""
 
 

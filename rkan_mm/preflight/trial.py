@@ -37,6 +37,7 @@ CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
     ('metric item .* is not supported', 'metric_items are such as mAP, mAP_50, mAP_s and AR@100'),
+    ('expected scalar type Float but found', 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out'),
     ('Calling nonzero on 0d arrays', "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('selected index k out of range|Top-[0-9]+ accuracy is unavailable',
@@ -143,10 +144,10 @@ def _cure(text: str) -> str:
 
 
 def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
-    """Raise `PreflightError` if a hook or a schedule waits for a figure that no metric gives, where these are known."""
+    """Raise `PreflightError` if a hook, a schedule or a table of runs waits for a figure that no metric gives, where these are known."""
     if not figures or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
         return
-    waiting = {}
+    waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
             waiting[f'{type(hook).__name__}(save_best)'] = [key for key in getattr(hook, 'key_indicators', ())

@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 
 from rkan_mm.apis.command_line import at_least, command_line, file_to_write, positive
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.red import warn_in_red
 
 from .report import markdown, plot, publish
 from .table import Table
@@ -44,7 +45,8 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
     work_dir.mkdir(parents=True, exist_ok=True)
     command = [*prefix, 'rkan_mm', 'train', table.rows[name]['config'], '--work-dir', str(work_dir),
                '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
-               *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed)]
+               *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed),
+               f'wanted_metrics=[{",".join((table.metric, *table.others))}]']
     log = work_dir / 'run.log'
     with log.open('w') as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT,
@@ -76,6 +78,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     wanted = table.runs(args.rows, args.seeds)
     if not wanted:
         raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
+    for name in dict.fromkeys(name for name, _ in wanted):
+        warn_in_red(table.others_since(name))
     done = {(line['row'], int(line['seed'])) for line in table.results()}
     failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
     if not args.collect:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,7 @@ from rkan_mm.preflight import PreflightError
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data',
-          'commit')
+          'commit', 'options')
 
 
 class Table:
@@ -38,7 +39,7 @@ class Table:
             beside the table's folder ``tables``.
 
     Raises:
-        PreflightError: there is no such file, or it has no such entries.
+        PreflightError: there is no such file, it is no yaml, or it has no such entries.
     """
 
     def __init__(self, path: str | Path, record: str | Path | None = None) -> None:
@@ -46,10 +47,7 @@ class Table:
         if not path.is_file():
             raise PreflightError(f'Table {str(path)!r} does not exist; there are '
                                  f'{", ".join(map(str, sorted(path.parent.glob("*.yml")))) or "none beside it"}.')
-        content = yaml.safe_load(path.read_text())
-        missing = [key for key in ('title', 'metric', 'seeds', 'rows') if key not in (content or {})]
-        if missing:
-            raise PreflightError(f'Table {str(path)!r} has no {", ".join(missing)}.')
+        content: Any = _read(path)
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
         self.test, self.others = content.get('test', False), content.get('others', [])
@@ -68,6 +66,23 @@ class Table:
         # the folder with README.md and metafile.yml; tables/ and logs/ stand in it
         self.topic = path.parent.parent if path.parent.name == 'tables' else path.parent
         self.record = Path(record) if record else self.topic / 'logs' / f'{self.name}.csv'
+
+    def others_since(self, name: str) -> str | None:
+        """What of a row has been changed since it was run, as a sentence."""
+        row = self.rows[name]
+        for line in self.results():
+            if line['row'] != name:
+                continue
+            if Path(line['config']).stem != Path(row['config']).stem:
+                return (f'{name}: {self.record} has figures of {Path(line["config"]).stem}, the row is of '
+                        f'{Path(row["config"]).stem} now. To run it anew, take its lines out of the record.')
+            if line['options'] and line['options'] != self._options_of(name):
+                return (f'{name}: {self.record} has figures with options {line["options"]}, the row has '
+                        f'{self._options_of(name)} now. To run it anew, take its lines out of the record.')
+        return None
+
+    def _options_of(self, name: str) -> str:
+        return json.dumps(self.rows[name].get('options', {}), sort_keys=True)
 
     def options(self, name: str, seed: int) -> list[str]:
         """What ``--cfg-options`` gets for a run; ``{seed}`` in a value is the seed."""
@@ -113,7 +128,8 @@ class Table:
             others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others),
             threads=summary.get('threads', ''),
             data=' '.join(f'{split}:{"+".join(prints)}' for split, prints in summary.get('data', {}).items()),
-            other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])))
+            other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])),
+            options=self._options_of(name))
         done = {(each['row'], int(each['seed'])): each for each in self.results()}
         done[name, seed] = line
         order = list(self.rows)
@@ -126,3 +142,34 @@ class Table:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.record)
+
+
+def _read(path: Path) -> dict:
+    """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
+    where = f'Table {str(path)!r}'
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PreflightError(f'{where} is no yaml: {" ".join(str(error).split())}') from error
+    content = content if isinstance(content, dict) else {}
+    missing = [key for key in ('title', 'metric', 'seeds', 'rows') if key not in content]
+    if missing:
+        raise PreflightError(f'{where} has no {", ".join(missing)}.')
+    rows, names = content['rows'], []
+    if not isinstance(rows, list) or not rows:
+        raise PreflightError(f'{where}: rows are a list of a name and a config each, such as '
+                             '[{name: A, config: a.py}].')
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('name', 'config')):
+            raise PreflightError(f'{where}, row {i}: it has no name and config, or they are no text.')
+        if row['name'] in names:
+            raise PreflightError(f'{where}: two rows are called {row["name"]!r}.')
+        names.append(row['name'])
+        if not isinstance(row.get('options', {}), dict):
+            raise PreflightError(f'{where}, row {row["name"]!r}: options are written as KEY: VALUE.')
+    for who, seeds in (('', content['seeds']), *((f', row {row["name"]!r}', row.get('seeds', [])) for row in rows)):
+        if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
+            raise PreflightError(f'{where}{who}: seeds are a list of whole numbers, such as [0, 1, 2], not {seeds!r}.')
+        if len(set(seeds)) < len(seeds):
+            raise PreflightError(f'{where}{who}: a seed is named twice in {seeds}.')
+    return content

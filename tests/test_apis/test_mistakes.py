@@ -69,6 +69,7 @@ MISTAKES = {
     'test det.py cls.pth': 'entries of the model are not in it .*give the config that it was trained with, or --allow',
     'test cls.py det.pth': "'det.pth' fits nothing of the model",
     f'test {DET} --out res.json': "'res.json' must end in .pkl or .pickle, .* by --out-item metrics",
+    f'test {DET} --amp': 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out',
     f'test {DET} --eval bbox': 'for --eval: the metrics are those of test_evaluator, e.g. --cfg-options',
     f'test {DET} --cfg-options test_evaluator.metric=mAP': "metric should be one of 'bbox', 'segm', 'proposal'",
     f'test {DET} --cfg-options test_evaluator.metric=segm': 'the model predicts no masks: leave segm out of metric',
@@ -82,6 +83,11 @@ MISTAKES = {
     'convert torchvison det.pth out.pth': "invalid choice: 'torchvison'",
     'convert torchvision det.pth out.pth --config det.py': 'none of the source keys is one of the model',
     'convert torchvision det.pth out.pth': '--config is missing',
+    'table rows.yml': "Table 'rows.yml', row 1: it has no name and config",
+    'table seeds.yml': "Table 'seeds.yml': seeds are a list of whole numbers, such as .0, 1, 2., not 3",
+    'table twice.yml': "two rows are called 'a'",
+    'table torn.yml': "Table 'torn.yml' is no yaml: ",
+    'table notes.txt': "Table 'notes.txt' has no title, metric, seeds, rows",
     'table gone.yml': "Table 'gone.yml' does not exist",
     f'inspect {CLS}': 'ImageClassifier has no KAN layer',
     'memory gone.py': "Config 'gone.py' does not exist",
@@ -151,6 +157,11 @@ def folder(tmp_path_factory):
     (path / 'nodelete.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nmodel = dict(backbone=dict(\n    "
         "type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}))\n")
+    head = 'title: T\nmetric: accuracy/top1\n'
+    for name, rest in (('rows', 'seeds: [0]\nrows: [a.py]'), ('seeds', 'seeds: 3\nrows: [{name: a, config: cls.py}]'),
+                       ('twice', 'seeds: [0]\nrows: [{name: a, config: cls.py}, {name: a, config: det.py}]'),
+                       ('torn', 'rows: [')):
+        (path / f'{name}.yml').write_text(head + rest)
     for name in ('notes.txt', 'notes.pth'):
         (path / name).write_text('no config, no checkpoint')
     return path
