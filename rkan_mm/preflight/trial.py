@@ -144,7 +144,7 @@ def _cure(text: str) -> str:
 
 
 def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
-    """Raise `PreflightError` if a hook, a schedule or a table of runs waits for a figure that no metric gives, where these are known."""
+    """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
     if not figures or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
         return
     waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
