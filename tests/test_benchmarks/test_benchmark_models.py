@@ -105,7 +105,7 @@ def test_a_training_step_leaves_no_gradients():
 
 def test_a_plain_config_has_nothing_beside_it(tmp_path):
     (tmp_path / 'plain.py').write_text("model = dict(backbone=dict(type='ResNet'))")
-    with pytest.raises(PreflightError, match='the backbone is ResNet; only a RKANet'):
+    with pytest.raises(PreflightError, match='The backbone is ResNet; only a RKANet'):
         benchmark.main([str(tmp_path / 'plain.py')])
 
 
