@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, load_weights
 from rkan_mm.preflight.building import building
+from rkan_mm.preflight.red import warn_in_red
 
 from .command_line import add_cfg_options, command_line, file_to_write
 from .convert_rules import COCO_GAPS, PLAIN, RESIDUALKAN, Rules
@@ -27,11 +28,15 @@ LITE = 'efficientnet-lite'
 
 @dataclass
 class Report:
-    """What became of every key: ``used`` maps source to target; ``unused`` (source) and ``missing`` (target) remain."""
+    """What became of every key: ``used`` maps source to target; ``unused`` (source) and ``missing`` (target) remain.
+
+    ``gaps`` are those of ``missing`` that are of the backbone, without RKAN blocks: a whole source leaves none.
+    """
 
     used: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f'{len(self.used)} entries converted']
@@ -138,9 +143,14 @@ def _convert(source: dict[str, Tensor], model: nn.Module, rules: Rules, caller: 
         else:
             report.unused.append(key)
     report.missing = [name for name in target if name not in converted]
+    backbone = [name for name in target if name.startswith(places['']) and not name.endswith('num_batches_tracked')]
+    report.gaps = [name for name in backbone if name not in converted]
     if not converted:
         raise ValueError(f'{caller}: none of the source keys is one of {wanted}; '
                          f'it has {", ".join(list(source)[:5])}, ...')
+    if 2 * len(report.gaps) > len(backbone):
+        raise ValueError(f'{caller}: {len(report.gaps)} of {len(backbone)} entries of the backbone are not in the '
+                         f'source, such as {", ".join(report.gaps[:3])}; is it a checkpoint of {wanted}?')
     return converted, report
 
 
@@ -221,6 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             converted, report = convert_residualkan(source, model)
     except ValueError as error:
         raise PreflightError(str(error)) from error
+    if report.gaps:
+        warn_in_red(f'{len(report.gaps)} entries of the backbone are not in the source, such as {report.gaps[0]}, and '
+                    'will start from random numbers: is the config of the same depth?')
     Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=converted, meta=dict(source=Path(args.src).name, layout=args.layout)), args.dst)
     print(f'{report}\nwritten to {args.dst}')

@@ -112,7 +112,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
     for line in faults.notes():
         MMLogger.get_current_instance().warning(f'{ann_file}: {line}')
     left = _filtered(images, annotated, filter_cfg or {})
-    if trained and not left:
+    if trained and not left and (usable or not labelled):
         raise PreflightError(f'{ann_file}: none of its {len(images)} images is left after filter_cfg={filter_cfg}; '
                              'lower min_size, or keep images without objects by filter_empty_gt=False')
     if trained and (annotations or labelled) and not usable & left:

@@ -248,3 +248,12 @@ def test_torchvisions_91_classes_are_the_80_of_coco():
     assert masks.tolist() == classes[:-1].tolist()
     assert boxes.tolist() == [4 * row + i for row in masks.tolist() for i in range(4)]
     assert len(_classes_of_mmdet({'cls_score.bias': rows}, 91)['cls_score.bias']) == 91
+
+
+def test_weights_of_a_shallower_net_leave_gaps(tmp_path, capsys):
+    from torchvision.models import resnet18
+    torch.save(resnet18(num_classes=3).state_dict(), tmp_path / 'in.pth')
+    (tmp_path / 'deeper.py').write_text("model = dict(type='mmpretrain.ResNet', depth=34)")
+    main(['torchvision', str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth'), '--config', str(tmp_path / 'deeper.py')])
+    assert ('WARNING: 80 entries of the backbone are not in the source, such as layer1.2.conv1.weight, and will start '
+            'from random numbers: is the config of the same depth?') in capsys.readouterr().out

@@ -117,6 +117,21 @@ def test_a_run_without_epochs_and_one_without_the_metric(project):
         table.add('plain', 1, project)
 
 
+def test_a_row_that_was_changed_since_it_was_run(project):
+    metric = dict(last=1.0, best=2.0, best_epoch=1, curve=[2.0, 1.0])
+    (project / 'summary.json').write_text(json.dumps(dict(
+        epochs=1, metrics={'accuracy/top1': metric}, seconds_per_epoch=None, peak_memory_mib=1.0, parameters=1,
+        processes=1, device='CPU', versions=dict(torch='2'))))
+    table = Table('table.yml', 'out.csv')
+    table.add('plain', 0, project)
+    assert table.others_since('plain') is None
+    table.rows['plain']['options'] = {'optim_wrapper.optimizer.lr': 9}
+    assert 'has figures with options {}, the row has {"optim_wrapper.optimizer.lr": 9} now' in table.others_since(
+        'plain')
+    table.rows['plain'].update(options={}, config='configs/other.py')
+    assert 'has figures of tiny, the row is of other now. To run it anew, take its lines' in table.others_since('plain')
+
+
 def test_a_record_of_before_has_empty_columns(project):
     old = FIELDS[:FIELDS.index('threads')]
     with open('out.csv', 'w', newline='') as file:
