@@ -98,7 +98,7 @@ MISTAKES = {
     'train det.py --cfg-options train_dataloader.batch_size=9 train_dataloader.drop_last=True':
         'batch_size=9 with drop_last=True leaves no batch of 2 images: lower batch_size',
     'train det.py --cfg-options default_hooks.checkpoint.save_best=loss': 'waits for loss, and the validation gives co',
-    'train det.py --cfg-options wanted_metrics=[coco/AP]': 'waits for coco/AP, and the validation gives coco/bbox_mAP, ',
+    'train det.py --cfg-options wanted_metrics=[coco/AP]': 'waits for coco/AP, and the validation gives coco',
     'train cls.py --cfg-options custom_hooks.type=EMAHook': 'custom_hooks is of type ConfigDict, .*wants a list: custo',
     'train det.py --cfg-options train_cfg=3': "train_cfg is of type int, '3'; mmengine wants a dict",
     'train det.py --cfg-options preflight=False': 'one for each check, such as preflight.trial=False',
