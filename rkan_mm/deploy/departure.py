@@ -21,6 +21,7 @@ from .classifier import ClassifierGraph
 from .detector import DetectorGraph
 from .errors import UnsupportedModelError
 from .exported import ExportedModel
+from .fusing import fuse
 from .pictures import gives_bgr, preparation
 
 
@@ -46,8 +47,9 @@ class Departure:
         return stand_in.pictures([sample['inputs'] for sample in samples])
 
     def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET) -> None:
-        """Write the file, in half precision if asked for; the graph remains as it is."""
-        graph = copy.deepcopy(self.graph) if fp16 else self.graph
+        """Write the file, fused, in half precision if asked for; the graph remains as it is."""
+        graph = copy.deepcopy(self.graph)
+        fuse(graph.model)
         if fp16:
             graph.model.half()
         files.write(graph, self.example, path, form, self.info, self.info['size'] is None, opset)

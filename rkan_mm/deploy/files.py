@@ -88,7 +88,9 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
                 Path(path).write_text(_source(graph, image, Path(path).stem, info))
             else:
                 sizes = (dict.fromkeys(axes, torch.export.Dim.AUTO),) if dynamic else None
-                torch.export.save(torch.export.export(graph, (image,), dynamic_shapes=sizes), path, extra_files=texts)
+                with _any_size():
+                    program = torch.export.export(graph, (image,), dynamic_shapes=sizes)
+                torch.export.save(program, path, extra_files=texts)
         except (OSError, UnsupportedModelError):
             raise
         except Exception as error:
@@ -97,6 +99,13 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
             raise UnsupportedModelError(f'{name} cannot be exported as {form}: {reason}') from error
     if form == 'onnx':
         describe(path, texts)
+
+
+def _any_size() -> contextlib.AbstractContextManager:
+    """Else a program of `torch.export` refuses images of which a map deep inside has a height or width of 1."""
+    from torch.fx.experimental import _config
+    return _config.patch(backed_size_oblivious=True) if hasattr(_config, 'backed_size_oblivious') else (
+        contextlib.nullcontext())
 
 
 def _source(graph: nn.Module, image: torch.Tensor, name: str, info: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from . import basis
 from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403
+from .folding import teach_mmcv
 from .fusion import Addition, ContextGating, Gating, SEFusion
 from .grouped_kan_conv import GroupedKANConv2d
 from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
@@ -16,3 +17,5 @@ __all__ = [
     'KANConv1d', 'KANConv2d', 'KANConv3d', 'KANConvTranspose2d', 'KANLayer', 'KANLinear', 'SEFusion',
     'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune', *basis.__all__,
 ]
+
+teach_mmcv()

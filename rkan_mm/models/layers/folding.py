@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -11,6 +12,60 @@ from .mixin import LayerMixin
 
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """How far elements may differ from their multiple by rounding; else 1e-4."""
+
+
+def put(layer: nn.Module, name: str, value: Tensor, like: Tensor | None = None) -> None:
+    """Set a parameter to new values, of another shape or precision perhaps; ``like`` is one if there was none."""
+    kind: Any = like if layer._parameters[name] is None else layer._parameters[name]
+    layer._parameters[name] = nn.Parameter(value.detach().to(kind), kind.requires_grad)
+
+
+def norm_line(norm: Any) -> tuple[Tensor, Tensor]:
+    """Factor and shift, in float64, that a batch norm in eval mode is by channel."""
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    return factor, (0 if norm.bias is None else norm.bias.double()) - norm.running_mean.double() * factor
+
+
+@torch.no_grad()
+def fold_norm(layer: Any, norm: Any) -> Any:
+    """Fold a batch norm in eval mode into the convolution or linear layer before it, functions and formulas too.
+
+    Args:
+        layer: of PyTorch or a KAN layer, not transposed.
+        norm: of as many channels as the layer has outputs.
+
+    Returns:
+        The layer.
+    """
+    factor, shift = norm_line(norm)
+    some = next(layer.parameters())
+    put(layer, 'bias', shift + (0 if layer.bias is None else layer.bias.double() * factor), some)
+    for name in ('weight', 'basis_weight'):
+        value = getattr(layer, name, None)
+        if value is not None:
+            put(layer, name, value.double() * factor.reshape(-1, *[1] * (value.dim() - 1)))
+    if getattr(layer, 'locked', None) is not None:
+        layer.locked.scale(layer, factor.to(some))
+    return layer
+
+
+def teach_mmcv() -> None:
+    """Have ``fuse_conv_bn`` of mmcv, which mmdet and mmpretrain call, fold norms into KAN layers by `fold_norm`.
+
+    It reads and sets ``weight``, which a layer without a base branch has not.
+    """
+    from mmcv.cnn.utils import fuse_conv_bn as _  # noqa: F401  a function that hides its module
+    module = sys.modules['mmcv.cnn.utils.fuse_conv_bn']
+    plain = getattr(module, '_fuse_conv_bn', None)
+    if plain is None or hasattr(plain, 'plain'):
+        return
+
+    def fuse_conv_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
+        return fold_norm(conv, bn) if isinstance(conv, Folding) and conv.weight is None else plain(conv, bn)
+    fuse_conv_bn.plain = plain  # type: ignore[attr-defined]
+    module._fuse_conv_bn = fuse_conv_bn  # type: ignore[attr-defined]
 
 
 class Folding(LayerMixin):

@@ -87,7 +87,8 @@ def module(**kwargs):
     return conv.eval(), x
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(basis=dict(type='Legendre')), dict(with_scaler=True)], ids=str)
+@pytest.mark.parametrize('kwargs', [dict(), dict(basis=dict(type='Legendre')), dict(with_scaler=True),
+                                    dict(with_base=False), dict(with_base=False, basis=dict(type='Legendre'))], ids=str)
 def test_mmcv_folds_a_norm(kwargs):
     conv, x = module(**kwargs)
     expected = conv(x)
