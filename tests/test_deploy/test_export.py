@@ -67,7 +67,8 @@ def trained(data, tmp_path):
 @pytest.mark.parametrize('options', [
     ['--dynamic'], ['--fp16'], ['--format', 'torchscript', '--dynamic'],
     pytest.param(['--format', 'torchscript', '--fp16'], marks=pytest.mark.slow),
-    pytest.param(['--format', 'pt2'], marks=pytest.mark.slow)])
+    pytest.param(['--format', 'pt2'], marks=pytest.mark.slow),
+    pytest.param(['--format', 'pt2', '--dynamic'], marks=pytest.mark.slow)])  # 32 px: a map of 1 x 1 is inside
 def test_the_file_is_the_model(options, trained, tmp_path, capsys):
     form = options[1] if '--format' in options else 'onnx'
     out = tmp_path / f'deep/er/model{files.SUFFIXES[form]}'
