@@ -64,7 +64,7 @@ def fuse(model: nn.Module, report: Fused | None = None) -> nn.Module:
     report = Fused() if report is None else report
     places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     for name, module in model.named_modules():
-        if isinstance(module, KANLayer | SharedKANConv2d):
+        if isinstance(module, KANLayer) or type(module) is SharedKANConv2d:
             _merge(module, name, report)
     for name, traced in _parts(model):
         _Part(model, name, traced, places, report).fuse()
@@ -144,7 +144,7 @@ class _Part:
     def fuse(self) -> None:
         for node in self.nodes:
             module = self.module(node)
-            if isinstance(module, SharedKANConv2d):
+            if type(module) is SharedKANConv2d:
                 self._move_constant(node, module)
             elif isinstance(module, _BatchNorm) and module.running_mean is not None:
                 self._fold(node, module)

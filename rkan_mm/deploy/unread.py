@@ -63,7 +63,7 @@ def _way(node: Node, module: Callable[[Any], Any]) -> tuple[list[nn.Module], Any
             return between, each if usable else None, flat
         if isinstance(each, nn.Flatten) and each.start_dim == 1 and each.end_dim == -1:
             flat = True
-        elif isinstance(each, _BatchNorm | SharedKANConv2d) and not flat:
+        elif (isinstance(each, _BatchNorm) or type(each) is SharedKANConv2d) and not flat:
             between.append(each)
         elif type(each) not in BY_CHANNEL and not (node.op == 'call_function' and node.target in FUNCTIONS):
             break
