@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import FLOATS, can_spline_conv, expand, folded, readable, spline_conv2d, tf32_allowed
+from rkan_mm.models.ops import can_spline_conv, expand, folded, readable, spline_conv2d, tf32_allowed
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -24,8 +24,7 @@ class KANConv(KANLayer):
     spatial: int
     channel_dim = 1
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def _check_base_act(self) -> None:
         if self.base_act is not None and self.base_act(torch.zeros(1, device='cpu')).item() != 0:
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(self.base_act).__name__} is not')
@@ -135,11 +134,13 @@ class KANConv2d(KANConv, nn.Conv2d):
         if (functions is None or not functions.kind.startswith('spline') or base is None or self.normalization != 'none'
                 or (self.stride, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, 'zeros')
                 or isinstance(self.padding, str)
-                or not can_spline_conv(x, self.basis_weight, self.basis.rows, self.padding)
-                or not readable(self.basis.grid, dtypes=FLOATS)):
+                or not can_spline_conv(x, self.basis_weight, self.basis.grid, functions, self.padding, self.bias)):
             return super()._forward(x, normed)
-        y = spline_conv2d(x, self.kernel(self.coefficients()), self.basis.grid[:, 0], functions.inverse,
-                          self.basis.order, base, self.padding, self._convolve)
+        kernel = self.kernel(self.coefficients())
+        if not readable(kernel) or kernel.shape[2] != functions.count + (base != 'none'):
+            return super()._forward(x, normed)
+        y = spline_conv2d(x, kernel, self.basis.grid[:, 0], functions.inverse, self.basis.order, base, self.padding,
+                          self._convolve)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _fused(self, x: Tensor) -> Tensor | None:

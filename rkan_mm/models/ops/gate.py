@@ -8,6 +8,7 @@ operations where the answer is no.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,10 +21,40 @@ SINGLE = (torch.float32,)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+class _Recomputed(threading.local):
+    transformed: bool | None = None  # what was said in the first pass, while a thread computes something again
+
+
+_recomputed = _Recomputed()
+
+
 def is_transformed() -> bool:
     """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
-    return (torch.compiler.is_compiling() or torch._C._is_tracing() or _get_current_dispatch_mode() is not None
-            or forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active())
+    if (torch.compiler.is_compiling() or torch._C._is_tracing() or forward_ad._current_level >= 0
+            or torch._C._are_functorch_transforms_active()):
+        return True
+    first = _recomputed.transformed
+    return _get_current_dispatch_mode() is not None if first is None else first
+
+
+class SameForm:
+    """What is computed again takes kernels or not as it did when this was made: it must save the same tensors.
+
+    A dispatch mode such as ``FlopCounterMode`` may have come or gone meanwhile, or inference mode come.
+    """
+
+    def __init__(self) -> None:
+        self.transformed, self.before = is_transformed(), []
+
+    def __enter__(self) -> None:
+        mode = torch.inference_mode(False)
+        self.before.append((_recomputed.transformed, mode))
+        _recomputed.transformed = self.transformed
+        mode.__enter__()
+
+    def __exit__(self, *error) -> None:
+        _recomputed.transformed, mode = self.before.pop()
+        mode.__exit__(*error)
 
 
 def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, device: str = 'cpu') -> bool:

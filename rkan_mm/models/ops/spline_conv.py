@@ -12,24 +12,31 @@ from torch import Tensor
 
 from .compiled import load_kernels
 from .expand import BASES
+from .functions import Functions
 from .gate import gradients, pointer, readable
 
 MAX_OUTPUTS = 16
 """With more output channels a convolution over all functions is as fast."""
 
 
-def can_spline_conv(x: Tensor, weight: Tensor, grids: int, padding: tuple[int, int]) -> bool:
-    """Whether there is a compiled kernel for this input and this shape of weights, and it is worth using.
+def can_spline_conv(x: Tensor, weight: Tensor, grid: Tensor, functions: Functions, padding: tuple[int, int],
+                    bias: Tensor | None = None) -> bool:
+    """Whether there is a compiled kernel for this input and these parameters, and it is worth using.
 
     Args:
         x: (B, C, H, W).
-        weight: (O, C, ..., kh, kw), a parameter; the number of functions is not looked at.
-        grids: for how many channels there are grids.
+        weight: (O, C, F, kh, kw), a parameter.
+        grid: the knots, (C, F + order + 1), or of one row for all channels.
+        functions: the splines on them.
         padding: of height and width.
+        bias: (O,).
     """
-    if weight.shape[0] > MAX_OUTPUTS or not readable(x, weight) or torch.is_autocast_enabled('cpu'):
+    if weight.shape[0] > MAX_OUTPUTS or not readable(x, weight, bias, grid) or torch.is_autocast_enabled('cpu'):
         return False
-    return (x.dim() == 4 and x.shape[1] == weight.shape[1] and grids in (1, x.shape[1]) and min(padding) >= 0
+    knots = functions.count + int(functions.kind[-1]) + 1
+    return (x.dim() == 4 and weight.dim() == 5 and weight.shape[1:3] == (x.shape[1], functions.count)
+            and grid.shape in ((1, knots), (x.shape[1], knots))
+            and (bias is None or bias.shape == weight.shape[:1]) and min(padding) >= 0
             and all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], padding, weight.shape[-2:], strict=True))
             and _library() is not None)
 
