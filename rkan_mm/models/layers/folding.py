@@ -87,7 +87,7 @@ class Folding(LayerMixin):
     def __setattr__(self, name: str, value: Any) -> None:
         if '_loading' in self.__dict__:
             return super().__setattr__(name, value)
-        if name == 'weight' and isinstance(value, nn.Parameter) and isinstance(self._parameters.get(name), Tensor):
+        if name == 'weight' and type(value) is type(self._parameters.get(name)) is nn.Parameter:  # none of FSDP's
             self.__dict__['_folded'] = self._multiple(value) if value.shape == self.weight.shape else None
         super().__setattr__(name, value)
         folded = None if name == 'weight' else self.__dict__.pop('_folded', None)

@@ -44,6 +44,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             the inputs of a linear layer or the taps alone of a convolution (arXiv 2406.13155); ``'fast_kan'`` with `c`
             normal, of 0.1; ``'faster_kan'`` with `c` Xavier-uniform.
         memory: ``'fast'`` keeps the values of the functions for the backward pass, ``'low'`` only the input.
+        device, dtype: as in the parent layer.
 
     Raises:
         ValueError: unknown basis, normalisation, ``init`` or ``memory``.
@@ -61,8 +62,11 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
                  with_scaler: bool = False,
                  init: str = 'parent',
                  memory: str = 'fast',
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None,
                  **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+        where = {name: value for name, value in dict(device=device, dtype=dtype).items() if value is not None}
+        super().__init__(*args, **where, **kwargs)
         name = type(self).__name__
         if memory not in ('fast', 'low'):
             raise ValueError(f"{name}: memory must be 'fast' or 'low', got {memory!r}")
@@ -80,6 +84,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
         if self.base_act is not None and getattr(self.base_act, 'inplace', False):
             self.base_act.inplace = False  # the functions see the same input
+        self._check_base_act()
         shape = self.weight.shape
         self.basis_weight = nn.Parameter(
             self.weight.new_empty(*shape[:2], self.basis.num_functions, *shape[2:]))
@@ -88,6 +93,9 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             self.weight = None
         self.origin = new_origin()
         self.reset_parameters()
+
+    def _check_base_act(self) -> None:
+        """Raise ValueError where the activation of the base branch does not serve."""
 
     @property
     def num_inputs(self) -> int:
@@ -106,13 +114,14 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         return self.basis.constant_first
 
     def reset_parameters(self) -> None:
-        """`w` and `s` as ``init`` says, the bias as in the parent layer, `c` as its basis wants."""
+        """`w` and `s` as ``init`` says, the bias as in the parent layer, the basis as at first, `c` as it wants."""
         if self.weight is not None:
             super().reset_parameters()
         if not hasattr(self, 'basis_weight'):  # the parent's constructor is still at work
             return
         if self.weight is None and self.bias is not None:
             nn.init.zeros_(self.bias)
+        self.basis.reset_parameters()
         self.basis.init_weight(self.basis_weight, self.fan_in)
         if self.init == 'efficient_kan':
             bound = (self.basis_weight[0, 0, 0].numel() if self.basis_weight.dim() > 3 else self.fan_in)**-0.5

@@ -99,7 +99,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         self.normalize_base, self.start = normalize_base, start
         self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
         taps = math.prod(self.kernel_size)
-        self.arctan_scale = nn.Parameter(torch.tensor(0.1)) if normalization == 'arctan' else None
+        self.arctan_scale = nn.Parameter(torch.empty(())) if normalization == 'arctan' else None
         self.tap_norm = nn.LayerNorm(taps) if normalization == 'layer_norm' else None
         radial = isinstance(self.basis, Window)
         self.weight = nn.Parameter(torch.empty(self.basis.num_functions, *self.kernel_size))
@@ -119,6 +119,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         taps = math.prod(self.kernel_size)
         bound = 1 / math.sqrt(taps)
         on_grid = isinstance(self.basis, GridBasis)
+        self.basis.reset_parameters()
         self.basis.init_weight(self.weight[None, None], taps)
         if self.scaler is not None:
             nn.init.uniform_(self.scaler, -bound, bound) if on_grid else nn.init.ones_(self.scaler)
@@ -129,6 +130,8 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
                 nn.init.normal_(self.base_weight, std=math.sqrt(2 / taps))
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
+        if self.arctan_scale is not None:
+            nn.init.constant_(self.arctan_scale, 0.1)
         if self.start == 'orthonormal':
             self._start_orthonormal()
 

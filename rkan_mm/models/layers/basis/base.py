@@ -36,6 +36,9 @@ class Basis(nn.Module):
     def spread(self, channels: int) -> None:
         """Prepare for inputs with so many channels in ``dim``. Nothing to do without a grid for each channel."""
 
+    def reset_parameters(self) -> None:
+        """Parameters and buffers as they are at first, of the present number of functions."""
+
     def functions(self) -> Functions | None:
         """What the compiled kernel of `rkan_mm.models.ops.expand` computes; None where it knows no such functions.
 

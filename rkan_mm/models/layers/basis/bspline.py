@@ -12,7 +12,7 @@ from rkan_mm.models.ops import Functions, folded
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
-from .renew import renew
+from .renew import placed, renew
 
 
 @BASES.register_module()
@@ -46,9 +46,14 @@ class BSpline(GridBasis):
             raise ValueError(f'BSpline: order must be an integer of at least 1, got {order!r}')
         self.order, self.noise_scale = order, noise_scale
         self.uniform = True  # equal intervals, for which there is a closed form
-        low, high = grid_range
-        points = torch.arange(-order, grid_size + order + 1, dtype=torch.float64) * ((high - low) / grid_size) + low
-        self.register_buffer('grid', points.to(torch.get_default_dtype())[None])
+        self.register_buffer('grid', torch.empty(1, grid_size + 2 * order + 1))
+        self.reset_parameters()
+
+    def _reset_row(self) -> None:
+        (low, high), n, k = self.grid_range, self.grid_size, self.order
+        points = torch.arange(-k, n + k + 1, dtype=torch.float64, device=self.grid.device) * ((high - low) / n) + low
+        renew(self.grid, points[None])
+        self.refresh()
 
     @property
     def num_functions(self) -> int:
@@ -129,14 +134,15 @@ class BSpline(GridBasis):
         if weight.is_meta:
             return None
         # the coefficients of least norm whose splines take random values at the points of the grid
-        low, *_, high = self.interior()[0].tolist()
+        low, high = self.grid_range
         basis = BSpline(self.grid_size, self.order, (low, high)).double()
         points = torch.linspace(low, high, self.grid_size + 1, dtype=torch.float64)
         with torch.no_grad():
-            target = weight.movedim(2, -1)  # (out, in, F, ...) -> (out, in, ..., F)
-            noise = torch.rand(*target.shape[:-1], self.grid_size + 1, dtype=torch.float64, device=weight.device) - 0.5
+            shape = *weight.shape[:2], *weight.shape[3:], self.grid_size + 1
+            noise = torch.rand(shape, dtype=torch.float64, device=weight.device) - 0.5
             solve = torch.linalg.pinv(basis(points)).T.to(weight.device)
-            target.copy_(noise * (self.noise_scale / self.grid_size) @ solve)
+            drawn = noise * (self.noise_scale / self.grid_size) @ solve  # (out, in, ..., F)
+            weight.copy_(placed(drawn.movedim(-1, 2), weight))
         return None
 
     def extra_repr(self) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Basis
 from .renew import renew
@@ -19,12 +20,17 @@ MAX_DISTINCT = 1 << 20
 T = TypeVar('T')
 
 
-def lasting(function: Callable[..., T]) -> Callable[..., T]:
+def lasting(method: Callable[..., T]) -> Callable[..., T]:
     """For what changes parameters: run it without autograd, so that what it makes can be used in every mode.
 
-    What is made in ``torch.inference_mode`` could not be trained later.
+    What is made in ``torch.inference_mode`` could not be trained later. Modules that were built there stay there.
     """
-    return torch.inference_mode(False)(torch.no_grad()(function))
+    @functools.wraps(method)
+    def run(self: nn.Module, *args, **kwargs) -> T:
+        built_there = any(t.is_inference() for t in (*self.parameters(), *self.buffers()))
+        with torch.inference_mode(built_there), torch.no_grad():
+            return method(self, *args, **kwargs)
+    return run
 
 
 class GridBasis(Basis):
@@ -49,6 +55,7 @@ class GridBasis(Basis):
         if not low < high:
             raise ValueError(f'{name}: grid_range must be (low, high) with low < high, got {grid_range!r}')
         self.grid_size, self.per_channel = grid_size, per_channel
+        self.grid_range: tuple[float, float] = (low, high)
 
     @abstractmethod
     def interior(self) -> Tensor:
@@ -60,6 +67,17 @@ class GridBasis(Basis):
 
     def refresh(self) -> None:
         """To be called after the grid was written to by others."""
+
+    @lasting
+    def reset_parameters(self) -> None:
+        rows = self.rows
+        self._reset_row()
+        if rows > 1:
+            self.set_interior(self.interior().expand(rows, -1))
+
+    @abstractmethod
+    def _reset_row(self) -> None:
+        """One grid for all channels, over `grid_range`."""
 
     @property
     def rows(self) -> int:

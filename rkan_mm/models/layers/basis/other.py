@@ -11,6 +11,7 @@ from rkan_mm.models.ops import static_shape
 from rkan_mm.registry import BASES
 
 from .base import Basis
+from .renew import placed
 
 
 @BASES.register_module()
@@ -64,8 +65,14 @@ class Rational(Basis):
         if min(degree, denominator) < 1:
             raise ValueError(f'Rational: degree and denominator must be at least 1, got {degree} and {denominator}')
         self.degree = degree
-        # 1 + x^m at first: bounded below by 1, and of the order that tames the numerator
-        self.denominator = nn.Parameter(torch.arange(1, denominator + 1).eq(denominator).to(torch.get_default_dtype()))
+        self.denominator = nn.Parameter(torch.empty(denominator))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """1 + x^m: bounded below by 1, and of the order that tames the numerator."""
+        q = self.denominator
+        with torch.no_grad():
+            q.copy_(placed(torch.arange(1, len(q) + 1).eq(len(q)), q))
 
     @property
     def num_functions(self) -> int:

@@ -9,6 +9,15 @@ import torch
 from torch import Tensor
 
 
+def placed(data: Tensor, like: Tensor) -> Tensor:
+    """Numbers in the dtype and on the device of another tensor, and spread over processes as it is (FSDP2)."""
+    data = data.to(dtype=like.dtype, device=like.device)
+    if hasattr(like, 'device_mesh'):
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(data, like.device_mesh, like.placements)
+    return data
+
+
 def renew(tensor: Tensor, data: Tensor) -> None:
     """Give a parameter or buffer other numbers, in another shape too, while losses from before may be alive.
 
@@ -19,7 +28,7 @@ def renew(tensor: Tensor, data: Tensor) -> None:
         tensor: keeps its identity, dtype and device; its ``grad`` is dropped.
         data: the numbers.
     """
-    data = data.to(tensor)
+    data = placed(data, tensor)
     if tensor.requires_grad:
         tensor.grad = None
         if data.shape != tensor.shape:

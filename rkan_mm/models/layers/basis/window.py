@@ -43,12 +43,19 @@ class Window(GridBasis):
         spacing = (grid_range[1] - grid_range[0]) / (grid_size - 1)
         if width is not None and not width > 0:
             raise ValueError(f'{type(self).__name__}: width must be above 0, got {width!r}')
-        for name, value, trainable in (('grid', torch.linspace(*grid_range, grid_size)[None], trainable_grid),
-                                       ('inv_width', torch.tensor([[1 / (width or spacing)]]), trainable_width)):
+        self.overlap = (width or spacing) / spacing
+        for name, size, trainable in (('grid', grid_size, trainable_grid), ('inv_width', 1, trainable_width)):
             if trainable:
-                self.register_parameter(name, nn.Parameter(value))
+                self.register_parameter(name, nn.Parameter(torch.empty(1, size)))
             else:
-                self.register_buffer(name, value)
+                self.register_buffer(name, torch.empty(1, size))
+        self.reset_parameters()
+
+    def _reset_row(self) -> None:
+        (low, high), device = self.grid_range, self.grid.device
+        spacing = (high - low) / (self.grid_size - 1)
+        renew(self.grid, torch.linspace(low, high, self.grid_size, device=device)[None])
+        renew(self.inv_width, torch.tensor([[1 / (self.overlap * spacing)]], device=device))
 
     @abstractmethod
     def window(self, z: Tensor) -> Tensor:
