@@ -38,6 +38,8 @@ class GridUpdate(LayerMixin):
     """Mixin of KAN layers: what can be done with the grid of their basis."""
 
     coefficients_name: ClassVar[str] = 'basis_weight'
+    grid_changes = 0
+    """How often the grid was changed; what is computed again for a backward pass needs that of its forward pass."""
 
     @property
     def coefficient_parameter(self) -> nn.Parameter:
@@ -172,8 +174,10 @@ class GridUpdate(LayerMixin):
                       if self.coefficient_parameter.isfinite().all() else 'the coefficients are inf or NaN')
             return False
         renew(self.coefficient_parameter, weight)
+        self.grid_changes += 1
         for follower in followers:
             if follower in alike:  # then averages stay exactly averages, for this is linear
+                follower.grid_changes += 1
                 _take(follower.basis, self.basis)
                 renew(follower.coefficient_parameter, follower._fitted(transform))
             else:

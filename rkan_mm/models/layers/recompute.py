@@ -3,45 +3,70 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rkan_mm.models.ops import SameForm
+
 from .symbolic_trace import is_traced
 
 
 def can_recompute() -> bool:
-    """Whether something can be run again later: autograd records, and neither a compiler nor torch.func looks on."""
+    """Whether something can be run again later: autograd records, and neither a tracer nor torch.func looks on."""
     return (torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-            and not torch._C._are_functorch_transforms_active())
+            and not torch._C._are_functorch_transforms_active()
+            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx
+            and torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is None)
 
 
 def recompute(function: Callable[..., Tensor], *args) -> Tensor:
     """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
     if not can_recompute():
         return function(*args)
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    layers = [function.__self__] if hasattr(function, '__self__') else []
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False,
+                      context_fn=lambda: (contextlib.nullcontext(), _SameGrids(layers)))
 
 
-class _StatisticsAtRest:
+class _SameGrids(SameForm):
+    """What is computed again needs the grids and coefficients that it had, where layers follow their data."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.changes = [(module, module.grid_changes) for module in modules if hasattr(module, 'grid_changes')]
+
+    def __enter__(self) -> None:
+        for layer, changes in self.changes:
+            if layer.grid_changes != changes:
+                raise RuntimeError(f'backward() of a loss from before a {type(layer).__name__} changed its grid; '
+                                   "what was not kept (memory='low', with_cp) cannot be computed again. Call it before "
+                                   'the change, or compute the loss again')
+        super().__enter__()
+
+
+class _StatisticsAtRest(_SameGrids):
     """Meanwhile the batch norms normalise by the batch as before and leave their running statistics as they are."""
 
     def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.modules())
         self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-        self.before = []
+        self.statistics = []
 
     def __enter__(self) -> None:
-        self.before.append([(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms])
+        super().__enter__()
+        self.statistics.append([(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms])
         for norm in self.norms:
             norm.momentum = 0.0
 
     def __exit__(self, *error) -> None:
-        for norm, (momentum, batches) in zip(self.norms, self.before.pop(), strict=True):
+        for norm, (momentum, batches) in zip(self.norms, self.statistics.pop(), strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)
+        super().__exit__(*error)
 
 
 def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from .mixin import LayerMixin
 
 def laid_out(out: Tensor, *like: Tensor | None) -> Tensor:
     """A map, in channels_last where one of the others, the input or the weights, is, as PyTorch's convolutions do."""
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return out
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(out.dim())
     for t in like if layout else ():

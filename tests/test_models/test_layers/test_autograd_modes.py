@@ -7,8 +7,11 @@ import threading
 import pytest
 import torch
 from torch.autograd.functional import jacobian
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from rkan_mm.models import (
     KANConv1d,
@@ -119,6 +122,19 @@ def batched(layer, x):
     return found[1] - torch.autograd.grad(layer(x).sum(), x)[0]
 
 
+def summed(f, x, forward=contextlib.nullcontext, backward=contextlib.nullcontext):
+    """The gradient of x, with the passes in these modes."""
+    x = x.clone().requires_grad_()
+    with forward():
+        y = f(x).sum()
+    with backward():
+        return torch.autograd.grad(y, x)[0]
+
+
+def counting():
+    return FlopCounterMode(display=False)
+
+
 TRANSFORMS = dict(  # each gives 0 where it is right
     vmap=lambda f, x: vmap(lambda each: f(each[None])[0])(x) - f(x),
     vmap_over_batches=lambda f, x: vmap(f)(torch.stack([x, x]))[1] - f(x),
@@ -131,6 +147,16 @@ TRANSFORMS = dict(  # each gives 0 where it is right
     ensemble=ensemble, per_sample=per_sample, batched=batched,
     functionalize=lambda f, x: torch.func.functionalize(f)(x) - f(x),
     checkpoint=lambda f, x: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False) - f(x),
+    columns=lambda f, x: vmap(f, in_dims=1)(torch.stack([x, x], 1))[1] - f(x),
+    linearized=lambda f, x: linearize(f, x)[1](x) - jvp(f, (x,), (x,))[1],
+    make_fx=lambda f, x: make_fx(f)(x)(x) - f(x),
+    counted_forward=lambda f, x: summed(f, x, counting) - summed(f, x),
+    counted_backward=lambda f, x: summed(f, x, backward=counting) - summed(f, x),
+    without_hooks=lambda f, x: summed(f, x, lambda: disable_saved_tensors_hooks('none')) - summed(f, x),
+    backward_in_inference=lambda f, x: summed(f, x, backward=torch.inference_mode) - summed(f, x),
+    backward_in_no_grad=lambda f, x: summed(f, x, backward=torch.no_grad) - summed(f, x),
+    debugged=lambda f, x: summed(lambda x: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False, debug=True), x)
+    - summed(f, x),
     reentrant=lambda f, x: torch.utils.checkpoint.checkpoint(f, x.requires_grad_(), use_reentrant=True) - f(x),
 )
 

@@ -11,7 +11,7 @@ from test_grid_update import GRIDS, LAYERS, rough
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
+from rkan_mm.models import KANConv2d, KANLinear, RKANBlock, SharedKANConv2d
 from rkan_mm.models.layers import prune
 from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.curvature import input_range
@@ -164,6 +164,28 @@ def test_changes_while_an_old_loss_is_alive(kind, change, basis):
         with pytest.raises(RuntimeError, match='of a loss from before a grid was refined or grown|size of tensor'):
             pending.backward()
     torch.optim.Adam(layer.parameters()).step()
+
+
+@pytest.mark.parametrize(('build', 'keeps'), [
+    (lambda: KANConv2d(4, 3, 3), True), (lambda: KANConv2d(4, 17, 3), True),
+    (lambda: KANConv2d(4, 3, 3, memory='low'), False),
+    (lambda: SharedKANConv2d(3, basis=dict(type='BSpline')), False),
+    (lambda: SharedKANConv2d(3, basis=dict(type='GaussianRBF')), False),
+    (lambda: RKANBlock(4, 4, basis=dict(type='BSpline'), norm_cfg=dict(type='IN'), with_cp=True), False),
+], ids=['spline_conv', 'expand', 'low', 'shared', 'gaussian', 'block'])
+def test_the_backward_pass_after_an_update_is_right_or_an_error(build, keeps):
+    module, x = build(), torch.randn(2, 4, 8, 8, requires_grad=True)
+    layer = module.kan1 if isinstance(module, RKANBlock) else module
+    inputs = [x, *module.parameters()]
+    loss = module(x).square().sum()
+    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+    assert layer.update_grid(3 * x.detach())
+    if keeps:
+        assert_close(torch.autograd.grad(loss, inputs), expected)
+    else:
+        with pytest.raises(RuntimeError, match='of a loss from before a .*KANConv2d changed its grid'):
+            torch.autograd.grad(loss, inputs)
+    module(x).square().sum().backward()
 
 
 # -- pruned layers -----------------------------------------------------------------------------------------------------
