@@ -102,7 +102,13 @@ class BridgedStage(BaseModule):
 
     def after(self, name: str, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
         size = token_size(args, kwargs)
-        x = feature_map(stage_input(args, kwargs), size) if self.first == self.last else self._inputs.stack.pop()
+        if self.first == self.last:
+            x = feature_map(stage_input(args, kwargs), size)
+        elif self._inputs.stack:
+            x = self._inputs.stack.pop()
+        else:
+            raise RuntimeError(f'RKANet: stage {self.name!r}: {self.last!r} was called, but {self.first!r} was not '
+                               'called since the call before; a stage over two modules needs both in turn')
         fused = self(x, feature_map(out, size))
         if is_traced(fused):  # a node in the stage, the last of it, by whose name others ask for its output
             return fused.tracer.create_proxy('call_function', identity, (fused,), {})

@@ -27,8 +27,8 @@ class Place:
     """A module by its name in a model, and what acts before or after it.
 
     Hooks hang on an object. Conversions put others into its place: SyncBN and back, norms fused into convolutions,
-    wrappers of FSDP and of activation checkpointing. So before each forward pass of a module that stays, its owner
-    calls :meth:`settle`, which finds the name again and takes the hooks along.
+    wrappers of FSDP and of activation checkpointing; or they clear all hooks. So before each forward pass of a module
+    that stays, its owner calls :meth:`settle`, which finds the name again and takes the hooks along.
 
     Args:
         name: of the module, below the root that :meth:`settle` is given.
@@ -41,6 +41,7 @@ class Place:
         self._sides = before, after
         self._token = uuid.uuid4().hex  # a copy of the module alone brings a copy of this, under the same token
         self._module: nn.Module | None = None
+        self._keys: tuple[int | None, int | None] = (None, None)
 
     def settle(self, root: nn.Module) -> None:
         """Hang at the module that has the name now.
@@ -49,20 +50,23 @@ class Place:
             AttributeError: none has it.
         """
         module = root.get_submodule(self.name)
-        if module is self._module:
+        if self._hangs_at(module):
             return
         with LOCK:  # several threads may be the first
-            if module is self._module:
+            if self._hangs_at(module):
                 return
             if self._module is not None:
                 self._clear(self._module)
             for each in module.modules():  # copies of the old module may be among them
                 self._clear(each)
-            if self._sides[0]:
-                module.register_forward_pre_hook(self._before, with_kwargs=True)
-            if self._sides[1]:
-                module.register_forward_hook(self._after, with_kwargs=True)
+            before, after = self._sides
+            self._keys = (module.register_forward_pre_hook(self._before, with_kwargs=True).id if before else None,
+                          module.register_forward_hook(self._after, with_kwargs=True).id if after else None)
             self._module = module
+
+    def _hangs_at(self, module: nn.Module) -> bool:
+        (before, after), (first, second) = self._keys, (module._forward_pre_hooks, module._forward_hooks)
+        return module is self._module and (before is None or before in first) and (after is None or after in second)
 
     def _clear(self, module: nn.Module) -> None:
         for hooks, flags in ((module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),

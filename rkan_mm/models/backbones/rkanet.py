@@ -174,7 +174,8 @@ class RKANet(BaseModule):
             return super().__getattr__(name)
         except AttributeError:
             inner = self.__dict__.get('_modules', {}).get('backbone')
-            if inner is None or (name.startswith('_') and (name.startswith('__') or not hasattr(type(inner), name))):
+            if inner is None or name in OWN or (name.startswith('_') and (name.startswith('__')
+                                                                          or not hasattr(type(inner), name))):
                 raise
         found = getattr(inner, name)
         if name in ADAPTED:
@@ -184,7 +185,8 @@ class RKANet(BaseModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         inner = self.__dict__.get('_modules', {}).get('backbone')
-        own = name.startswith('_') or name in self.__dict__ or name in self._modules or hasattr(type(self), name)
+        own = (name in OWN or name.startswith('_') or name in self.__dict__ or name in self._modules
+               or hasattr(type(self), name))
         if inner is None or own or not hasattr(inner, name):
             super().__setattr__(name, value)
         else:
@@ -194,6 +196,9 @@ class RKANet(BaseModule):
         raise RuntimeError('RKANet: nn.DataParallel runs copies of the modules whose hooks call the blocks of the '
                            'original, on one device; use DistributedDataParallel, as mm does')
 
+
+OWN = ('backbone', 'bridges')
+"""Modules of a RKANet, whatever the inner backbone has: it may be one, too."""
 
 ADAPTED = dict(get_layer_depth=get_layer_depth, rfp_forward=rfp_forward)
 """Methods of backbones that a RKANet has in its own form, where the inner backbone has them."""

@@ -62,6 +62,56 @@ def test_a_stage_that_is_replaced_keeps_its_block():
         net(x)
 
 
+def test_hooks_that_somebody_clears_are_hung_again():
+    net = RKANet(copy.deepcopy(RESNET), ('layer2:layer3', 'layer4'))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected = net(x)[-1]
+    for module in net.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    for other in (net, copy.deepcopy(net)):
+        assert_close(other(x)[-1], expected)
+        assert sum(len(module._forward_hooks) for module in other.modules()) == 2
+
+
+def test_a_rkanet_over_a_rkanet():
+    net = RKANet(dict(type='rkan_mm.RKANet', backbone=copy.deepcopy(RESNET), stages=('layer4',)), ('backbone.layer4',))
+    inner = net.backbone
+    assert [list(each.bridges) for each in (net, inner)] == [['backbone_layer4'], ['layer4']]
+    net.eval()
+    x, plain = torch.rand(1, 3, 64, 64), copy.deepcopy(inner.backbone)
+    expected = net(x)[-1]
+    assert_close(copy.deepcopy(net)(x)[-1], expected)
+    for module in plain.modules():
+        module._forward_hooks.clear()
+    for each in (net, inner):
+        nn.init.zeros_(next(iter(each.bridges.values())).block.norm2.weight)
+        assert not torch.allclose(net(x)[-1], expected)
+        expected = net(x)[-1]
+    assert_close(expected, plain(x)[-1])
+
+
+def test_a_stage_over_two_modules_that_are_not_called_in_turn():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            return self.last(self.first(x)) + self.last(self.first(2 * x))
+
+    net = RKANet(Twice(), ('first:last',))
+    net.eval()
+    x, block, plain = torch.rand(1, 3, 8, 8), net.bridges['first-last'].block, copy.deepcopy(net.backbone)
+    for module in plain.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    assert_close(net(x), plain(x) + block(x) + block(2 * x))
+    with pytest.raises(RuntimeError, match="stage 'first:last': 'last' was called, but 'first' was not called since"):
+        net.backbone.last(net.backbone.last(net.backbone.first(x)))
+
+
 def test_the_plain_backbone_of_a_copied_part():
     net = RKANet(RESNET)
     net.eval()
