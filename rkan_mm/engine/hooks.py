@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.models.layers import GridBasis
 from rkan_mm.models.layers.copies import followers
@@ -26,6 +27,16 @@ from rkan_mm.registry import HOOKS
 
 def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def _refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
+    """Raise ValueError where a KAN layer lies in one of these units of FSDP, or is sharded by itself, as by FSDP2."""
+    for module in modules:
+        inner = module.modules() if isinstance(module, FullyShardedDataParallel) else ()
+        if any(isinstance(each, Sparsity) for each in inner) or (
+                isinstance(module, Sparsity) and hasattr(module.coefficient_parameter, 'device_mesh')):
+            raise ValueError(f'{type(hook).__name__}: it needs the whole coefficients of KAN layers, and FSDP shards '
+                             'them. Train with DistributedDataParallel, or leave this hook out')
 
 
 class _HereAlone:
@@ -50,7 +61,7 @@ class KANGridUpdateHook(Hook):
     pass, from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds
     for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow. Frozen
     layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids
-    of the layers that they average.
+    of the layers that they average; so do copies of a layer that run under ``no_grad``.
 
     Args:
         interval: iterations from one update to the next.
@@ -61,7 +72,7 @@ class KANGridUpdateHook(Hook):
             processes, since ranks would differ in shape.
 
     Raises:
-        ValueError: wrong numbers; in ``before_train``: no layer with a grid, or all of them frozen.
+        ValueError: wrong numbers; in ``before_train``: no layer with a grid, all of them frozen, or sharded by FSDP.
     """
 
     priority = 'NORMAL'
@@ -74,7 +85,7 @@ class KANGridUpdateHook(Hook):
         self.interval, self.begin, self.end = interval, begin, end
         self.refine = refine or {}
         self.update = dict(outside=0.01) | update
-        self._handles, self._done = [], set()
+        self._handles, self._done, self._without_grad = [], {}, set()
         self._updates = self._moved = 0
 
     @staticmethod
@@ -83,6 +94,7 @@ class KANGridUpdateHook(Hook):
                 if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
     def before_train(self, runner: Runner) -> None:
+        _refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
             bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
             raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
@@ -108,19 +120,36 @@ class KANGridUpdateHook(Hook):
                          outputs: dict | None = None) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._done = [], set()
+        self._handles, self._done, self._without_grad = [], {}, set()
 
     def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
         """The layers with grids that are trained, each with its moving averages."""
-        averages = followers(unwrap(runner.model), *self._averages(runner))
+        averages = self._followers(runner)
         return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
                 if layer in averages}
 
+    def _followers(self, runner: Runner, without_grad: Collection[nn.Module] = ()) -> dict:
+        return followers(unwrap(runner.model), *self._averages(runner), without_grad=without_grad)
+
+    def _source(self, runner: Runner, layer: GridUpdate) -> GridUpdate | None:
+        """Of a layer that runs without gradients, that which it is a moving average of. A checkpointed one has none."""
+        pairs = self._followers(runner, {*self._without_grad, layer})
+        return next((source for source, copies in pairs.items() if layer in copies), None)
+
     def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
                 kwargs: dict) -> None:
-        if name in self._done:  # a layer that is called again, such as a shared head
+        if layer in self._done:  # a layer that is called again, such as a shared head
             return
-        self._done.add(name)
+        source = None if torch.is_grad_enabled() else self._source(runner, layer)
+        self._done[layer] = False
+        if source is not None:  # it shares what the other has now, or will have
+            self._without_grad.add(layer)
+            if self._done.get(source):
+                layer.follow_grid(source)
+                self._forget(runner, layer)
+            return
+        if self._without_grad:
+            copies = self._followers(runner, self._without_grad)[layer]
         changed = torch.zeros(1)
         if get_rank() == 0:
             changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
@@ -132,7 +161,9 @@ class KANGridUpdateHook(Hook):
                     broadcast(tensor.data)
                 each.basis.refresh()
         if changed.item():
-            self._forget(runner, layer)
+            self._done[layer] = True
+            for each in (layer, *copies):
+                self._forget(runner, each)
             self._show_averages(runner)
             self._moved += 1
             runner.logger.info(f'Grid of {name} updated')
@@ -187,7 +218,7 @@ class KANRegularizationHook(Hook):
             all layers that are not frozen. Zero leaves a penalty out.
 
     Raises:
-        ValueError: all factors are zero; in ``before_train``: no KAN layer.
+        ValueError: all factors are zero; in ``before_train``: no KAN layer, or FSDP shards some as units of their own.
     """
 
     def __init__(self, l1: float = 0.0, entropy: float = 0.0, smoothness: float = 0.0) -> None:
@@ -199,6 +230,7 @@ class KANRegularizationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         model = unwrap(runner.model)
+        _refuse_shards(self, model.modules())  # the outermost unit is whole until the model's own hooks have run
         if not any(isinstance(module, Sparsity) for module in model.modules()):
             raise ValueError(f'KANRegularizationHook: {type(model).__name__} has no KAN layer')
         self._handles = [model.register_forward_hook(_HereAlone(self._add))]

@@ -22,8 +22,8 @@ class Averaged(BaseModel):
     def __init__(self, kind):
         super().__init__()
         self.student = Model()
-        if kind == 'built twice':
-            self.teacher = Model().requires_grad_(False)
+        if kind.startswith('built twice'):
+            self.teacher = Model().requires_grad_('no_grad' in kind)
         elif kind == 'copied part':  # under another name, in a container
             self.encoder_q = nn.Sequential(self.student.conv)
             self.encoder_k = ExponentialMovingAverage(self.encoder_q, 0.1)
@@ -42,6 +42,11 @@ class Averaged(BaseModel):
         return list(zip(ours, found, strict=False))
 
     def forward(self, x, mode='tensor'):
+        if 'no_grad' in self.kind:  # all that makes it a teacher
+            losses = self.student(x, mode) if 'behind' in self.kind else None
+            with torch.no_grad():
+                self.teacher(3 * x)
+            return losses or self.student(x, mode)
         for name in ('teacher', 'target'):  # before the student, on other images
             if hasattr(self, name):
                 getattr(self, name)(3 * x)
@@ -50,7 +55,7 @@ class Averaged(BaseModel):
         return self.student(x, mode)
 
     def average(self):
-        if self.kind == 'built twice':  # as mmdet's MeanTeacherHook
+        if self.kind.startswith('built twice'):  # as mmdet's MeanTeacherHook
             for ours, theirs in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
                 theirs.data.mul_(0.9).add_(ours.data, alpha=0.1)
         elif self.kind == 'copied part':
@@ -69,7 +74,8 @@ class Average(Hook):
 
 
 @pytest.mark.parametrize('options', [{}, dict(grow=True), dict(refine={2: 8}), dict(uniform=0.0)], ids=str)
-@pytest.mark.parametrize('kind', ['built twice', 'copied', 'copied part', 'with buffers'])
+@pytest.mark.parametrize('kind', ['built twice', 'built twice, no_grad', 'built twice, no_grad behind', 'copied',
+                                  'copied part', 'with buffers'])
 def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
     model = Averaged(kind)
     hook = dict(type='KANGridUpdateHook', interval=2, outside=0.0, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 
 from torch import nn
 
@@ -16,25 +17,27 @@ def new_origin() -> str:
     return uuid.uuid4().hex
 
 
-def followers(model: nn.Module, *averages: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+def followers(model: nn.Module, *averages: nn.Module,
+              without_grad: Collection[nn.Module] = ()) -> dict[nn.Module, list[nn.Module]]:
     """For each KAN layer of a model that is trained, the layers that are moving averages of it.
 
-    Averages need no gradients. They are copies of the layer (BYOL, MoCo, all of mmengine's averaged models); or they
+    Averages get no gradients. They are copies of the layer (BYOL, MoCo, all of mmengine's averaged models); or they
     lie in a part of the same structure and of another name (``teacher`` and ``student``).
 
     Args:
         model: holds the trained layers, and perhaps averages.
         averages: further models, of averages alone.
+        without_grad: layers that run without gradients, whatever their parameters say.
     """
     named = [(tuple(name.split('.')), layer) for name, layer in model.named_modules() if _is_kan(layer)]
-    trained = {name: layer for name, layer in named if _needs_grad(layer)}
-    frozen = [(name, layer) for name, layer in named if not _needs_grad(layer)]
+    trained = {name: layer for name, layer in named if _needs_grad(layer) and layer not in without_grad}
+    frozen = [(name, layer) for name, layer in named if name not in trained]
     found = {layer: [] for layer in trained.values()}
     for average in averages:
         frozen += [(tuple(name.split('.')), layer) for name, layer in average.named_modules() if _is_kan(layer)]
     for name, layer in frozen:
         copies = [other for other, source in trained.items() if source.origin == layer.origin]
-        sources = copies or [other for other in trained if _is_role(model, name, other)]
+        sources = copies or [other for other in trained if _is_role(model, name, other, without_grad)]
         if sources:
             found[trained[max(sources, key=lambda other: _common_end(name, other))]].append(layer)
     return found
@@ -53,7 +56,8 @@ def _common_end(name: tuple[str, ...], other: tuple[str, ...]) -> int:
     return same.index(False) if False in same else len(same)
 
 
-def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...],
+             without_grad: Collection[nn.Module]) -> bool:
     """Whether two layers play the same part in two networks of the same structure, the first of them frozen.
 
     Names that differ in their numbers alone are those of stages.
@@ -66,4 +70,6 @@ def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...]) ->
         return False
     root, source = (model.get_submodule('.'.join(each[:end])) for each in (name, other))
     shapes = [{key: value.shape for key, value in each.named_parameters()} for each in (root, source)]
-    return shapes[0] == shapes[1] and not any(p.requires_grad for p in root.parameters())
+    frozen = any(layer in without_grad for layer in root.modules()) or not any(
+        p.requires_grad for p in root.parameters())
+    return frozen and shapes[0] == shapes[1]
