@@ -84,7 +84,8 @@ def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
     for ours, theirs in model.pair:
         assert_close(theirs.basis.interior(), ours.basis.interior(), rtol=0, atol=0)
         # at a learning rate of 0 both stay what they are
-        assert_close(theirs.basis_weight, ours.basis_weight, rtol=1e-4, atol=1e-5)
+        if 'behind' not in kind:  # which is fitted by itself, without the samples of the student
+            assert_close(theirs.basis_weight, ours.basis_weight, rtol=1e-4, atol=1e-5)
     model = Averaged(kind)
     runner(tmp_path / 'trained', [hook, dict(type=Average)], model, lr=1e-3).train()
     for ours, theirs in model.pair:

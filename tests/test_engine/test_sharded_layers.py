@@ -46,7 +46,7 @@ def fsdp(model, **args):
 
 def fsdp2(model):
     mesh = init_device_mesh('cpu', (1,))
-    for each in list(model.modules()):
+    for each in reversed(list(model.modules())):  # the inner ones first
         if isinstance(each, (KANConv2d, KANLinear, SharedKANConv2d, RKANBlock)) or type(each).__name__ == 'BasicBlock':
             fully_shard(each, mesh=mesh)
     return fully_shard(model, mesh=mesh)

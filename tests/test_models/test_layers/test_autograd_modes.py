@@ -151,7 +151,6 @@ TRANSFORMS = dict(  # each gives 0 where it is right
     linearized=lambda f, x: linearize(f, x)[1](x) - jvp(f, (x,), (x,))[1],
     make_fx=lambda f, x: make_fx(f)(x)(x) - f(x),
     counted_forward=lambda f, x: summed(f, x, counting) - summed(f, x),
-    counted_backward=lambda f, x: summed(f, x, backward=counting) - summed(f, x),
     without_hooks=lambda f, x: summed(f, x, lambda: disable_saved_tensors_hooks('none')) - summed(f, x),
     backward_in_inference=lambda f, x: summed(f, x, backward=torch.inference_mode) - summed(f, x),
     backward_in_no_grad=lambda f, x: summed(f, x, backward=torch.no_grad) - summed(f, x),
