@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -85,7 +85,7 @@ class KANGridUpdateHook(Hook):
         self.interval, self.begin, self.end = interval, begin, end
         self.refine = refine or {}
         self.update = dict(outside=0.01) | update
-        self._handles, self._done, self._without_grad = [], {}, set()
+        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._updates = self._moved = 0
 
     @staticmethod
@@ -111,36 +111,35 @@ class KANGridUpdateHook(Hook):
         if runner.iter in self.refine:
             self._refine(runner, self.refine[runner.iter])
         if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
+            trained = self._trained(runner)
+            self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
             self._handles = [layer.register_forward_pre_hook(
                 _HereAlone(partial(self._update, runner, name, copies)), with_kwargs=True)
-                for name, (layer, copies) in self._trained(runner).items()]
+                for name, (layer, copies) in trained.items()]
             self._updates += 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._done, self._without_grad = [], {}, set()
+        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
 
     def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
         """The layers with grids that are trained, each with its moving averages."""
-        averages = self._followers(runner)
+        averages = followers(unwrap(runner.model), *self._averages(runner))
         return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
                 if layer in averages}
 
-    def _followers(self, runner: Runner, without_grad: Collection[nn.Module] = ()) -> dict:
-        return followers(unwrap(runner.model), *self._averages(runner), without_grad=without_grad)
-
     def _source(self, runner: Runner, layer: GridUpdate) -> GridUpdate | None:
-        """Of a layer that runs without gradients, that which it is a moving average of. A checkpointed one has none."""
-        pairs = self._followers(runner, {*self._without_grad, layer})
+        """Which layer this one averages, should it run without gradients (as checkpointed ones do, too)."""
+        pairs = followers(unwrap(runner.model), *self._averages(runner), without_grad={layer})
         return next((source for source, copies in pairs.items() if layer in copies), None)
 
     def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
                 kwargs: dict) -> None:
         if layer in self._done:  # a layer that is called again, such as a shared head
             return
-        source = None if torch.is_grad_enabled() else self._source(runner, layer)
+        source = None if torch.is_grad_enabled() else self._sources[layer]
         self._done[layer] = False
         if source is not None:  # it shares what the other has now, or will have
             self._without_grad.add(layer)
@@ -148,8 +147,7 @@ class KANGridUpdateHook(Hook):
                 layer.follow_grid(source)
                 self._forget(runner, layer)
             return
-        if self._without_grad:
-            copies = self._followers(runner, self._without_grad)[layer]
+        copies = [*copies, *(each for each in self._without_grad if self._sources[each] is layer)]
         changed = torch.zeros(1)
         if get_rank() == 0:
             changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
