@@ -28,7 +28,7 @@ TAIL = 3000  # characters of a step's output that are kept
 
 
 def machine(dry: bool) -> dict:
-    """Card, driver and versions; the environment may name a revision (RKAN_MM_REVISION) where git is not at hand."""
+    """Card, driver and versions; the environment may name a revision (RKAN_MM_REVISION)."""
     found = dict(python=platform.python_version(), torch=torch.__version__, cuda=torch.version.cuda, dry_run=dry)
     with contextlib.suppress(ImportError):
         import triton
@@ -39,7 +39,7 @@ def machine(dry: bool) -> dict:
         with contextlib.suppress(OSError):
             done = subprocess.run(command, capture_output=True, text=True)
             found[name] = done.stdout.strip() if done.returncode == 0 else None
-    found['revision'] = found.get('revision') or os.environ.get('RKAN_MM_REVISION')
+    found['revision'] = os.environ.get('RKAN_MM_REVISION') or found.get('revision')
     found['card'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
     return found
 

@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mnist import write_mnist
 
@@ -86,14 +87,15 @@ def test_a_table_is_run_once_and_collected(project, root, monkeypatch):
     assert (project / 'out.png').stat().st_size > 1000
 
 
-def test_test_after_training_and_a_run_that_fails(project, capsys):
+def test_test_after_training_and_a_run_that_fails(project, monkeypatch):
+    lines = []
+    monkeypatch.setattr(MMLogger, '_log', lambda self, level, message, *args, **kwargs: lines.append(message))
     content = yaml.safe_load((project / 'table.yml').read_text())
     content['rows'].append(dict(name='bad', config='configs/tiny.py', options={'train_dataloader.batch_size': -1}))
     (project / 'table.yml').write_text(yaml.safe_dump(dict(content, seeds=[0], test=True)))
     with pytest.raises(PreflightError, match=r'bad, seed 0: exit code 2; .*run.log ends with\n(.*\n)*.*batch_size'):
         run_table(['table.yml', '--rows', 'bad', 'faster*', '--record', 'out.csv'])
-    said = capsys.readouterr().out
-    said = said.partition('MiB')[0]  # before the table
+    said = '\n'.join(lines).partition('MiB')[0]  # before the table
     assert re.search(r'failed: bad, seed 0: exit code 2; (.|\n)*batch_size', said)
     assert 'faster, lr 0.1, seed 3: done' in said
     (line,) = Table('table.yml', 'out.csv').results()

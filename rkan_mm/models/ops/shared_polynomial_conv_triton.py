@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
-from . import shared_polynomial_conv_strips as strips
+from . import shared_polynomial_conv_strip_kernels as strips
 from .shared_polynomial_conv_torch import Window, _output_size, identity, shared_polynomial_conv2d_torch
 from .triton_launch import HALF, cdiv, interpreted, is_close, is_right, launch, power_of_2
 

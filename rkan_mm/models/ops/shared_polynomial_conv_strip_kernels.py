@@ -64,7 +64,7 @@ def _strips(tile, lanes, strips, rows, down, across, COLUMNS: tl.constexpr, STRI
 def _load(place, row, column, lanes, height, width, there):
     """A pixel of each strip; zeros outside."""
     met = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return tl.load(place + (row * width + column) * lanes, met, 0.0).to(tl.float32)
+    return tl.load(place + (row * width + column).to(tl.int64) * lanes, met, 0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -115,7 +115,7 @@ def forward(x, weight, base_weight, scaler, y, lanes, strips, rows, height, widt
         for c in tl.static_range(COLUMNS):
             met = there & (row >= top) & (row < out_height) & (left + c < out_width)
             value = following[(WAITING - 1) * COLUMNS + c]
-            tl.store(of_y + (row * out_width + left + c) * lanes, value.to(y.dtype.element_ty), met)
+            tl.store(of_y + (row * out_width + left + c).to(tl.int64) * lanes, value.to(y.dtype.element_ty), met)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -175,7 +175,8 @@ def backward_input(x, weight, base_weight, scaler, grad, grad_x, lanes, strips, 
                 else:
                     total = nothing
                 met = there & (step >= EARLIER) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                tl.store(of_grad_x + (row * width + column) * lanes, total.to(grad_x.dtype.element_ty), met)
+                place = of_grad_x + (row * width + column).to(tl.int64) * lanes
+                tl.store(place, total.to(grad_x.dtype.element_ty), met)
         waiting = ()
         for o in tl.static_range(WAITING * WIDTH * TERMS):
             if o // (WIDTH * TERMS) + SH < WAITING:
