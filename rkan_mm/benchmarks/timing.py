@@ -78,6 +78,7 @@ class Replay:
 
     def __init__(self, step: Step, calls: int) -> None:
         self.calls, self.graph = calls, torch.cuda.CUDAGraph()
+        self.step = step  # the graph reads its tensors, and does not keep them
         with torch.cuda.graph(self.graph):
             for _ in range(calls):
                 step()

@@ -1,11 +1,13 @@
+import contextlib
 import json
+import weakref
 
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.benchmarks import layers
+from rkan_mm.benchmarks import layers, timing
 from rkan_mm.benchmarks.cases import CASES, Autograd, Case, Unfolded, linear
 from rkan_mm.benchmarks.layers import MODELS, markdown, saved_bytes
 from rkan_mm.models import KANConv2d, SharedKANConv2d
@@ -78,3 +80,14 @@ def test_readme_has_the_recorded_figures(root):
 
 def test_linear_cases_differ_in_the_basis_alone():
     assert linear('a', dict(type='RSWAF')).ours().basis_weight.shape == (256, 784, 8)
+
+
+def test_a_captured_step_keeps_what_its_graph_reads(monkeypatch):
+    """Nothing else may hold on to its input."""
+    monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: None)
+    monkeypatch.setattr(torch.cuda, 'graph', lambda graph: contextlib.nullcontext())
+    x = torch.rand(3)
+    read, replay = weakref.ref(x), timing.Replay(lambda x=x: x + 1, 2)
+    del x
+    assert read() is not None
+    assert replay.calls == 2

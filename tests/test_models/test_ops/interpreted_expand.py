@@ -6,6 +6,7 @@ Run by test_triton.py in a process of its own, since Triton reads the wish for i
 import pytest
 import torch
 from torch.testing import assert_close
+from triton_bounds import watched
 from triton_far import last_programs, untouched
 
 from rkan_mm.models.ops import expand_triton as kernels
@@ -95,3 +96,17 @@ def test_beyond_32_bits(layout):
     right.sum().backward()
     assert_close(y[-1:].double(), right.detach(), rtol=1e-3, atol=1e-3)
     assert_close(result[-1:].double(), leaf.grad, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_memory_of_others_is_left_alone(layout):
+    for many in (True, False):
+        with watched() as memory:
+            assert agrees('spline3', layout, many, arrays=1, centre=many)
+        assert memory.seen
+
+
+def test_the_watch_notices():
+    functions = Functions('gaussian', 4, torch.linspace(-1, 1, 4)[None], torch.ones(1))
+    with watched(), pytest.raises(Exception, match='elements lie outside of all arguments'):
+        kernels._launch(kernels._forward, torch.rand(3, 5), functions, ('silu', False, False), torch.empty(7))

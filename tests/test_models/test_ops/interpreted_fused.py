@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch.testing import assert_close
+from triton_bounds import watched
 from triton_far import last_programs, untouched
 
 from rkan_mm.models.ops import fused_triton as kernels
@@ -160,3 +161,11 @@ def test_beyond_32_bits(rows):
     where = done(rows, kernels.BACKWARD_INPUT['BM']), done(inputs, kernels.BACKWARD_INPUT['BN'])
     right = kernels.backward(x[-100:].float(), parameters, functions, setting, grad[-100:].float(), True, False)[0]
     assert_close(grad_x[where].float(), right[where], rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('setting', SETTINGS)
+def test_memory_of_others_is_left_alone(setting):
+    with watched() as memory:
+        assert agrees(setting, contiguous=False)
+    assert memory.seen

@@ -7,6 +7,7 @@ import pytest
 import torch
 from shared_polynomial_cases import CASES, check, settings, tensors, values_and_gradients
 from torch.testing import assert_close
+from triton_bounds import watched
 
 from rkan_mm.models import Bernstein, Chebyshev, Jacobi
 from rkan_mm.models.ops import identity
@@ -66,6 +67,18 @@ def test_prepares_the_parameters_itself(basis, base):
     check(ours, inputs, settings(stride=(2, 2)), oracle=oracle)
     plain = check(ours, [*inputs[:3], torch.ones(3, 3)], settings(), oracle=oracle)[:-1]
     assert_close(values_and_gradients(ours, inputs[:3], settings()), plain)  # no scaler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('channels_last', [False, True])
+@pytest.mark.parametrize(('shape', 'stride', 'size'), [
+    ((2, 19, 14, 14), 2, 3), ((2, 16, 7, 7), 1, 3), ((1, 3, 9, 11), 1, 5)])
+def test_memory_of_others_is_left_alone(shape, stride, size, channels_last):
+    x, *weights = tensors(shape, kernel=(size, size), degree=3)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    with watched() as memory:
+        values_and_gradients(form, [x, *weights], settings(stride=(stride,) * 2, padding=(size // 2,) * 2))
+    assert memory.seen > 2 * x.numel()
 
 
 @pytest.mark.slow
