@@ -45,7 +45,10 @@ def _split(pixel, height, width, FLAT: tl.constexpr):
 @triton.jit
 def _of_pixels(image, row, column, tb, th, tw, LAYOUT: tl.constexpr, FLAT: tl.constexpr):
     """Where pixels lie in a tensor of these strides. LAYOUT 1 has channels side by side, 2 in multiples of 16, too."""
-    place = image * tb if FLAT else image * tb + row * th + column * tw
+    if FLAT:
+        place = image * tb
+    else:
+        place = image * tb + row.to(tl.int64) * th + column.to(tl.int64) * tw
     return tl.multiple_of(place, 16) if LAYOUT == 2 else place
 
 

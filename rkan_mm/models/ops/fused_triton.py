@@ -25,7 +25,7 @@ MAX_CHUNKS = 64
 WIDEST = (1 << 31) - 1024  # pixels that 32 bits can count, and a tile beyond them
 MAX_WEIGHTS = 1 << 31  # their indices have 32 bits
 BLOCK = 256
-FORWARD = dict(BM=64, BN=128, BC=16, num_warps=4, num_stages=2)
+FORWARD = dict(BM=64, BN=128, BC=16, num_warps=4, num_stages=2, maxnreg=240)
 SHARED = 80 << 10  # bytes of a program's tiles of weights, all functions and two stages together: any GPU has so many
 BACKWARD_INPUT = dict(BM=64, BN=64, BC=64, num_warps=8, num_stages=3, maxnreg=248)  # left alone, ptxas takes too few
 BACKWARD_WEIGHT = dict(BM=64, BN=64, BC=64, num_warps=4, num_stages=3, maxnreg=224)
@@ -88,6 +88,7 @@ def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Se
     planes, bias = functions.count + (setting.base != 'none') + setting.constant, parameters.bias
     while planes * tile['BC'] * tile['BN'] * dtype.itemsize * tile['num_stages'] > SHARED and tile['BN'] > 16:
         tile['BN'] //= 2
+    tile['num_warps'] *= 1 + (planes > 12)  # whose addresses alone fill the registers
     launch(kernels.forward, (cdiv(pixels, tile['BM']), cdiv(outputs, tile['BN'])), x,
            packed(parameters, setting, dtype), parameters[0] if bias is None else bias, *_points(functions, x), y,
            pixels, inputs, outputs, *x.shape[2:], *y.shape[2:], *x.stride(), *y.stride(), BIAS=bias is not None,
