@@ -96,7 +96,7 @@ def steps(dry: bool = False) -> list[Step]:
         Step('one image, compiled', (*one, *running('--compile')), 60, True),
         _pytest('test of torch.compile', 90, 'test_models/test_gpu_training.py', '-k', 'compile'),
     ]
-    return [step._replace(seconds=5 * step.seconds) for step in found] if dry else found
+    return [step._replace(seconds=20 * step.seconds) for step in found] if dry else found
 
 
 Results = dict[str, Any]
