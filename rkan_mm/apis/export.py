@@ -21,6 +21,9 @@ from .runner import add_allow_partial, load_config
 if TYPE_CHECKING:
     from rkan_mm.deploy.comparison import Comparison
 
+CALIBRATION = 200
+"""Pictures of the training set that show which ranges 8 bits are to hold."""
+
 FORMATS = ('onnx', 'pt2', 'torchscript', 'c')
 
 
@@ -51,8 +54,13 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--dynamic', action='store_true', help='for any batch, height and width')
     parser.add_argument('--fp16', action='store_true', help='half precision but for boxes and probabilities')
-    parser.add_argument('--int8', nargs='+', default=[], metavar='IMAGE',
-                        help='convolutions and matrix products in 8 bits, calibrated on these images or this folder')
+    parser.add_argument('--int8', nargs='*', metavar='IMAGE',
+                        help='convolutions and matrix products in 8 bits, calibrated on these images or this folder '
+                             f'(default: {CALIBRATION} of the training set of the config, evenly spread)')
+    parser.add_argument('--int8-only', choices=('weights', 'activations'), default='',
+                        help='with --int8: the other in 16 bits')
+    parser.add_argument('--round-weights', type=pattern, metavar='REGEX', default='',
+                        help='parameters, by name, that are rounded to 8 bits and remain float: what each costs')
     parser.add_argument('--float-parts', type=pattern, metavar='REGEX', default='',
                         help='with --int8: modules, by their name in the file, that remain float')
     parser.add_argument('--opset', type=at_least(1), default=17, help='of ONNX')
@@ -72,9 +80,11 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
     files.check_place(args.out, args.format)
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
-    images, calibration = list_images(args.images), list_images(args.int8)
-    if calibration and (args.format != 'onnx' or args.fp16):
+    images, calibration, to_int8 = list_images(args.images), list_images(args.int8 or []), args.int8 is not None
+    if to_int8 and (args.format != 'onnx' or args.fp16):
         raise PreflightError('--int8 is of --format onnx, without --fp16.')
+    if (args.int8_only or args.float_parts) and not to_int8:
+        raise PreflightError('--int8-only and --float-parts are of --int8.')
     if args.format == 'c' and (args.dynamic or args.fp16):
         raise PreflightError('--format c is of one size and of float32: without --dynamic and --fp16.')
     with safe_loading():
@@ -83,15 +93,22 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
         raise PreflightError(f'--format {args.format} is of classifiers; detectors leave as onnx or torchscript.')
     leaving = departure(subject, args.dynamic)
     with files.whole(args.out) as unfinished:
-        leaving.write(unfinished, args.format, args.fp16, args.opset)
-        if calibration:
-            count = quantize(unfinished, unfinished, leaving.pictures(subject.prepared(calibration)), args.float_parts)
-            print(f'{count} convolutions and products compute in 8 bits, calibrated on {len(calibration)} images')
+        leaving.write(unfinished, args.format, args.fp16, args.opset, args.round_weights)
+        if to_int8:
+            pictures = leaving.pictures(subject.prepared(calibration) if calibration else
+                                        subject.of_training(CALIBRATION))
+            in_float, float_size = files.read(unfinished, 'onnx')[0], unfinished.stat().st_size
+            count = quantize(unfinished, unfinished, pictures, args.float_parts, args.int8_only)
+            part = f'the {args.int8_only} of ' if args.int8_only else ''
+            print(f'{part}{count} convolutions and products compute in 8 bits, calibrated on {len(pictures)} images')
+            before, after = comparison.in_turns((in_float, files.read(unfinished, 'onnx')[0]), pictures[:20])
+            print(f'beside the file in float: {unfinished.stat().st_size / 1024:.0f} of {float_size / 1024:.0f} KiB, '
+                  f'{after:.2f} of {before:.2f} ms a picture, in turns (x {after / before:.2f})')
         if args.format == 'c' and compiler() is None:
             print(f'{args.out} is written and not compared with PyTorch: there is no C compiler, cc.')
             return None
         found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
-        exact = not args.fp16 and not calibration
+        exact = not (args.fp16 or to_int8 or args.round_weights)
         if exact and leaving.info['task'] == 'classification' and found.difference > comparison.TOLERANCE:
             raise PreflightError(f'{args.out} is not written: its probabilities differ from those of PyTorch by up to '
                                  f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected.')

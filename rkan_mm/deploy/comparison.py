@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,7 +98,12 @@ def _time(subject: Subject, leaving: Departure, exported: ExportedModel) -> tupl
         with torch.no_grad():
             leaving.graph(torch.from_numpy(array))
 
-    runs, times = (torch_run, exported.function), ([], [])
+    return in_turns((torch_run, exported.function), arrays)
+
+
+def in_turns(runs: tuple[Callable, Callable], arrays: list[np.ndarray]) -> tuple[float, float]:
+    """Milliseconds of a picture, each one's median of rounds that alternate."""
+    times: tuple[list[float], list[float]] = [], []
     for array in arrays[:1] + arrays * ROUNDS:
         for run, kept in zip(runs, times, strict=True):
             start = time.perf_counter()

@@ -22,6 +22,7 @@ from .detector import DetectorGraph
 from .errors import UnsupportedModelError
 from .exported import ExportedModel
 from .fusing import fuse
+from .int8 import round_weights
 from .pictures import gives_bgr, preparation
 
 
@@ -46,10 +47,13 @@ class Departure:
         stand_in = ExportedModel(lambda image: (), self.info, self.is_bgr)
         return stand_in.pictures([sample['inputs'] for sample in samples])
 
-    def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET) -> None:
-        """Write the file, fused, in half precision if asked for; the graph remains as it is."""
+    def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET,
+              rounded: str = '') -> None:
+        """Write the file, fused, in half precision or with rounded weights if asked for; the graph remains as it is."""
         graph = copy.deepcopy(self.graph)
         fuse(graph.model)
+        if rounded:
+            print(f'rounded to 8 bits: {", ".join(round_weights(graph.model, rounded))}')
         if fp16:
             graph.model.half()
         files.write(graph, self.example, path, form, self.info, self.info['size'] is None, opset)

@@ -109,17 +109,34 @@ class Subject:
             PreflightError: its files are not there.
         """
         if self._dataset is None:
-            alone = copy.deepcopy(self.cfg)
-            for name in ('train_dataloader', 'val_dataloader', 'test_evaluator'):
-                alone.pop(name, None)
-            alone.test_dataloader = self._loader
-            check_data_sets(alone, ('test',))
-            check_classification(alone, False)
-            with quiet(), DefaultScope.overwrite_default_scope(self.scope):
-                self._dataset = DATASETS.build(copy.deepcopy(self._loader.dataset))
-                if hasattr(self._dataset, 'full_init'):
-                    self._dataset.full_init()
+            self._dataset = self._built(self._loader.dataset)
         return self._dataset
+
+    def of_training(self, number: int) -> Samples:
+        """So many samples of the config's training set, evenly spread, as the validation set's pipeline packs them.
+
+        Raises:
+            PreflightError: the config has no training set, or its files are not there.
+        """
+        if not self.cfg.get('train_dataloader'):
+            raise PreflightError(f'{self.cfg.filename} has no training data: give images.')
+        dataset = self._built(with_pipeline(self.cfg.train_dataloader.dataset, self.pipeline))
+        places = spread(len(dataset), number)
+        return Samples(lambda i: dataset[places[i]], len(places))
+
+    def _built(self, dataset: ConfigDict) -> Any:
+        """A data set whose files are there."""
+        alone = copy.deepcopy(self.cfg)
+        for name in ('train_dataloader', 'val_dataloader', 'test_evaluator'):
+            alone.pop(name, None)
+        alone.test_dataloader = {**self._loader, 'dataset': dataset}
+        check_data_sets(alone, ('test',))
+        check_classification(alone, False)
+        with quiet(), DefaultScope.overwrite_default_scope(self.scope):
+            built = DATASETS.build(copy.deepcopy(dataset))
+            if hasattr(built, 'full_init'):
+                built.full_init()
+        return built
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -207,6 +224,21 @@ class Samples(Sequence):
         if isinstance(place, slice):
             return [self._prepare(i) for i in range(self._number)[place]]
         return self._prepare(range(self._number)[place])
+
+
+def with_pipeline(dataset: dict, pipeline: list[dict]) -> dict:
+    """The config of a data set whose pictures another pipeline prepares; what mixes several pictures is left out.
+
+    Example:
+        >>> with_pipeline(dict(type='RepeatDataset', dataset=dict(type='CustomDataset', pipeline=['augment'])), [])
+        {'type': 'RepeatDataset', 'dataset': {'type': 'CustomDataset', 'pipeline': []}}
+    """
+    if 'datasets' in dataset:
+        return {**dataset, 'datasets': [with_pipeline(part, pipeline) for part in dataset['datasets']]}
+    if 'dataset' in dataset:
+        inner = with_pipeline(dataset['dataset'], pipeline)
+        return inner if 'pipeline' in dataset else {**dataset, 'dataset': inner}
+    return {**dataset, 'pipeline': copy.deepcopy(pipeline)}
 
 
 def light(result: BaseDataElement) -> BaseDataElement:
