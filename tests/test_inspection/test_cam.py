@@ -41,7 +41,9 @@ def detector(kind: str):
     if 'panoptic_head' in model:
         model.panoptic_head.in_channels = [8 * 2**i for i in outs]
     model.backbone = dict(type='rkan_mm.RKANet', backbone=backbone)
-    return MODELS.build(model).eval()
+    model = MODELS.build(model)
+    model.init_weights()  # until then parameters such as DINO's level_embed are memory that nobody has written
+    return model.eval()
 
 
 def sample(size=(96, 128)) -> list:
