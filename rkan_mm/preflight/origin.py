@@ -16,8 +16,9 @@ from .annotations import some
 from .config import built_from, kind
 
 OF_TRAINING = {'init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'frozen_stages', 'norm_eval', 'requires_grad',
-               'with_cp', 'memory', 'topk', 'cal_acc', 'augments', 'batch_augments', 'drop_path_rate', 'input_size',
-               '_scope_', '_delete_'}
+               'with_cp', 'memory', 'topk', 'cal_acc', 'augments', 'batch_augments', 'drop_path_rate', 'drop_rate',
+               'attn_drop_rate', 'dropout', 'dropout_ratio', 'dn_cfg', 'reg_decoded_bbox', 'sync_num_pos',
+               'input_size', '_scope_', '_delete_'}
 """Arguments of models that leave predictions as they are, and ``test_cfg``, which a test may change."""
 
 
@@ -74,7 +75,7 @@ def _differ(before: Any, now: Any, path: str, cfg: Config) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         if kind(now) == 'RKANet' != kind(before) and isinstance(now.get('backbone'), dict):
             now, path = now['backbone'], f'{path}.backbone'  # weights of the plain backbone
-        if kind(before) != kind(now):
+        if kind(before) != kind(now) and {kind(before), kind(now)} != {'BN', 'SyncBN'}:
             yield f'{path}.type={kind(before)} (here {kind(now)})'
             return
         default = _defaults(now, cfg)

@@ -14,6 +14,9 @@ TYPES: dict[str, type] = {
                      'auto_scale_lr', 'visualizer', 'tta_model', 'preflight'), dict), 'custom_hooks': list}
 """What the top of a config holds, where it is given."""
 
+UNLIMITED = ('YOLACTHead', 'PAAHead', 'GARetinaHead', 'CenterNetHead', 'CornerHead', 'CentripetalHead')
+"""Heads that read 0 as no limit."""
+
 IN_QUESTION = ' To run all the same: --cfg-options preflight.options=False'
 
 
@@ -40,7 +43,7 @@ def check_ranges(cfg: Config, training: bool) -> None:
     """
     if not switches(cfg)['options']:
         return
-    if training and (cfg.get('train_cfg') or {}).get('val_interval') == 0:
+    if training and cfg.get('val_cfg') is not None and (cfg.get('train_cfg') or {}).get('val_interval') == 0:
         raise PreflightError('train_cfg.val_interval=0: give at least 1, or --no-validate for no validation.')
     check_predictions(cfg)
     for split in ('val',) if training else ('test',):
@@ -59,6 +62,13 @@ def check_predictions(cfg: Config) -> None:
                                ('max_per_img', lambda value: value == 0, 'give at least 1')):
         for path, part in dicts_with((cfg.get('model') or {}), key):
             where, value = f'model.{path}.{key}', part[key]
-            two_stage = key == 'max_per_img' and path.endswith('rcnn')  # for which 0 is no limit
-            if 'test_cfg' in path and isinstance(value, (int, float)) and is_idle(value) and not two_stage:
+            unlimited = key != 'score_thr' and _takes_zero_as_no_limit(cfg.model, key, path)
+            if 'test_cfg' in path and isinstance(value, (int, float)) and is_idle(value) and not unlimited:
                 raise PreflightError(f'{where}={value} leaves no prediction: {cure}.{IN_QUESTION}')
+
+
+def _takes_zero_as_no_limit(model: dict, key: str, path: str) -> bool:
+    """Whether 0 is no limit, as for proposals before NMS, boxes of RoI heads, and these heads of mmdet."""
+    stage = {'max_per_img': 'rcnn', 'nms_pre': 'rpn'}[key]
+    return (path.endswith(stage) or 'mask_head' in model or kind(model.get('bbox_head')) in UNLIMITED
+            or (key == 'nms_pre' and kind(model) == 'RPN'))

@@ -21,6 +21,8 @@ OTHERS = {  # an option of the test, and what is said of it; None where predicti
     'model.backbone.backbone.style="caffe"': 'model.backbone.backbone.style=pytorch (here caffe)',
     'model.backbone.backbone.frozen_stages=1': None,
     'model.backbone.backbone.norm_cfg=dict(type="BN",requires_grad=False)': None,
+    'model.backbone.backbone.norm_cfg=dict(type="SyncBN",requires_grad=True)': None,
+    'model.bbox_head.reg_decoded_bbox=True': None,
     'model.data_preprocessor.bgr_to_rgb=True': 'model.data_preprocessor.bgr_to_rgb=False (here True)',
     'model.bbox_head.bbox_coder=dict(type="DeltaXYWHBBoxCoder",target_stds=[0.1,0.1,0.2,0.2])':
         'model.bbox_head.bbox_coder.target_stds=[1.0, 1.0, 1.0, 1.0] (here [0.1, 0.1, 0.2, 0.2])',
