@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -62,7 +63,12 @@ def test_the_stack_is_there_whole_or_not_at_all(checkout):
     assert 'the mm stack could not be installed' in failed.stderr
     assert not (checkout / 'site').exists()
     (checkout / 'onedl_mmcv-1/mmcv').mkdir(parents=True)
+    (checkout / 'onedl_mmcv-1/PKG-INFO').write_text('Name: onedl-mmcv\nVersion: 2.3.6\n')
     subprocess.run(['tar', '-czf', '.offline/onedl_mmcv-1.tar.gz', 'onedl_mmcv-1'], cwd=checkout, check=True)
     assert bash(checkout, f'{source} && echo $PYTHONPATH', FAILS='0', **variables).stdout.startswith(
         f'{checkout}/site:{checkout}')
     assert (checkout / 'site/mmcv').is_dir()
+    found = subprocess.run([sys.executable, '-c', 'from importlib.metadata import version\n'
+                            'print(version("onedl-mmcv"), version("transformers"))'], capture_output=True, text=True,
+                           env=dict(PYTHONPATH=str(checkout / 'site')))
+    assert found.stdout.split() == ['2.3.6', '0'], found.stderr
