@@ -53,7 +53,10 @@ def test_the_planes_at_zero_give_the_constant(basis, groups):
     vary_grids(layer)
     zero = layer._planes_at_zero(x)
     assert (zero is None) == layer.basis.constant_first
-    assert_close(layer._kernel_and_bias(zero), layer._kernel_and_bias(None), rtol=1e-5, atol=1e-6)
+    found, expected = (layer._kernel_and_bias(t, False) for t in (zero, None))
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    by_plane = layer._kernel_and_bias(zero, True)[0].unflatten(1, (-1, 4 // groups)).transpose(1, 2).flatten(1, 2)
+    assert_close(by_plane, expected[0], rtol=0, atol=0)
 
 
 @bases
