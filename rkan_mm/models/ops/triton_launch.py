@@ -28,7 +28,6 @@ def launch(kernel: Any, grid: tuple[int, ...], x: Tensor, *args, **constants) ->
         kernel[grid](x, *args, **constants)
 
 
-@functools.cache
 def cdiv(a: int, b: int) -> int:
     """As Triton's, which takes several microseconds."""
     return -(-a // b)
@@ -39,6 +38,7 @@ def power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+@functools.cache
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which knows no instructions of a GPU."""
     return os.environ.get('TRITON_INTERPRET') == '1'

@@ -140,7 +140,7 @@ def test_the_check_of_a_variant(change, monkeypatch):
 
     def check():
         return kernels._agrees(case['dtype'], (torch.float32,) * 3, (4, 3, 3), basis.change, True, window,
-                               case['dtype'], case['channels_last'], case['training'], device='cpu')
+                               case['dtype'], case['channels_last'], case['training'], 5, device='cpu')
 
     assert check()
     forward, backward = kernels.forward, kernels.backward
@@ -149,3 +149,12 @@ def test_the_check_of_a_variant(change, monkeypatch):
     monkeypatch.setattr(kernels, 'forward', forward)
     monkeypatch.setattr(kernels, 'backward', lambda *args: [t * 1.02 for t in backward(*args)])
     assert check() != case['training']
+
+
+@pytest.mark.parametrize(('channels', 'like'), [(3, 3), (64, 64), (2048, 128), (130, 125)])
+def test_what_is_checked_is_compiled_as_what_is_used(channels, like):
+    """Channels last: the same tile, and numbers that 16 divides or does not."""
+    assert kernels._like(channels) == like
+    used, checked = (kernels._strips_of_outputs((2, n, 28, 28), True, 2)[2] for n in (channels, like))
+    assert used == checked
+    assert (channels % 16 == 0) == (like % 16 == 0)
