@@ -39,8 +39,8 @@ def launches(function: Callable[[], object]) -> list[str]:
     """The names of all that ``function`` launches; call it within :func:`fake_gpu` or :func:`forms_of_a_gpu`."""
     names = []
 
-    def launch(kernel, grid, *args, **constants) -> None:
-        names.append(kernel.fn.__name__)
+    def launch(call, *tensors) -> None:
+        names.append(call.kernel.fn.__name__)
 
     with ExitStack() as stack:
         for module in KERNELS:

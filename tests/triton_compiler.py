@@ -13,6 +13,8 @@ from unittest.mock import patch
 
 import torch
 
+from rkan_mm.models.ops.triton_launch import Launch
+
 TARGETS = (80, 90, 100)
 """Compute capabilities: A100, H100, B200."""
 TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', torch.float64: '*fp64'}
@@ -40,7 +42,8 @@ def compiled_launches(module: ModuleType, capability: int | None) -> Iterator[li
     """
     reports = []
 
-    def launch(kernel: Any, grid: tuple[int, ...], *args, **constants) -> None:
+    def launch(call: Launch, *tensors: torch.Tensor) -> None:
+        kernel, args, constants = call.kernel, (*tensors, *call.numbers), dict(call.constants)
         given = [*kernel.arg_names[:len(args)], *(name for name in constants if name not in OPTIONS)]
         if sorted(given) != sorted(kernel.arg_names):
             raise TypeError(f'{kernel.fn.__name__}: {set(given) ^ set(kernel.arg_names)} too many or missing')

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 from unittest.mock import patch
 
 import torch
 from triton.runtime import interpreter
 
+from rkan_mm.models.ops.triton_launch import Launch
 
-def _launch_last(kernel: Any, grid: tuple[int, ...], *args, **constants) -> None:
-    last = tuple(n - 1 for n in grid) + (0,) * (3 - len(grid))
+
+def _launch_last(call: Launch, *tensors: torch.Tensor) -> None:
+    last = tuple(n - 1 for n in call.grid)
     builder = interpreter.interpreter_builder
 
     def take_last(*_) -> None:
@@ -24,7 +25,7 @@ def _launch_last(kernel: Any, grid: tuple[int, ...], *args, **constants) -> None
 
     with (patch.object(builder, 'set_grid_idx', take_last),
           patch.object(interpreter.GridExecutor, '_restore_args_dev', lambda *_: None)):  # it copies all to itself
-        kernel[(1,) * len(grid)](*args, **constants)
+        call.kernel[1, 1, 1](*tensors, *call.numbers, **call.constants)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ All is computed in single precision, whatever the dtypes of input and output are
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +25,7 @@ from .triton_functions import (
     tanh,
     widths,
 )
-from .triton_launch import cdiv, is_close, is_right, launch, power_of_2
+from .triton_launch import Launch, cdiv, is_close, is_right, launch, power_of_2
 
 ELEMENTS = 1024
 """Of a program."""
@@ -62,16 +64,22 @@ def backward(x: Tensor, functions: Functions, setting: Setting, grad: Tensor) ->
 
 
 def _launch(kernel: triton.JITFunction, x: Tensor, functions: Functions, setting: Setting, *others: Tensor) -> None:
-    if not x.numel():
-        return
-    (base, squash, centre), size = setting, x.shape[-1]
-    arrays, rows = [t.contiguous() for t in functions.arrays], x.numel() // size
-    columns = min(ELEMENTS, power_of_2(size))
+    if x.numel():
+        arrays = [t.contiguous() for t in functions.arrays]
+        launch(_prepared(kernel, x.shape, functions.kind, functions.count, functions.knots, functions.steps,
+                         functions.grids, setting), x, *(*arrays, x, x)[:2], *others)
+
+
+@functools.lru_cache(maxsize=256)
+def _prepared(kernel: triton.JITFunction, shape: torch.Size, kind: str, count: int, knots: int,
+              steps: tuple[float, ...], grids: int, setting: Setting) -> Launch:
+    """Made once: in Python it takes longer than the kernel on a small input."""
+    (base, squash, centre), size = setting, shape[-1]
+    columns, rows = min(ELEMENTS, power_of_2(size)), shape.numel() // size
     tile = dict(ROWS=ELEMENTS // columns, COLUMNS=columns)
-    launch(kernel, (cdiv(rows, tile['ROWS']) * cdiv(size, columns),), x, *(*arrays, x, x)[:2], *others,
-           rows, size, functions.grids, KIND=KINDS[functions.kind], FUNCTIONS=functions.count, KNOTS=functions.knots,
-           STEPS=functions.steps, BASE=BASES[base], SQUASH=squash, CENTRE=centre,
-           GRIDS=0 if functions.grids == 1 else x.dim() - 1, **tile)
+    return Launch(kernel, (cdiv(rows, tile['ROWS']) * cdiv(size, columns),), (rows, size, grids), KIND=KINDS[kind],
+                  FUNCTIONS=count, KNOTS=knots, STEPS=steps, BASE=BASES[base], SQUASH=squash, CENTRE=centre,
+                  GRIDS=0 if grids == 1 else len(shape) - 1, **tile)
 
 
 def _agrees(dtype: torch.dtype, dims: int, kind: str, count: int, dtypes: tuple[torch.dtype, ...], many: bool,

@@ -17,7 +17,7 @@ from . import fused_kernels as kernels
 from . import fused_weights
 from .definition import conv_by_definition
 from .functions import BASES, KINDS, Functions, example
-from .triton_launch import HALF, cdiv, interpreted, is_close, is_right, launch, power_of_2
+from .triton_launch import HALF, Launch, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
 PROGRAMS = 512
 """The gradient of the weights divides the pixels into as many chunks as give about so many programs."""
@@ -89,11 +89,12 @@ def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Se
     while planes * tile['BC'] * tile['BN'] * dtype.itemsize * tile['num_stages'] > SHARED and tile['BN'] > 16:
         tile['BN'] //= 2
     tile['num_warps'] *= 1 + (planes > 12)  # whose addresses alone fill the registers
-    launch(kernels.forward, (cdiv(pixels, tile['BM']), cdiv(outputs, tile['BN'])), x,
-           packed(parameters, setting, dtype), parameters[0] if bias is None else bias, *_points(functions, x), y,
-           pixels, inputs, outputs, *x.shape[2:], *y.shape[2:], *x.stride(), *y.stride(), BIAS=bias is not None,
-           CONSTANT=setting.constant, X=_layout(x, setting), Y=_layout(y, setting), **tile,
-           **_constants(x, y, functions, setting, dtype))
+    call = Launch(kernels.forward, (cdiv(pixels, tile['BM']), cdiv(outputs, tile['BN'])),
+                  (pixels, inputs, outputs, *x.shape[2:], *y.shape[2:], *x.stride(), *y.stride()),
+                  BIAS=bias is not None, CONSTANT=setting.constant, X=_layout(x, setting), Y=_layout(y, setting),
+                  **tile, **_constants(x, y, functions, setting, dtype))
+    launch(call, x, packed(parameters, setting, dtype), parameters[0] if bias is None else bias,
+           *_points(functions, x), y)
     return y
 
 
@@ -116,10 +117,11 @@ def _input_gradient(x: Tensor, parameters: Parameters, functions: Functions, set
     (sh, sw), tile = setting.stride, _fitted(_of_dtype(BACKWARD_INPUT, 'BC', grad), inputs, outputs)
     pixels = batch * cdiv(height, sh) * cdiv(width, sw)
     grid = cdiv(pixels, tile['BM']), cdiv(inputs, tile['BN']), sh * sw
-    launch(kernels.backward_input, grid, x, packed(parameters, setting, grad.dtype), *_points(functions, x), grad,
-           result, batch, inputs, outputs, height, width, *grad.shape[2:], *x.stride(), *grad.stride(),
-           *result.stride(), CONSTANT=setting.constant, X=_layout(x, setting), G=_layout(grad, setting),
-           Y=_layout(result, setting), **tile, **constants)
+    call = Launch(kernels.backward_input, grid, (batch, inputs, outputs, height, width, *grad.shape[2:], *x.stride(),
+                                                 *grad.stride(), *result.stride()),
+                  CONSTANT=setting.constant, X=_layout(x, setting), G=_layout(grad, setting),
+                  Y=_layout(result, setting), **tile, **constants)
+    launch(call, x, packed(parameters, setting, grad.dtype), *_points(functions, x), grad, result)
 
 
 def _parameter_gradients(x: Tensor, parameters: Parameters, functions: Functions, setting: Setting, grad: Tensor,
@@ -132,13 +134,15 @@ def _parameter_gradients(x: Tensor, parameters: Parameters, functions: Functions
     each = cdiv(blocks, min(blocks, MAX_CHUNKS, cdiv(PROGRAMS, tiles * taps * planes)))
     chunks = cdiv(blocks, each)
     sums = torch.empty(chunks, taps, planes, inputs, outputs, dtype=torch.float32, device=x.device)
-    launch(kernels.backward_weight, (tiles, taps * planes, chunks), x, grad, *_points(functions, x), sums, pixels, each,
-           inputs, outputs, *x.shape[2:], *grad.shape[2:], *x.stride(), *grad.stride(), X=_layout(x, setting),
-           G=_layout(grad, setting), **tile, **constants)
+    call = Launch(kernels.backward_weight, (tiles, taps * planes, chunks),
+                  (pixels, each, inputs, outputs, *x.shape[2:], *grad.shape[2:], *x.stride(), *grad.stride()),
+                  X=_layout(x, setting), G=_layout(grad, setting), **tile, **constants)
+    launch(call, x, grad, *_points(functions, x), sums)
     total = grad.sum((0, 2, 3), dtype=torch.float32) if setting.constant or bias is not None else sums
     grads = [None if t is None else torch.empty_like(t) for t in parameters[:3]]
-    launch(fused_weights.finish, (cdiv(inputs * outputs, BLOCK), taps), sums, total, *_pointers(parameters),
-           *(parameters[0] if t is None else t for t in grads), inputs, outputs, chunks, **_flags(parameters, setting))
+    call = Launch(fused_weights.finish, (cdiv(inputs * outputs, BLOCK), taps), (inputs, outputs, chunks),
+                  **_flags(parameters, setting))
+    launch(call, sums, total, *_pointers(parameters), *(parameters[0] if t is None else t for t in grads))
     return *grads, None, None if bias is None else total.to(bias.dtype)
 
 
@@ -147,8 +151,9 @@ def packed(parameters: Parameters, setting: Setting, dtype: torch.dtype) -> Tens
     outputs, inputs, functions = parameters.basis_weight.shape[:3]
     taps, planes = setting.kernel[0] * setting.kernel[1], functions + (setting.base != 'none')
     result = torch.empty(taps, planes, inputs, outputs, dtype=dtype, device=parameters.basis_weight.device)
-    launch(fused_weights.pack, (cdiv(inputs * outputs, BLOCK), taps * planes), *_pointers(parameters), result,
-           inputs, outputs, **_flags(parameters, setting))
+    call = Launch(fused_weights.pack, (cdiv(inputs * outputs, BLOCK), taps * planes), (inputs, outputs),
+                  **_flags(parameters, setting))
+    launch(call, *_pointers(parameters), result)
     return result
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from . import shared_polynomial_conv_kernels as kernels
 from . import shared_polynomial_conv_strip_kernels as strips
 from .shared_polynomial_conv_torch import Window, _output_size, identity, shared_polynomial_conv2d_torch
-from .triton_launch import HALF, cdiv, interpreted, is_close, is_right, launch, power_of_2
+from .triton_launch import HALF, Launch, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
 MAX_TAPS = 9  # whose coefficients find room in registers: such kernels read each input once
 MAX_ROWS = 14  # of a strip
@@ -43,27 +43,74 @@ def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
                     torch.is_grad_enabled(), _like(x.shape[1]) if last else 5)
 
 
-class _Call(NamedTuple):
-    """What tensors of the same shapes, dtypes and layouts have in common: all but the tensors of a launch."""
+class _Case(NamedTuple):
+    """What calls have in common whose tensors have the same shapes, dtypes and layouts."""
 
-    kernel: Any
-    size: tuple[int, ...]
-    layout: torch.memory_format
-    grid: tuple[int]
-    numbers: tuple[int, ...]
-    constants: dict[str, Any]
+    size: torch.Size
+    half: bool
+    last: bool
+    weight: torch.Size
+    base: bool
+    scaled: bool
+    change: Change
+    squash: bool
+    window: Window
+    limits: tuple[int, ...]
+    """of this module"""
+
+    @property
+    def few(self) -> bool:
+        return self.weight[1:].numel() <= MAX_TAPS
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        return *self.size[:2], *_output_size(self.size[2:], self.weight[1:], self.window)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return _constants(self.weight, self.base, self.squash, self.window, self.half, self.last)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        return dict(SCALED=self.scaled, CHANGE=self.change)
+
+
+def _case(x: Tensor, last: bool, parameters: Parameters, change: Change, squash: bool, window: Window) -> _Case:
+    weight, base_weight, scaler = parameters
+    return _Case(x.shape, x.dtype in HALF, last, weight.shape, base_weight is not None, scaler is not None, change,
+                 squash, window, (TILE, MAX_TAPS, MAX_ROWS, BUSY))
+
+
+# Launches are made once: in Python it takes longer than the kernels on a small input.
+@functools.lru_cache(maxsize=256)
+def _forward(case: _Case) -> tuple[Launch, tuple[int, ...]]:
+    """And the size of the output."""
+    out, degree = case.out, case.weight[0] - 1
+    tiles, extent, tile = _strips_of_outputs(out, case.last, degree) if case.few else _tiles(out, case.last)
+    return Launch((strips if case.few else kernels).forward, (tiles,), (*extent, *case.size[2:], *out[2:]), **tile,
+                  **case.constants, **case.preparation), out
 
 
 @functools.lru_cache(maxsize=256)
-def _call(size: torch.Size, half: bool, last: bool, weight: torch.Size, base: bool, scaled: bool, change: Change,
-          squash: bool, window: Window, limits: tuple[int, ...]) -> _Call:
-    """Made once: in Python it takes longer than the kernel on a small input. ``limits`` are those of this module."""
-    out = *size[:2], *_output_size(size[2:], weight[1:], window)
-    few = weight[1:].numel() <= MAX_TAPS
-    tiles, extent, tile = _strips_of_outputs(out, last, weight[0] - 1) if few else _tiles(out, last)
-    constants = dict(tile, **_constants(weight, base, squash, window, half, last), SCALED=scaled, CHANGE=change)
-    return _Call((strips if few else kernels).forward, out, torch.channels_last if last else torch.contiguous_format,
-                 (tiles,), (*extent, *size[2:], *out[2:]), constants)
+def _backward_input(case: _Case) -> Launch:
+    tiles, extent, tile = (_strips_of_inputs(case.size, case.last, case.window, case.weight[0] - 1) if case.few
+                           else _tiles(case.size, case.last))
+    return Launch((strips if case.few else kernels).backward_input, (tiles,),
+                  (*extent, *case.size[2:], *case.out[2:]), **tile, **case.constants, **case.preparation)
+
+
+@functools.lru_cache(maxsize=256)
+def _backward_parameters(case: _Case) -> tuple[Launch, tuple[int, int, int], Launch]:
+    """Sums of chunks of the output, their size, and how gradients are made of them."""
+    degree, taps, out, constants = case.weight[0] - 1, case.weight[1:].numel(), case.out, case.constants
+    tiles, extent, tile = (_strips_of_gradients(out, case.last, case.half, degree) if case.few
+                           else _tiles(out, case.last))
+    each = cdiv(tiles, 2 * MAX_CHUNKS if case.few else MAX_CHUNKS)
+    chunks, terms = cdiv(tiles, each), power_of_2(degree + 2)
+    kernel, grid = (strips.backward_weight, (chunks,)) if case.few else (kernels.backward_weight, (taps, chunks))
+    summing = Launch(kernel, grid, (each, *extent, *case.size[2:], *out[2:]), TERMS=terms, **tile, **constants)
+    return summing, (chunks, taps, terms), Launch(kernels.finish, (taps,), (chunks,), TAPS=taps, TERMS=terms,
+                                                  DEGREE=degree, BASE=case.base, **case.preparation)
 
 
 def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
@@ -71,14 +118,11 @@ def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, win
     """See :func:`shared_polynomial_conv2d`; u = tanh if ``squash``, else the identity. Lies in memory as ``x`` does."""
     last = _is_channels_last(x)
     x = x if last else x.contiguous()
-    weight, base_weight, scaler = parameters
-    weight = weight.contiguous()
-    call = _call(x.shape, x.dtype in HALF, last, weight.shape, base_weight is not None, scaler is not None, change,
-                 squash, window, (TILE, MAX_TAPS, MAX_ROWS, BUSY))
-    y = (torch.empty_like(x) if call.size == x.shape and dtype == x.dtype else
-         torch.empty(call.size, dtype=dtype, device=x.device, memory_format=call.layout))
-    launch(call.kernel, call.grid, x, weight, weight if base_weight is None else base_weight.contiguous(),
-           weight if scaler is None else scaler.contiguous(), y, *call.numbers, **call.constants)
+    call, size = _forward(_case(x, last, parameters, change, squash, window))
+    y = (torch.empty_like(x) if size == x.shape and dtype == x.dtype else
+         torch.empty(size, dtype=dtype, device=x.device,
+                     memory_format=torch.channels_last if last else torch.contiguous_format))
+    launch(call, x, *_pointers(_contiguous(parameters)), y)
     return y
 
 
@@ -86,31 +130,18 @@ def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
              for_input: bool, for_parameters: bool) -> tuple[Tensor | None, ...]:
     """Gradients of ``x`` and of the parameters, given that of the output."""
     last = _is_channels_last(x)
-    x, parameters = x if last else x.contiguous(), tuple(None if t is None else t.contiguous() for t in parameters)
+    x, parameters = x if last else x.contiguous(), _contiguous(parameters)
     grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    weight, base_weight, scaler = parameters
-    constants = _constants(weight.shape, base_weight is not None, squash, window, x.dtype in HALF, last)
-    preparation = dict(SCALED=scaler is not None, CHANGE=change)
-    sizes = *x.shape[2:], *grad.shape[2:]
-    grad_x, grads, degree = None, (None, ) * len(parameters), len(weight) - 1
-    taps = weight[0].numel()
-    few = taps <= MAX_TAPS
+    case, grad_x, grads = _case(x, last, parameters, change, squash, window), None, (None,) * len(parameters)
     if for_input:
         grad_x = torch.empty_like(x)
-        tiles, extent, tile = _strips_of_inputs(x.shape, last, window, degree) if few else _tiles(x.shape, last)
-        launch((strips if few else kernels).backward_input, (tiles, ), x, *_pointers(parameters), grad, grad_x,
-               *extent, *sizes, **tile, **constants, **preparation)
+        launch(_backward_input(case), x, *_pointers(parameters), grad, grad_x)
     if for_parameters:
-        tiles, extent, tile = (_strips_of_gradients(grad.shape, last, x.dtype in HALF, degree) if few
-                               else _tiles(grad.shape, last))
-        each = cdiv(tiles, 2 * MAX_CHUNKS if few else MAX_CHUNKS)
-        chunks, terms = cdiv(tiles, each), power_of_2(degree + 2)
-        sums = torch.empty(chunks, taps, terms, dtype=torch.float32, device=x.device)
-        kernel, grid = (strips.backward_weight, (chunks,)) if few else (kernels.backward_weight, (taps, chunks))
-        launch(kernel, grid, x, grad, sums, each, *extent, *sizes, TERMS=terms, **tile, **constants)
+        summing, size, finishing = _backward_parameters(case)
+        sums = torch.empty(size, dtype=torch.float32, device=x.device)
+        launch(summing, x, grad, sums)
         grads = tuple(None if t is None else torch.empty_like(t) for t in parameters)
-        launch(kernels.finish, (taps, ), sums, *_pointers(parameters), *_pointers(grads), chunks, TAPS=taps,
-               TERMS=terms, DEGREE=constants['DEGREE'], BASE=constants['BASE'], **preparation)
+        launch(finishing, sums, *_pointers(parameters), *_pointers(grads))
     return grad_x, *grads
 
 
@@ -159,6 +190,10 @@ def _like(channels: int) -> int:
 
 def _is_channels_last(x: Tensor) -> bool:
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _contiguous(parameters: Parameters) -> Parameters:
+    return tuple(None if t is None else t.contiguous() for t in parameters)
 
 
 def _pointers(parameters: Parameters) -> list[Tensor]:

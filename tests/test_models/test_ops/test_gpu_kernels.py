@@ -31,9 +31,9 @@ def recorded():
     names = []
     with ExitStack() as stack:
         for module in (expand_triton, fused_triton, shared_polynomial_conv_triton):
-            def launch(kernel, *args, real=module.launch, module=module, **constants):
-                names.append(f'{module.__name__.rpartition(".")[2]}.{kernel.fn.__name__}')
-                real(kernel, *args, **constants)
+            def launch(call, *tensors, real=module.launch, module=module):
+                names.append(f'{module.__name__.rpartition(".")[2]}.{call.kernel.fn.__name__}')
+                real(call, *tensors)
             stack.enter_context(patch.object(module, 'launch', launch))
         yield names
 
