@@ -11,9 +11,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rkan_mm.models.layers import kan_layer
+from rkan_mm.models import rkan_block
+from rkan_mm.models.layers import activated_kan_conv, kan_layer
 from rkan_mm.models.ops import expand_triton, fused, fused_triton, shared_polynomial_conv, shared_polynomial_conv_triton
-from rkan_mm.models.ops.shared_polynomial_conv import _OnGpu
+from rkan_mm.models.ops.shared_polynomial_conv import _OnGpu, _SharedPolynomialConv
+from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
 expand = import_module('rkan_mm.models.ops.expand')  # the package has a function of this name
 KERNELS = expand_triton, fused_triton, shared_polynomial_conv_triton
@@ -58,7 +60,8 @@ def fake_gpu() -> Iterator[None]:
             stack.enter_context(patch.object(module, 'readable', lambda *args, **kwargs: True))
         for module in KERNELS:
             stack.enter_context(patch.object(module, 'is_there', lambda *args: True))
-        stack.enter_context(patch.object(kan_layer, 'is_transformed', lambda: False))
+        for module in (kan_layer, activated_kan_conv):
+            stack.enter_context(patch.object(module, 'is_transformed', lambda: False))
         stack.enter_context(FakeTensorMode())
         stack.enter_context(torch.device('cuda'))
         yield
@@ -79,9 +82,10 @@ def moved(module: torch.nn.Module) -> torch.nn.Module:
 @contextmanager
 def forms_of_a_gpu() -> Iterator[None]:
     """CPU tensors take the Triton kernels, too: for the backward pass, which autograd refuses fake CUDA tensors."""
-    def form(x, parameters, squash, window, basis) -> _OnGpu:
-        return _OnGpu(squash, window, basis)
+    def activated(x, act, before, kan, norm) -> torch.Tensor:
+        form = _OnGpu(True, Window(kan.stride, kan.padding, kan.dilation), kan.basis, None, True)
+        return norm(_SharedPolynomialConv.apply(x, kan.weight, kan.base_weight, kan.scaler, form))
 
     with (patch.object(shared_polynomial_conv, 'readable', lambda *args, **kwargs: True),
-          patch.object(shared_polynomial_conv, '_form', form)):
+          patch.object(rkan_block, 'activated_kan_conv2d', activated)):
         yield

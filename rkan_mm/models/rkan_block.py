@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rkan_mm.registry import MODELS
 
 from .layers import GroupedKANConv2d, SharedKANConv2d
+from .layers.activated_kan_conv import activated_kan_conv2d
 from .layers.recompute import with_checkpoint
 
 
@@ -141,12 +142,12 @@ class RKANBlock(BaseModule):
         return with_checkpoint(self, self._forward, x) if self.with_cp else self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
-        residual = self.act(self.reduce(x))
-        residual = self.norm1(self.kan1(self.norm_before1(residual)))
-        residual = self.act(self.expand(residual))
-        if self.kan2 is not None:
-            residual = self.kan2(self.norm_before2(residual))
-        residual = self.norm2(residual)
+        residual = activated_kan_conv2d(self.reduce(x), self.act, self.norm_before1, self.kan1, self.norm1)
+        residual = self.expand(residual)
+        if self.kan2 is None:
+            residual = self.norm2(self.act(residual))
+        else:
+            residual = activated_kan_conv2d(residual, self.act, self.norm_before2, self.kan2, self.norm2)
         if self.shortcut is not None:
             residual = residual + self.shortcut(x)
         return residual

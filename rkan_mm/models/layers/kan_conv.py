@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import can_spline_conv, expand, folded, readable, spline_conv2d, tf32_allowed
+from rkan_mm.models.ops import (
+    can_spline_conv,
+    expand,
+    folded,
+    fused_is_wanted,
+    readable,
+    spline_conv2d,
+    tf32_allowed,
+)
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -41,7 +49,7 @@ class KANConv(KANLayer):
         self.check_input(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
-        y = self._fused(x) if x.is_cuda else None
+        y = self._fused(x) if x.is_cuda and fused_is_wanted() else None
         if y is not None:
             return y
         normed = self.normed(x)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import expand, folded, tf32_allowed
+from rkan_mm.models.ops import expand, folded, fused_is_wanted, tf32_allowed
 from rkan_mm.registry import MODELS
 
 from .kan_layer import KANLayer
@@ -38,7 +38,7 @@ class KANLinear(KANLayer, nn.Linear):
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)
-        if x.is_cuda:
+        if x.is_cuda and fused_is_wanted():
             rows = x.reshape(-1, self.in_features)[..., None, None]  # pictures of one pixel
             y = self.fused(rows, tf32_allowed('matmul'))
             if y is not None:

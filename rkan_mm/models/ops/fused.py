@@ -27,6 +27,11 @@ Layer = tuple[str, bool, bool, tuple[int, int], tuple[int, int], tuple[int, int]
 """The fields of `fused_triton.Setting`."""
 
 
+def fused_is_wanted() -> bool:
+    """Whether the fused form is looked for at all: for training planes were faster wherever both were measured."""
+    return not torch.is_grad_enabled() if FORCED is None else FORCED
+
+
 def fused_conv2d(x: Tensor, parameters: tuple[Tensor | None, ...], functions: Functions | None, layer: Layer,
                  tf32: bool) -> Tensor | None:
     """The KAN convolution of (B, C, H, W) to (B, O, H', W'); None where the other forms are to be taken.
@@ -38,7 +43,7 @@ def fused_conv2d(x: Tensor, parameters: tuple[Tensor | None, ...], functions: Fu
         layer: see :data:`Layer`.
         tf32: whether products of single precision may be taken in TF32, without which there is no kernel for it.
     """
-    if functions is None or not x.is_cuda or FORCED is False:
+    if functions is None or not x.is_cuda or not fused_is_wanted():
         return None
     kernels = optional_module('fused_triton')
     if kernels is None or not readable(x, *parameters, *functions.arrays, dtypes=DTYPES, device='cuda'):
@@ -68,15 +73,15 @@ def tf32_allowed(backend: str) -> bool:
 
 
 def _is_taken(x: Tensor, basis_weight: Tensor, functions: Functions, setting, dtype: torch.dtype, tf32: bool) -> bool:
-    """Whether there is such a kernel, and it was faster than planes on a card (docs/gpu.md): not for training."""
+    """Whether there is such a kernel, and it was faster than planes on a card (docs/gpu.md)."""
     if (setting.kernel not in KERNELS or not set(setting.stride) <= set(STRIDES) or functions.count > MAX_FUNCTIONS
             or dtype not in DTYPES or (dtype == torch.float32 and not tf32)):
         return False
     height, width = setting.output_size(x)
     if min(height, width) < 1 or FORCED:
         return min(height, width) > 0
-    return (setting.kernel == (1, 1) and len(basis_weight) <= MAX_OUTPUTS and len(x) * height * width >= MIN_PIXELS
-            and not torch.is_grad_enabled())
+    return (setting.kernel == (1, 1) and len(basis_weight) <= MAX_OUTPUTS
+            and len(x) * height * width >= MIN_PIXELS)
 
 
 class _Fused(torch.autograd.Function):

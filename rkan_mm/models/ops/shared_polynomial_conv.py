@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .gate import autocast_dtype, gradients, readable
@@ -15,6 +16,7 @@ from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_p
 from .tracing import folded
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+Norm = tuple[Tensor, Tensor, Tensor, Tensor, float]
 
 
 class Polynomials(Protocol):
@@ -70,6 +72,24 @@ def shared_polynomial_conv2d(x: Tensor,
     return run(x, weight, base_weight, scaler, form)
 
 
+def activated_polynomial_conv2d(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
+                                basis: Polynomials, squash: bool, window: Window,
+                                norm: Norm | None) -> Tensor | None:
+    """:func:`shared_polynomial_conv2d` of SiLU of ``x``, and ``norm`` of that, by one kernel; None where there is none.
+
+    Args:
+        x, weight, base_weight, scaler, basis, window: as there.
+        squash: whether the normalisation is tanh, else there is none.
+        norm: of a constant batch norm mean, variance, weight, bias, (C,) each, and what is added to the variance; it
+            has no gradients.
+    """
+    form = _form(x, (weight, base_weight, scaler), squash, window, basis, True, norm) if x.is_cuda else None
+    if form is None:
+        return None
+    run = _SharedPolynomialConv.apply if torch.is_grad_enabled() else _evaluate
+    return run(x, weight, base_weight, scaler, form)
+
+
 def _monomials(weight: Tensor, scaler: Tensor | None, basis: Polynomials | None) -> Tensor:
     weight = weight if scaler is None else weight * scaler
     return weight if basis is None else basis.to_monomials(weight)
@@ -81,6 +101,7 @@ class _OnCpu(NamedTuple):
     squash: bool
     window: Window
     basis: None = None
+    act: bool = False
 
     @property
     def prepares(self) -> bool:
@@ -111,6 +132,8 @@ class _OnGpu(NamedTuple):
     basis: Polynomials | None
     dtype: torch.dtype | None = None
     """Of the output; None is that of autocast, or of the input."""
+    act: bool = False
+    norm: Norm | None = None
 
     @property
     def prepares(self) -> bool:
@@ -123,20 +146,25 @@ class _OnGpu(NamedTuple):
     def forward(self, x: Tensor, *parameters: Tensor | None) -> Tensor:
         dtype = self.dtype or autocast_dtype('cuda') or x.dtype
         return _module('shared_polynomial_conv_triton').forward(x, parameters, self.change, self.squash, self.window,
-                                                                dtype)
+                                                                dtype, self.act, self.norm)
 
     def backward(self, inputs: tuple[Any, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
         return _module('shared_polynomial_conv_triton').backward(inputs[0], inputs[1:], self.change, self.squash,
-                                                                 self.window, grad, needed[0], any(needed[1:]))
+                                                                 self.window, grad, needed[0], any(needed[1:]),
+                                                                 self.act)
 
 
-def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window,
-          basis: Polynomials | None) -> _OnCpu | _OnGpu | None:
+def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window, basis: Polynomials | None,
+          act: bool = False, norm: Norm | None = None) -> _OnCpu | _OnGpu | None:
     """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
     device = 'cuda' if x.is_cuda else 'cpu'
-    if not readable(x, *parameters, dtypes=DTYPES, device=device):
+    constants = () if norm is None else norm[:4]
+    if not readable(x, *parameters, *constants, dtypes=DTYPES, device=device):
         return None
+    for t in constants:
+        if t.shape != x.shape[1:2] or t.device != x.device:
+            return None
     weight, base_weight, scaler = parameters
     if not _is_taken(x.shape, weight.shape, None if base_weight is None else base_weight.shape,
                      None if scaler is None else scaler.shape, window):
@@ -147,8 +175,9 @@ def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window,
             return None
     if device == 'cpu':
         return _OnCpu(squash, window) if _module('shared_polynomial_conv_cpu').is_there() else None
-    form, kernels = _OnGpu(squash, window, basis, autocast or x.dtype), _module('shared_polynomial_conv_triton')
-    there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, form.dtype)
+    form = _OnGpu(squash, window, basis, autocast or x.dtype, act, norm)
+    kernels = _module('shared_polynomial_conv_triton')
+    there = kernels is not None and kernels.is_there(x, parameters, form.change, squash, window, form.dtype, act, norm)
     return form if there else None
 
 
@@ -199,6 +228,7 @@ def _by_pytorch(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], for
     """The gradients by PyTorch, in single precision."""
     def plain(*inputs: Tensor | None) -> Tensor:
         x, weight, base_weight, scaler = (None if t is None else t.float() for t in inputs)
+        x = F.silu(x) if form.act else x
         y = shared_polynomial_conv2d_torch(x, _monomials(weight, scaler, form.basis), base_weight,
                                            torch.tanh if form.squash else identity, None, *form.window)
         return y.to(grad.dtype)

@@ -3,7 +3,8 @@
 A tile is of strips by lanes. A lane is a channel; where channels do not come last, each plane counts as an image of one
 channel. A strip is a few columns of the result, and goes down row by row: each input is loaded and squashed once for
 all taps that see it, what the rows below still wait for stays in registers, and so do the coefficients of all taps.
-Rows and columns of the input are counted from the first padded ones.
+Rows and columns of the input are counted from the first padded ones. With ACT the input goes through SiLU first; with
+NORM the result goes through a batch norm that is constant.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_functions import tanh
+from .triton_functions import base_slope, base_value, tanh
 
 SIZES = ['strips', 'rows', 'tiles', 'height', 'width', 'out_height', 'out_width']
 """Arguments that change with the pictures; Triton would compile anew for multiples of 16."""
@@ -67,11 +68,22 @@ def _load(place, row, column, lanes, height, width, there):
     return tl.load(place + (row * width + column).to(tl.int64) * lanes, met, 0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def forward(x, weight, base_weight, scaler, y, lanes, strips, rows, height, width, out_height, out_width,
-            SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
-            KH: tl.constexpr, KW: tl.constexpr, DEGREE: tl.constexpr, BASE: tl.constexpr, SCALED: tl.constexpr,
-            CHANGE: tl.constexpr, SQUASH: tl.constexpr, HARDWARE: tl.constexpr, COLUMNS: tl.constexpr,
+@triton.jit
+def _affine(mean, variance, gamma, beta, channel, channels, EPS: tl.constexpr):
+    """Factor and summand of a constant batch norm, for these channels."""
+    there = channel < channels
+    factor = tl.load(gamma + channel, there, 0.0).to(tl.float32) / tl.sqrt(
+        tl.load(variance + channel, there, 1.0).to(tl.float32) + EPS)
+    return factor, tl.load(beta + channel, there, 0.0).to(tl.float32) - factor * tl.load(
+        mean + channel, there, 0.0).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=[*SIZES, 'channels'])
+def forward(x, weight, base_weight, scaler, y, mean, variance, gamma, beta, lanes, strips, rows, height, width,
+            out_height, out_width, channels, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+            DH: tl.constexpr, DW: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, DEGREE: tl.constexpr,
+            BASE: tl.constexpr, SCALED: tl.constexpr, CHANGE: tl.constexpr, SQUASH: tl.constexpr,
+            HARDWARE: tl.constexpr, ACT: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr, COLUMNS: tl.constexpr,
             STRIPS: tl.constexpr, LANES: tl.constexpr):
     lane, image, top, left, there = _strips(tl.program_id(0), lanes, strips, rows, tl.cdiv(out_height, rows),
                                             tl.cdiv(out_width, COLUMNS), COLUMNS, STRIPS, LANES)
@@ -84,12 +96,15 @@ def forward(x, weight, base_weight, scaler, y, lanes, strips, rows, height, widt
     WAITING: tl.constexpr = (KH - 1) * DH // SH + 1  # rows of the result that an input row may count for
     WIDTH: tl.constexpr = (COLUMNS - 1) * SW + (KW - 1) * DW + 1
     waiting = (nothing,) * (WAITING * COLUMNS)
+    if NORM:
+        factor, summand = _affine(mean, variance, gamma, beta, lane if LANES > 1 else image % channels, channels, EPS)
     of_x, of_y = x + image * height * width * lanes + lane, y + image * out_height * out_width * lanes + lane
     for step in range(rows + WAITING - 1):
         values, squashed = (), ()
         for s in tl.static_range(SH):
             for j in tl.static_range(WIDTH):
                 v = _load(of_x, (top + step) * SH - PH + s, left * SW - PW + j, lanes, height, width, there)
+                v = base_value(v, 2) if ACT else v
                 values += (v,)
                 squashed += (tanh(v, HARDWARE) if SQUASH else v,)
         following = ()
@@ -115,6 +130,8 @@ def forward(x, weight, base_weight, scaler, y, lanes, strips, rows, height, widt
         for c in tl.static_range(COLUMNS):
             met = there & (row >= top) & (row < out_height) & (left + c < out_width)
             value = following[(WAITING - 1) * COLUMNS + c]
+            if NORM:
+                value = value * factor + summand
             tl.store(of_y + (row * out_width + left + c).to(tl.int64) * lanes, value.to(y.dtype.element_ty), met)
 
 
@@ -123,7 +140,8 @@ def backward_input(x, weight, base_weight, scaler, grad, grad_x, lanes, strips, 
                    out_width, SH: tl.constexpr, SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                    DH: tl.constexpr, DW: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, DEGREE: tl.constexpr,
                    BASE: tl.constexpr, SCALED: tl.constexpr, CHANGE: tl.constexpr, SQUASH: tl.constexpr,
-                   HARDWARE: tl.constexpr, COLUMNS: tl.constexpr, STRIPS: tl.constexpr, LANES: tl.constexpr):
+                   HARDWARE: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr, STRIPS: tl.constexpr,
+                   LANES: tl.constexpr):
     """A strip is of inputs here, in multiples of the stride: sums of the outputs' gradients by the powers of t."""
     ABOVE: tl.constexpr = PH // SH  # where inputs begin, in strides; so do columns
     BEFORE: tl.constexpr = PW // SW
@@ -164,7 +182,8 @@ def backward_input(x, weight, base_weight, scaler, grad, grad_x, lanes, strips, 
             for i in tl.static_range(WIDTH):
                 row, column = above * SH - PH + r, (left + BEFORE) * SW - PW + i
                 v = _load(of_x, row, column, lanes, height, width, there)
-                t = tanh(v, HARDWARE) if SQUASH else v
+                a = base_value(v, 2) if ACT else v
+                t = tanh(a, HARDWARE) if SQUASH else a
                 if r < WAITING:
                     total = following[(r * WIDTH + i) * TERMS + DEGREE - 1]
                     for n in tl.static_range(DEGREE - 1):
@@ -172,6 +191,7 @@ def backward_input(x, weight, base_weight, scaler, grad, grad_x, lanes, strips, 
                     total = total * (1.0 - t * t) if SQUASH else total
                     if BASE:
                         total += following[(r * WIDTH + i) * TERMS + DEGREE]
+                    total = total * base_slope(v, 2) if ACT else total
                 else:
                     total = nothing
                 met = there & (step >= EARLIER) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
@@ -189,8 +209,8 @@ def backward_input(x, weight, base_weight, scaler, grad, grad_x, lanes, strips, 
 def backward_weight(x, grad, sums, tiles, lanes, strips, rows, height, width, out_height, out_width, SH: tl.constexpr,
                     SW: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr, DH: tl.constexpr, DW: tl.constexpr,
                     KH: tl.constexpr, KW: tl.constexpr, DEGREE: tl.constexpr, BASE: tl.constexpr, SQUASH: tl.constexpr,
-                    HARDWARE: tl.constexpr, COLUMNS: tl.constexpr, STRIPS: tl.constexpr, LANES: tl.constexpr,
-                    TERMS: tl.constexpr):
+                    HARDWARE: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr, STRIPS: tl.constexpr,
+                    LANES: tl.constexpr, TERMS: tl.constexpr):
     """Sums, for each tap and over some tiles, of the outputs' gradients times 1, t, t^2, ...; and times x."""
     nothing = tl.zeros((STRIPS, LANES), tl.float32)
     POWERS: tl.constexpr = DEGREE + BASE
@@ -216,6 +236,7 @@ def backward_weight(x, grad, sums, tiles, lanes, strips, rows, height, width, ou
             for s in tl.static_range(SH):
                 for j in tl.static_range(WIDTH):
                     v = _load(of_x, (top + step) * SH - PH + s, left * SW - PW + j, lanes, height, width, there)
+                    v = base_value(v, 2) if ACT else v
                     t = tanh(v, HARDWARE) if SQUASH else v
                     power = t
                     for _ in tl.static_range(DEGREE):

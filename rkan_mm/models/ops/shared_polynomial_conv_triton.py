@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
@@ -31,16 +32,21 @@ Parameters = tuple[Any, ...]
 """Coefficients (d + 1, kh, kw); of the base branch, (kh, kw); factors of the coefficients, (kh, kw)."""
 Change = tuple[float, ...] | None
 """(d + 1)^2 numbers: row n has what each polynomial has of t^n; None for the monomials themselves."""
+Norm = tuple[Tensor, Tensor, Tensor, Tensor, float] | None
+"""Of a constant batch norm mean, variance, weight, bias, (C,) each, and what is added to the variance."""
 
 
 def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
-             dtype: torch.dtype) -> bool:
+             dtype: torch.dtype, act: bool = False, norm: Norm = None) -> bool:
     """Whether the kernels are right on this GPU, in the variant for these arguments."""
+    if (act or norm) and parameters[0][0].numel() > MAX_TAPS:
+        return False
     weight, base_weight, scaler = parameters
     dtypes = weight.dtype, None if base_weight is None else base_weight.dtype, None if scaler is None else scaler.dtype
     last = _is_channels_last(x)
     return is_right(_agrees, x.dtype, dtypes, weight.shape, change, squash, window, dtype, last,
-                    torch.is_grad_enabled(), _like(x.shape[1]) if last else 5)
+                    torch.is_grad_enabled(), _like(x.shape[1]) if last else 5, act,
+                    norm and (*(t.dtype for t in norm[:4]), norm[4]))
 
 
 class _Case(NamedTuple):
@@ -55,6 +61,9 @@ class _Case(NamedTuple):
     change: Change
     squash: bool
     window: Window
+    act: bool
+    eps: float | None
+    """of a norm"""
     limits: tuple[int, ...]
     """of this module"""
 
@@ -63,22 +72,28 @@ class _Case(NamedTuple):
         return self.weight[1:].numel() <= MAX_TAPS
 
     @property
+    def heavy(self) -> bool:
+        """Whether many inputs are in registers at a time, and more than the hardware's tanh of them is computed."""
+        return max(self.window.stride) > 1 and (self.act or not self.half)
+
+    @property
     def out(self) -> tuple[int, ...]:
         return *self.size[:2], *_output_size(self.size[2:], self.weight[1:], self.window)
 
     @property
     def constants(self) -> dict[str, Any]:
-        return _constants(self.weight, self.base, self.squash, self.window, self.half, self.last)
+        return _constants(self.weight, self.base, self.squash, self.window, self.half, self.last, self.act)
 
     @property
     def preparation(self) -> dict[str, Any]:
         return dict(SCALED=self.scaled, CHANGE=self.change)
 
 
-def _case(x: Tensor, last: bool, parameters: Parameters, change: Change, squash: bool, window: Window) -> _Case:
+def _case(x: Tensor, last: bool, parameters: Parameters, change: Change, squash: bool, window: Window, act: bool,
+          eps: float | None = None) -> _Case:
     weight, base_weight, scaler = parameters
     return _Case(x.shape, x.dtype in HALF, last, weight.shape, base_weight is not None, scaler is not None, change,
-                 squash, window, (TILE, MAX_TAPS, MAX_ROWS, BUSY))
+                 squash, window, act, eps, (TILE, MAX_TAPS, MAX_ROWS, BUSY))
 
 
 # Launches are made once: in Python it takes longer than the kernels on a small input.
@@ -86,9 +101,13 @@ def _case(x: Tensor, last: bool, parameters: Parameters, change: Change, squash:
 def _forward(case: _Case) -> tuple[Launch, tuple[int, ...]]:
     """And the size of the output."""
     out, degree = case.out, case.weight[0] - 1
-    tiles, extent, tile = _strips_of_outputs(out, case.last, degree) if case.few else _tiles(out, case.last)
-    return Launch((strips if case.few else kernels).forward, (tiles,), (*extent, *case.size[2:], *out[2:]), **tile,
-                  **case.constants, **case.preparation), out
+    numbers = *case.size[2:], *out[2:]
+    tiles, extent, tile = (_strips_of_outputs(out, case.last, degree, case.heavy) if case.few
+                           else _tiles(out, case.last))
+    if not case.few:
+        return Launch(kernels.forward, (tiles,), (*extent, *numbers), **tile, **case.constants, **case.preparation), out
+    return Launch(strips.forward, (tiles,), (*extent, *numbers, out[1]), NORM=case.eps is not None, EPS=case.eps or 0.0,
+                  **tile, **case.constants, **case.preparation), out
 
 
 @functools.lru_cache(maxsize=256)
@@ -103,7 +122,7 @@ def _backward_input(case: _Case) -> Launch:
 def _backward_parameters(case: _Case) -> tuple[Launch, tuple[int, int, int], Launch]:
     """Sums of chunks of the output, their size, and how gradients are made of them."""
     degree, taps, out, constants = case.weight[0] - 1, case.weight[1:].numel(), case.out, case.constants
-    tiles, extent, tile = (_strips_of_gradients(out, case.last, case.half, degree) if case.few
+    tiles, extent, tile = (_strips_of_gradients(out, case.last, case.half, degree, case.heavy) if case.few
                            else _tiles(out, case.last))
     each = cdiv(tiles, 2 * MAX_CHUNKS if case.few else MAX_CHUNKS)
     chunks, terms = cdiv(tiles, each), power_of_2(degree + 2)
@@ -114,25 +133,31 @@ def _backward_parameters(case: _Case) -> tuple[Launch, tuple[int, int, int], Lau
 
 
 def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window,
-            dtype: torch.dtype) -> Tensor:
-    """See :func:`shared_polynomial_conv2d`; u = tanh if ``squash``, else the identity. Lies in memory as ``x`` does."""
+            dtype: torch.dtype, act: bool = False, norm: Norm = None) -> Tensor:
+    """See :func:`shared_polynomial_conv2d`; u = tanh if ``squash``, else the identity. Lies in memory as ``x`` does.
+
+    ``act``, SiLU of the input, and ``norm``, behind all, are for kernels of few taps.
+    """
     last = _is_channels_last(x)
     x = x if last else x.contiguous()
-    call, size = _forward(_case(x, last, parameters, change, squash, window))
+    case = _case(x, last, parameters, change, squash, window, act, norm and norm[4])
+    call, size = _forward(case)
     y = (torch.empty_like(x) if size == x.shape and dtype == x.dtype else
          torch.empty(size, dtype=dtype, device=x.device,
                      memory_format=torch.channels_last if last else torch.contiguous_format))
-    launch(call, x, *_pointers(_contiguous(parameters)), y)
+    weight, *others = _pointers(_contiguous(parameters))
+    norms = () if not case.few else (weight,) * 4 if norm is None else _contiguous(norm[:4])
+    launch(call, x, weight, *others, y, *norms)
     return y
 
 
 def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window, grad: Tensor,
-             for_input: bool, for_parameters: bool) -> tuple[Tensor | None, ...]:
+             for_input: bool, for_parameters: bool, act: bool = False) -> tuple[Tensor | None, ...]:
     """Gradients of ``x`` and of the parameters, given that of the output."""
     last = _is_channels_last(x)
     x, parameters = x if last else x.contiguous(), _contiguous(parameters)
     grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    case, grad_x, grads = _case(x, last, parameters, change, squash, window), None, (None,) * len(parameters)
+    case, grad_x, grads = _case(x, last, parameters, change, squash, window, act), None, (None,) * len(parameters)
     if for_input:
         grad_x = torch.empty_like(x)
         launch(_backward_input(case), x, *_pointers(parameters), grad, grad_x)
@@ -157,7 +182,7 @@ def prepared(parameters: Parameters, change: Change) -> tuple[Tensor, Tensor | N
 
 def _agrees(dtype: torch.dtype, dtypes: tuple[torch.dtype | None, ...], shape: tuple[int, ...], change: Change,
             squash: bool, window: Window, out_dtype: torch.dtype, channels_last: bool, training: bool, channels: int,
-            device: str = 'cuda') -> bool:
+            act: bool = False, norm: tuple[Any, ...] | None = None, device: str = 'cuda') -> bool:
     """Whether a variant of the kernels gives what PyTorch gives in double precision, on a small input."""
     generator = torch.Generator().manual_seed(0)
 
@@ -170,14 +195,21 @@ def _agrees(dtype: torch.dtype, dtypes: tuple[torch.dtype | None, ...], shape: t
     sizes = shape, shape[1:], shape[1:]
     parameters = tuple(None if d is None else random(*s, dtype=d) for s, d in zip(sizes, dtypes, strict=True))
     leaves = [t if t is None else t.double().requires_grad_() for t in (x, *parameters)]
-    expected = shared_polynomial_conv2d_torch(leaves[0], *prepared(tuple(leaves[1:]), change),
+    expected = shared_polynomial_conv2d_torch(F.silu(leaves[0]) if act else leaves[0],
+                                              *prepared(tuple(leaves[1:]), change),
                                               torch.tanh if squash else identity, None, *window)
-    results, rights = [forward(x, parameters, change, squash, window, out_dtype)], [expected]
-    if training:
+    given: Norm = None
+    if norm is not None:
+        mean, variance, gamma, beta = (random(channels, dtype=d) for d in norm[:4])
+        given = mean, variance.abs(), gamma, beta, norm[4]
+        expected = F.batch_norm(expected, mean.double(), variance.abs().double(), gamma.double(), beta.double(),
+                                eps=norm[4])
+    results, rights = [forward(x, parameters, change, squash, window, out_dtype, act, given)], [expected]
+    if training and norm is None:
         grad = random(*expected.shape, dtype=out_dtype)
-        given = [leaf for leaf in leaves if leaf is not None]
-        results += [t for t in backward(x, parameters, change, squash, window, grad, True, True) if t is not None]
-        rights += torch.autograd.grad(expected, given, grad.double())
+        grads = backward(x, parameters, change, squash, window, grad, True, True, act)
+        results += [t for t in grads if t is not None]
+        rights += torch.autograd.grad(expected, [leaf for leaf in leaves if leaf is not None], grad.double())
     # the hardware's tanh, which half precision takes, is right to 2^-11
     tolerance = 4 * 2**-10 if squash and dtype in HALF else 1e-5
     return all(is_close(*pair, tolerance) for pair in zip(results, rights, strict=True))
@@ -233,12 +265,13 @@ def _strips(like: Sequence[int], last: bool, size: Sequence[int], most: int, col
     return cdiv(lanes, inner) * cdiv(strips, tile['STRIPS']), (lanes, strips, rows), tile
 
 
-def _strips_of_outputs(y: Sequence[int], last: bool, degree: int) -> Strips:
-    return _strips(y, last, y[2:], MAX_ROWS, 4 if last else 2, 4, degree)
+def _strips_of_outputs(y: Sequence[int], last: bool, degree: int, heavy: bool) -> Strips:
+    return _strips(y, last, y[2:], MAX_ROWS, 4 if last else 2, 2 if heavy else 4, degree)
 
 
-def _strips_of_gradients(grad: Sequence[int], last: bool, half: bool, degree: int) -> Strips:
-    return _strips(grad, last, grad[2:], MAX_ROWS, 4, 2 if half or degree < 3 else 1, degree)
+def _strips_of_gradients(grad: Sequence[int], last: bool, half: bool, degree: int, heavy: bool) -> Strips:
+    elements = 2 if degree < 3 or (half and not heavy) else 1
+    return _strips(grad, last, grad[2:], MAX_ROWS, 4, elements, degree)
 
 
 def _strips_of_inputs(x: Sequence[int], last: bool, window: Window, degree: int) -> Strips:
@@ -249,9 +282,10 @@ def _strips_of_inputs(x: Sequence[int], last: bool, window: Window, degree: int)
     return _strips(x, last, size, max(1, MAX_ROWS // (2 * window.stride[0] - 1)), columns, elements, degree)
 
 
-def _constants(weight: torch.Size, base: bool, squash: bool, window: Window, half: bool, last: bool) -> dict:
+def _constants(weight: torch.Size, base: bool, squash: bool, window: Window, half: bool, last: bool,
+               act: bool) -> dict:
     names = 'SH', 'SW', 'PH', 'PW', 'DH', 'DW', 'KH', 'KW'
     values = (*window.stride, *window.padding, *window.dilation, *weight[1:])
     return dict(zip(names, values, strict=True), DEGREE=weight[0] - 1, BASE=base, SQUASH=squash,
                 HARDWARE=half and not interpreted(), maxnreg=MAX_REGISTERS,
-                **({} if weight[1:].numel() <= MAX_TAPS else dict(LAST=last)))
+                **(dict(ACT=act) if weight[1:].numel() <= MAX_TAPS else dict(LAST=last)))

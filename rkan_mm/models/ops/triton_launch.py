@@ -34,7 +34,7 @@ class Launch:
     def __init__(self, kernel: Any, grid: tuple[int, ...], numbers: tuple[int, ...] = (), **constants: Any) -> None:
         self.kernel, self.numbers, self.constants = kernel, numbers, constants
         self.grid = (*grid, 1, 1)[:3]
-        self.compiled: dict[tuple, Any] = {}
+        self.compiled: dict[tuple | None, Any] = {}
         self.rest: tuple[Any, ...] = ()
 
     def __call__(self, *tensors: Tensor) -> None:
@@ -45,9 +45,8 @@ class Launch:
             key.append(t.dtype)
         # Triton compiles pointers in one way where they are multiples of 16, in another where they are not
         variant = None if addresses % 16 else (tensors[0].device, *key)
-        compiled = self.compiled.get(variant)
-        if compiled is not None:
-            compiled[self.grid](*tensors, *self.rest)
+        if variant in self.compiled:
+            self.compiled[variant][self.grid](*tensors, *self.rest)
             return
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
         if variant is not None and tensors[0].is_cuda and TAKES_ALL_ARGUMENTS:

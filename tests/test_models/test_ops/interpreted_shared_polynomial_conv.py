@@ -69,6 +69,18 @@ def test_prepares_the_parameters_itself(basis, base):
     assert_close(values_and_gradients(ours, inputs[:3], settings()), plain)  # no scaler
 
 
+@pytest.mark.parametrize(('channels_last', 'dtype', 'norm_dtype'), [
+    (False, torch.float32, torch.float32), (True, torch.float16, torch.float32),
+    pytest.param(True, torch.bfloat16, torch.bfloat16, marks=pytest.mark.slow)])
+def test_activation_before_and_norm_behind(channels_last, dtype, norm_dtype):
+    """As the kernels check themselves: values with both, and all gradients with the activation."""
+    window = Window((2, 1), (1, 1))
+    case = dtype, (torch.float32,) * 3, (4, 3, 3), Chebyshev(3).change, True, window, dtype, channels_last
+    for training, norm in ((True, None), (False, (*[norm_dtype] * 4, 1e-3))):
+        for act in (False, True):
+            assert kernels._agrees(*case, training, 5, act, norm, device='cpu')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('channels_last', [False, True])
 @pytest.mark.parametrize(('shape', 'stride', 'size'), [
@@ -88,7 +100,7 @@ def test_several_blocks_in_several_chunks(size, monkeypatch):
     monkeypatch.setattr(kernels, 'MAX_CHUNKS', 1)
     monkeypatch.setattr(kernels, 'MAX_ROWS', 2)
     shape, options = (3, 20, 9, 13), settings(padding=(size // 2,) * 2)
-    tiles = kernels._tiles(shape, False) if size > 3 else kernels._strips_of_gradients(shape, False, False, 2)
+    tiles = kernels._tiles(shape, False) if size > 3 else kernels._strips_of_gradients(shape, False, False, 2, False)
     assert tiles[0] > 2
     first, second = (check(form, tensors(shape, kernel=(size, size)), options) for _ in range(2))
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
@@ -155,6 +167,7 @@ def test_the_check_of_a_variant(change, monkeypatch):
 def test_what_is_checked_is_compiled_as_what_is_used(channels, like):
     """Channels last: the same tile, and numbers that 16 divides or does not."""
     assert kernels._like(channels) == like
-    used, checked = (kernels._strips_of_outputs((2, n, 28, 28), True, 2)[2] for n in (channels, like))
-    assert used == checked
+    for heavy in (False, True):
+        used, checked = (kernels._strips_of_outputs((2, n, 28, 28), True, 2, heavy)[2] for n in (channels, like))
+        assert used == checked
     assert (channels % 16 == 0) == (like % 16 == 0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
+from rkan_mm.models import KANConv2d, KANLinear, RKANBlock, SharedKANConv2d
 from rkan_mm.models.ops import fused, triton_launch
 from rkan_mm.models.ops.definition import expand_by_definition
 from rkan_mm.models.ops.functions import Functions
@@ -72,6 +72,38 @@ def test_shared_polynomial_conv(degree, stride, size, layout, dtype):
     x = torch.randn(3, 32, *size).to(memory_format=LAYOUTS[layout])
     kernels = 'forward', 'backward_input', 'backward_weight', 'finish'
     check(layer, x, dtype, {f'shared_polynomial_conv_triton.{name}' for name in kernels})
+
+
+@dtypes
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('training', [False, True])
+def test_a_block(training, layout, dtype):
+    """Whose activations, and in eval mode norms, are in the kernels of its convolutions."""
+    block = RKANBlock(16, 32, 2, last=True).train(training)
+    for norm in (block.norm1, block.norm2):
+        for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            nn.init.uniform_(t, 0.5, 1.5)
+    x, grad = torch.randn(4, 16, 14, 13).to(memory_format=LAYOUTS[layout]), torch.randn(4, 32, 7, 7)
+    exact = copy.deepcopy(block).double()
+    block, place = block.cuda(), x.cuda()
+    with torch.autocast('cuda', dtype, enabled=dtype != SINGLE), recorded() as names:
+        if training:
+            expected = results(exact, x.double(), grad)
+            results(block, place, grad)  # each variant checks itself at its first call
+            block.zero_grad()
+            names.clear()
+            found = results(block, place, grad)
+        else:
+            with torch.no_grad():
+                expected, _ = dict(y=exact(x.double())), block(place)
+                names.clear()
+                found = dict(y=block(place))
+    kernels = [name.rpartition('.')[2] for name in names]
+    assert kernels == ['forward'] * 2 + ['backward_input', 'backward_weight', 'finish'] * (2 * training), names
+    tolerance = 2e-4 if dtype == SINGLE else 30 * torch.finfo(dtype).eps
+    for name, right in expected.items():
+        error = (found[name].double().cpu() - right).norm() / right.norm()
+        assert error <= tolerance, f'{name}: {error:.1e}'
 
 
 @bases

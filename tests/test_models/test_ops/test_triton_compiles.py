@@ -47,16 +47,20 @@ def check(module: ModuleType, capability: int, forward, backward, names: list[st
 @on_each_gpu
 @pytest.mark.parametrize('dtype', [SINGLE, HALF, BRAIN], ids=str)
 @pytest.mark.parametrize('channels_last', [False, True])
-@pytest.mark.parametrize('degree', [3, 6])
-def test_shared_polynomial_conv(dtype, channels_last, degree, capability):
+@pytest.mark.parametrize(('degree', 'channels'), [(3, 512), (6, 64)])
+@pytest.mark.parametrize('act', [False, True])
+def test_shared_polynomial_conv(dtype, channels_last, degree, channels, act, capability):
     from rkan_mm.models.ops import shared_polynomial_conv_triton as kernels
     from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
-    x, window = meta(8, 64, 14, 14, dtype=dtype, channels_last=channels_last), Window((2, 2), (1, 1))
+    x, window = meta(8, channels, 14, 14, dtype=dtype, channels_last=channels_last), Window((2, 2), (1, 1))
     parameters, change = (meta(degree + 1, 3, 3), meta(3, 3), meta(3, 3)), Chebyshev(degree).change
-    check(kernels, capability, lambda: kernels.forward(x, parameters, change, True, window, dtype),
-          lambda grad: kernels.backward(x, parameters, change, True, window, grad, True, True),
+    check(kernels, capability, lambda: kernels.forward(x, parameters, change, True, window, dtype, act),
+          lambda grad: kernels.backward(x, parameters, change, True, window, grad, True, True, act),
           ['forward', 'backward_input', 'backward_weight', 'finish'])
+    norm = *[meta(channels)] * 4, 1e-5
+    check(kernels, capability, lambda: kernels.forward(x, parameters, change, True, window, dtype, act, norm),
+          lambda grad: None, ['forward'])
 
 
 EXPAND = [('spline3', 8, SINGLE, False), ('spline3', 8, BRAIN, True), ('spline2', 13, HALF, False),
