@@ -11,7 +11,7 @@ from .tracing import as_constant, folded, static_shape
 
 __all__ = [
     'FLOATS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d', 'as_constant', 'autocast_dtype',
-    'can_expand', 'can_spline_conv', 'expand', 'folded', 'fused_conv2d', 'fused_is_wanted', 'identity', 'is_transformed',
-    'load_kernels', 'pointer', 'readable', 'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d',
-    'static_shape', 'tf32_allowed',
+    'can_expand', 'can_spline_conv', 'expand', 'folded', 'fused_conv2d', 'fused_is_wanted', 'identity',
+    'is_transformed', 'load_kernels', 'pointer', 'readable', 'shared_polynomial_conv2d',
+    'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
 ]
