@@ -21,7 +21,8 @@ def activated_kan_conv2d(x: Tensor, act: nn.Module, before: nn.Module, kan: nn.M
     """
     if isinstance(x, Tensor) and x.is_cuda and not is_transformed() and _is_taken(act, before, kan):
         constant = _constant(norm)
-        y = activated_polynomial_conv2d(x, kan.weight, kan.base_weight, kan.scaler, kan.basis,
+        own = kan._parameters  # a module looks long for what is its own
+        y = activated_polynomial_conv2d(x, own['weight'], own['base_weight'], own['scaler'], kan.basis,
                                         kan.normalization == 'tanh', Window(kan.stride, kan.padding, kan.dilation),
                                         constant)
         if y is not None:
@@ -47,5 +48,6 @@ def _constant(norm: nn.Module) -> Norm | None:
     """What a kernel needs of a norm that is constant and has no gradients; None if it is not so."""
     if torch.is_grad_enabled() or norm.training or not _is_plain(norm, nn.BatchNorm2d):
         return None
-    found = norm.running_mean, norm.running_var, norm.weight, norm.bias
+    statistics, parameters = norm._buffers, norm._parameters
+    found = statistics['running_mean'], statistics['running_var'], parameters['weight'], parameters['bias']
     return None if any(t is None for t in found) else (*found, norm.eps)

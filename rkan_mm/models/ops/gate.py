@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 PLAIN = (Tensor, nn.Parameter)
+STRIDED = torch.strided
 SINGLE = (torch.float32,)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -75,17 +76,17 @@ def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, de
 def _is_readable(t: Tensor, dtypes: Sequence[torch.dtype], on_cpu: bool) -> bool:
     try:
         return (type(t) in PLAIN and t.dtype in dtypes and (t.is_cpu if on_cpu else t.is_cuda)
-                and t.layout is torch.strided and not t.is_neg() and t.data_ptr() != 0 and _holds_all(t))
+                and t.layout is STRIDED and not t.is_neg() and t.data_ptr() != 0 and _holds_all(t))
     except RuntimeError:  # there is no storage to point at
         return False
 
 
 def _holds_all(t: Tensor) -> bool:
     """Whether there are elements, and all of them lie in the tensor's storage, which can have been resized."""
-    size, count = t.element_size(), t.numel()
-    if count and not t.is_contiguous():
-        count = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1
-    return 0 < count * size <= t.untyped_storage().nbytes() - t.storage_offset() * size
+    needed = t.nbytes
+    if needed and not t.is_contiguous():
+        needed = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.element_size()
+    return 0 < needed <= t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
