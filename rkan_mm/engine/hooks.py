@@ -22,6 +22,7 @@ from rkan_mm.models.layers.curvature import curvature, input_range
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.sparsity import Sparsity
 from rkan_mm.models.layers.symbolic_trace import layer_input
+from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
 
@@ -154,7 +155,7 @@ class KANGridUpdateHook(Hook):
         if is_distributed():
             changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)
-            for each in (layer, *copies):
+            for each in (layer, *copies, *tied_to(layer, *copies)):
                 for tensor in (each.coefficient_parameter.data, *each.basis.parameters(), *each.basis.buffers()):
                     broadcast(tensor.data)
                 each.basis.refresh()

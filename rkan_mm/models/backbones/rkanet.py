@@ -17,7 +17,7 @@ from rkan_mm.registry import FUSIONS, MODELS, build
 from .bridged_stage import BridgedStage
 from .layer_decay import get_layer_depth, teach_mmdet
 from .measure import measure
-from .place import show_places
+from .place import places_of, show_places
 from .rfp import rfp_forward
 
 
@@ -48,8 +48,9 @@ class RKANet(BaseModule):
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
 
     Raises:
-        ValueError: no such stage, one that is not a feature map (B, C, H, W), or one that no output depends on; in
-            forward: a stage whose output size differs from its block's by more than the rounding of odd sizes.
+        ValueError: no such stage, one that is not a feature map (B, C, H, W), or one that no output depends on; a
+            backbone that is another RKANet's; in forward: a stage whose output size differs from its block's by more
+            than the rounding of odd sizes.
         RuntimeError: under ``nn.DataParallel``.
 
     Example:
@@ -73,6 +74,7 @@ class RKANet(BaseModule):
         if pretrained is not None:
             backbone = self._with_pretrained(backbone, pretrained)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
+        self._check_unbridged()
         if isinstance(stages, str):
             stages = (stages,)
         if not isinstance(stages, dict):
@@ -119,6 +121,15 @@ class RKANet(BaseModule):
         except KeyError as error:
             raise ValueError(f"RKANet: cannot build backbone {cfg.get('type')!r}: {error.args[0]}. Outside a config "
                              "with a default_scope its type needs one, e.g. 'mmdet.ResNet'") from error
+
+    def _check_unbridged(self) -> None:
+        inside = set(self.backbone.modules())
+        for name, module in self.backbone.named_modules():
+            for place in places_of(module):
+                if isinstance(place.actor, BridgedStage) and place.actor not in inside:
+                    raise ValueError(f'RKANet: {name!r} of this {type(self.backbone).__name__} carries the RKAN block '
+                                     'of another RKANet, and would run both. Build a backbone for each, from a config '
+                                     'or as a copy.deepcopy that is made before')
 
     def _find(self, name: str) -> tuple[nn.Module, nn.Module]:
         """First and last module of a stage."""

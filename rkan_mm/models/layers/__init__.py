@@ -3,7 +3,7 @@
 from . import basis
 from .attention import CBAM, ECA, ELA, SE, GlobalContext, ShuffleAttention, SimAM
 from .basis import *  # noqa: F403
-from .folding import teach_mmcv
+from .folding import teach_folding
 from .fusion import Addition, ContextGating, Gating, SEFusion
 from .grouped_kan_conv import GroupedKANConv2d
 from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
@@ -11,6 +11,7 @@ from .kan_layer import KANLayer
 from .kan_linear import KANLinear
 from .shared_kan_conv import SharedKANConv2d
 from .sparsity import prune
+from .whole_weights import teach_parametrize
 
 __all__ = [
     'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'ContextGating', 'Gating', 'GlobalContext', 'GroupedKANConv2d',
@@ -18,4 +19,5 @@ __all__ = [
     'SharedKANConv2d', 'ShuffleAttention', 'SimAM', 'prune', *basis.__all__,
 ]
 
-teach_mmcv()
+teach_folding()
+teach_parametrize()

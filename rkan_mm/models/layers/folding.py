@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .mixin import LayerMixin
+from .teaching import teach
 
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """How far elements may differ from their multiple by rounding; else 1e-4."""
@@ -17,7 +20,7 @@ TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 def put(layer: nn.Module, name: str, value: Tensor, like: Tensor | None = None) -> None:
     """Set a parameter to new values, of another shape or precision perhaps; ``like`` is one if there was none."""
     kind: Any = like if layer._parameters[name] is None else layer._parameters[name]
-    layer._parameters[name] = nn.Parameter(value.detach().to(kind), kind.requires_grad)
+    layer.register_parameter(name, nn.Parameter(value.detach().to(kind), kind.requires_grad))
 
 
 def norm_line(norm: Any) -> tuple[Tensor, Tensor]:
@@ -51,21 +54,46 @@ def fold_norm(layer: Any, norm: Any) -> Any:
     return layer
 
 
-def teach_mmcv() -> None:
-    """Have ``fuse_conv_bn`` of mmcv, which mmdet and mmpretrain call, fold norms into KAN layers by `fold_norm`.
+class Multiple(NamedTuple):
+    """In the place of new weights of a layer without a base branch: by what its outputs are scaled, (outputs,)."""
 
-    It reads and sets ``weight``, which a layer without a base branch has not.
+    factor: Tensor
+
+
+def teach_folding() -> None:
+    """Have mmcv, mmengine and torch fold norms into KAN layers without a base branch, too.
+
+    Their functions read and set ``weight``, which is None there, and fail. All else stays as it is.
     """
-    from mmcv.cnn.utils import fuse_conv_bn as _  # noqa: F401  a function that hides its module
-    module = sys.modules['mmcv.cnn.utils.fuse_conv_bn']
-    plain = getattr(module, '_fuse_conv_bn', None)
-    if plain is None or hasattr(plain, 'plain'):
-        return
+    efficient = 'efficient_conv_bn_eval_forward'
+    for module, name, ours in (('mmcv.cnn.utils.fuse_conv_bn', '_fuse_conv_bn', _fuse_conv_bn),
+                               ('torch.nn.utils.fusion', 'fuse_conv_bn_weights', _fuse_weights),
+                               ('torch.nn.utils.fusion', 'fuse_linear_bn_weights', _fuse_weights),
+                               ('mmcv.cnn.bricks.conv_module', efficient, _efficient_forward),
+                               ('mmengine.model.efficient_conv_bn_eval', efficient, _efficient_forward)):
+        teach(importlib.import_module(module), name, ours)
 
-    def fuse_conv_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
-        return fold_norm(conv, bn) if isinstance(conv, Folding) and conv.weight is None else plain(conv, bn)
-    fuse_conv_bn.plain = plain  # type: ignore[attr-defined]
-    module._fuse_conv_bn = fuse_conv_bn  # type: ignore[attr-defined]
+
+def _fuse_conv_bn(plain: Callable, conv: nn.Module, bn: nn.Module) -> nn.Module:
+    return fold_norm(conv, bn) if isinstance(conv, Folding) and conv.weight is None else plain(conv, bn)
+
+
+def _fuse_weights(plain: Callable, *args, **kwargs) -> tuple[Any, nn.Parameter]:
+    weight, bias, mean, *others = inspect.signature(plain).bind(*args, **kwargs).args
+    if weight is not None:
+        return plain(*args, **kwargs)
+    factor, bias = plain(mean.new_ones(len(mean), 1), bias, mean, *others[:4])
+    return Multiple(factor.detach().flatten()), bias
+
+
+def _efficient_forward(plain: Callable, bn: Any, conv: Any, x: Tensor) -> Tensor:
+    if not isinstance(conv, Folding) or conv.weight is not None:
+        return plain(bn, conv, x)
+    factor = (bn.running_var + bn.eps).rsqrt()
+    factor = factor if bn.weight is None else factor * bn.weight
+    bias = -bn.running_mean if conv.bias is None else conv.bias - bn.running_mean
+    bias = factor * bias if bn.bias is None else factor * bias + bn.bias
+    return conv._conv_forward(x, Multiple(factor), bias)
 
 
 class Folding(LayerMixin):
@@ -87,6 +115,10 @@ class Folding(LayerMixin):
     def __setattr__(self, name: str, value: Any) -> None:
         if '_loading' in self.__dict__:
             return super().__setattr__(name, value)
+        if name == 'weight' and isinstance(value, Multiple):
+            factor = value.factor.to(self.basis_weight)
+            self.__dict__['_folded'] = factor, torch.ones_like(factor, dtype=torch.bool)
+            return None
         if name == 'weight' and type(value) is type(self._parameters.get(name)) is nn.Parameter:  # none of FSDP's
             self.__dict__['_folded'] = self._multiple(value) if value.shape == self.weight.shape else None
         super().__setattr__(name, value)
@@ -98,8 +130,10 @@ class Folding(LayerMixin):
                     f'{type(self).__name__}: something was folded into weight and bias, but by what output '
                     f'{int((~known).nonzero()[0])} was scaled cannot be told, as its weights are 0; its functions '
                     'would stay behind. Leave this layer out of the folding of norms')
+            if value is not None and value.dtype != self.basis_weight.dtype:  # made of the norm's alone
+                self._parameters['bias'] = nn.Parameter(value.detach().to(self.basis_weight), value.requires_grad)
             with torch.no_grad():
-                self.basis_weight.mul_(self._by_output(factor))
+                put(self, 'basis_weight', self.basis_weight * self._by_output(factor))  # the old one may be another's
                 if getattr(self, 'locked', None) is not None:
                     self.locked.scale(self, factor)
         return None
@@ -117,20 +151,25 @@ class Folding(LayerMixin):
             return None
         return factor.to(weight), known
 
-    def _scaled(self, out: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _scaled(self, out: Tensor, weight: Any, bias: Tensor | None) -> Tensor:
         """What the layer would give with these multiples of its weights, from what it gives, (B, outputs, ...)."""
         if weight is not self.weight:
+            if isinstance(weight, Multiple):
+                return self._line(out, weight.factor, bias)
             multiple = self._multiple(weight)
             if not weight.equal(self.weight) and (multiple is None or not multiple[1].all()):
                 raise RuntimeError(f'{type(self).__name__}: called with weights that are no multiples of its own, by '
                                    'which its functions could be scaled')
             old, new = (self._outputs_first(t) for t in (self.weight, weight))
-            factor = (old * new).sum(1) / old.square().sum(1)
-            shape = -1, *[1] * (out.dim() - 2)
-            out = out if self.bias is None else out - self.bias.reshape(shape)
-            out = out * factor.reshape(shape).to(out.dtype)
-            return out if bias is None else out + bias.reshape(shape).to(out.dtype)
+            return self._line(out, (old * new).sum(1) / old.square().sum(1), bias)
         return out
+
+    def _line(self, out: Tensor, factor: Tensor, bias: Tensor | None) -> Tensor:
+        """Outputs times a factor for each, with another bias in the place of the layer's."""
+        shape = -1, *[1] * (out.dim() - 2)
+        out = out if self.bias is None else out - self.bias.reshape(shape)
+        out = out * factor.reshape(shape).to(out.dtype)
+        return out if bias is None else out + bias.reshape(shape).to(out.dtype)
 
     def _outputs_first(self, weight: Tensor) -> Tensor:
         """(outputs, all else) of weights in the shape of the ordinary layer's."""

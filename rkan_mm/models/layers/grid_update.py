@@ -17,7 +17,7 @@ from rkan_mm.models.ops import identity
 from .basis import GridBasis
 from .basis.grid import lasting
 from .basis.renew import renew
-from .mixin import LayerMixin
+from .tied import Tied, mates, same_grid, state_of, take_grid
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 """Normalisations of each element, by name."""
@@ -34,7 +34,7 @@ CHUNK = 1 << 22
 """Values of functions that are held at a time."""
 
 
-class GridUpdate(LayerMixin):
+class GridUpdate(Tied):
     """Mixin of KAN layers: what can be done with the grid of their basis."""
 
     coefficients_name: ClassVar[str] = 'basis_weight'
@@ -69,7 +69,8 @@ class GridUpdate(LayerMixin):
             other, or the coefficients no finite values.
 
         Raises:
-            TypeError: the basis has no grid.
+            TypeError: the basis has no grid, or its coefficients are no parameter.
+            ValueError: another layer has the same coefficients on another grid.
         """
         basis = self._grid_basis('update_grid')
         samples = self._samples(x) if x.numel() else x.new_empty(0, basis.rows)  # (N, C)
@@ -106,8 +107,8 @@ class GridUpdate(LayerMixin):
         :class:`rkan_mm.engine.KANGridUpdateHook`. ``followers`` as in :meth:`update_grid`.
 
         Raises:
-            TypeError: the basis has no grid.
-            ValueError: ``grid_size`` is too small.
+            TypeError: the basis has no grid, or its coefficients are no parameter.
+            ValueError: ``grid_size`` is too small, or another layer has the same coefficients on another grid.
         """
         basis = self._grid_basis('refine_grid')
         if grid_size < basis.least:
@@ -117,11 +118,14 @@ class GridUpdate(LayerMixin):
     @lasting
     def follow_grid(self, other: GridUpdate) -> None:
         """Take the grid of another such layer and fit these coefficients to it, as a moving average of it must."""
-        self._change_grid(lambda: _take(self.basis, other.basis), None)
+        self._change_grid(lambda: take_grid(self.basis, other.basis), None)
 
     def _grid_basis(self, method: str) -> GridBasis:
         if not isinstance(self.basis, GridBasis):
             raise TypeError(f'{type(self).__name__}.{method}: basis {type(self.basis).__name__} has no grid')
+        if self.coefficients_name not in self._parameters:
+            raise TypeError(f'{type(self).__name__}.{method}: its {self.coefficients_name} are computed from others, '
+                            'by a parametrization or pruning of torch.nn.utils; remove that before the grid is changed')
         return self.basis
 
     def _samples(self, x: Tensor) -> Tensor:
@@ -156,8 +160,10 @@ class GridUpdate(LayerMixin):
 
     def _change_grid(self, change: Callable[[], None], samples: Tensor | None,
                      followers: Sequence[GridUpdate] = ()) -> bool:
-        before, old = _state(self.basis), copy.deepcopy(self.basis).double()
-        alike = [follower for follower in followers if _same(follower.basis, self.basis)]
+        before, old = state_of(self.basis), copy.deepcopy(self.basis).double()
+        alike = [follower for follower in followers if same_grid(follower.basis, self.basis)]
+        tied = {each: mates(each) for each in (self, *followers)}
+        together = dict.fromkeys((self, *alike, *(mate for each in (self, *alike) for mate in tied[each])))
         change()
         new = copy.deepcopy(self.basis).double()
         transform = None
@@ -173,14 +179,17 @@ class GridUpdate(LayerMixin):
             self._say(f'over these data its points would not be apart from each other in {self.basis.grid.dtype}'
                       if self.coefficient_parameter.isfinite().all() else 'the coefficients are inf or NaN')
             return False
-        renew(self.coefficient_parameter, weight)
-        self.grid_changes += 1
+        fitted = {}  # by parameter, each of which is changed once; averages stay averages, for this is linear
+        for each in together:
+            fitted.setdefault(id(each.coefficient_parameter), (each.coefficient_parameter, each._fitted(transform)))
+        for each in together:
+            each.grid_changes += 1
+            if each.basis is not self.basis:
+                take_grid(each.basis, self.basis)
+        for parameter, data in fitted.values():
+            renew(parameter, data)
         for follower in followers:
-            if follower in alike:  # then averages stay exactly averages, for this is linear
-                follower.grid_changes += 1
-                _take(follower.basis, self.basis)
-                renew(follower.coefficient_parameter, follower._fitted(transform))
-            else:
+            if follower not in together:
                 follower.follow_grid(self)
         return True
 
@@ -229,26 +238,10 @@ class GridUpdate(LayerMixin):
             unexpected.remove(f'{prefix}mask')
 
 
-def _state(basis: GridBasis) -> list[tuple[Tensor, Tensor]]:
-    return [(tensor, tensor.detach().clone()) for tensor in (*basis.parameters(), *basis.buffers())]
-
-
-def _same(basis: GridBasis, other: GridBasis) -> bool:
-    return all(ours.shape == theirs.shape and ours.detach().equal(theirs.detach().to(ours))
-               for (ours, _), (theirs, _) in zip(_state(basis), _state(other), strict=True))
-
-
-def _take(basis: GridBasis, other: GridBasis) -> None:
-    basis.grid_size = other.grid_size
-    for (tensor, _), (theirs, _) in zip(_state(basis), _state(other), strict=True):
-        renew(tensor, theirs.detach().clone())
-    basis.refresh()
-
-
 def _apart(basis: GridBasis) -> bool:
     """Whether each point lies behind the one before it, far enough for functions to have values."""
     points = basis.interior()
-    if not all(data.isfinite().all() for _, data in _state(basis)) or not (points.diff(dim=1) > 0).all():
+    if not all(data.isfinite().all() for _, data in state_of(basis)) or not (points.diff(dim=1) > 0).all():
         return False
     return bool(basis(points.mT.to(torch.promote_types(points.dtype, torch.float32))).isfinite().all())
 

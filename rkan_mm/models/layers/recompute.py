@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -28,8 +29,13 @@ def recompute(function: Callable[..., Tensor], *args) -> Tensor:
     if not can_recompute():
         return function(*args)
     layers = [function.__self__] if hasattr(function, '__self__') else []
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False,
+    return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (contextlib.nullcontext(), _SameGrids(layers)))
+
+
+def _no_leaf(x: Any) -> Any:
+    """Modules that are called with leaves in a backward pass fail under ``FlopCounterMode``, by a limit of autograd."""
+    return x.view_as(x) if isinstance(x, Tensor) and x.is_leaf and x.requires_grad else x
 
 
 class _SameGrids(SameForm):
@@ -76,5 +82,5 @@ def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: 
     """
     if not can_recompute() or is_traced(x):
         return function(x)
-    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False,
+    return checkpoint(function, _no_leaf(x), use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (contextlib.nullcontext(), _StatisticsAtRest(module)))

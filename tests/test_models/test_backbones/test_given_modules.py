@@ -92,6 +92,21 @@ def test_a_rkanet_over_a_rkanet():
     assert_close(expected, plain(x)[-1])
 
 
+def test_a_backbone_that_another_rkanet_has():
+    """Its hooks would run the blocks of both."""
+    inner = MODELS.build(RESNET)
+    copied = copy.deepcopy(inner)
+    net, x = RKANet(inner).eval(), torch.rand(1, 3, 64, 64)
+    expected = net(x)[-1]
+    for stages in (('layer4',), ('layer3',)):
+        with pytest.raises(ValueError, match="'layer4' of this ResNet carries the RKAN block of another RKANet"):
+            RKANet(inner, stages=stages)
+    with pytest.raises(ValueError, match="'2' of this Sequential carries"):
+        RKANet(nn.Sequential(nn.Conv2d(3, inner.layer4[0].conv1.in_channels, 1), nn.ReLU(), inner.layer4), stages='2')
+    assert net(x)[-1].equal(expected)
+    assert not RKANet(copied).eval()(x)[-1].equal(expected)
+
+
 def test_a_stage_over_two_modules_that_are_not_called_in_turn():
     class Twice(nn.Module):
         def __init__(self):

@@ -11,6 +11,7 @@ from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rkan_mm.models import (
@@ -135,6 +136,11 @@ def counting():
     return FlopCounterMode(display=False)
 
 
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
 TRANSFORMS = dict(  # each gives 0 where it is right
     vmap=lambda f, x: vmap(lambda each: f(each[None])[0])(x) - f(x),
     vmap_over_batches=lambda f, x: vmap(f)(torch.stack([x, x]))[1] - f(x),
@@ -151,6 +157,8 @@ TRANSFORMS = dict(  # each gives 0 where it is right
     linearized=lambda f, x: linearize(f, x)[1](x) - jvp(f, (x,), (x,))[1],
     make_fx=lambda f, x: make_fx(f)(x)(x) - f(x),
     counted_forward=lambda f, x: summed(f, x, counting) - summed(f, x),
+    counted_backward=lambda f, x: summed(f, x, backward=counting) - summed(f, x),
+    watched_backward=lambda f, x: summed(f, x, backward=Watching) - summed(f, x),
     without_hooks=lambda f, x: summed(f, x, lambda: disable_saved_tensors_hooks('none')) - summed(f, x),
     backward_in_inference=lambda f, x: summed(f, x, backward=torch.inference_mode) - summed(f, x),
     backward_in_no_grad=lambda f, x: summed(f, x, backward=torch.no_grad) - summed(f, x),

@@ -28,6 +28,10 @@ LAYERS = dict(
     norm=lambda: KANConv2d(4, 6, 3, normalization=dict(type='BN')), low_memory=lambda: KANConv2d(4, 6, 1, memory='low'),
     one_weight=lambda: KANConv2d(4, 6, 1, groups=2), conv1d=lambda: KANConv1d(4, 6, 3),
     conv3d=lambda: KANConv3d(4, 6, 3), transposed=lambda: KANConvTranspose2d(4, 6, 3), linear=lambda: KANLinear(4, 6),
+    without_base=lambda: KANConv2d(4, 6, 3, with_base=False),
+    functions_alone=lambda: KANConv2d(4, 6, 3, with_base=False, bias=False, groups=2),
+    transposed_without_base=lambda: KANConvTranspose2d(4, 6, 3, with_base=False, groups=2),
+    linear_without_base=lambda: KANLinear(4, 6, with_base=False, bias=False),
 )
 SHAPES = {KANConv1d: (4, 4, 9), KANConv3d: (4, 4, 4, 4, 4), KANLinear: (9, 4)}
 NORMS = {KANConv1d: nn.BatchNorm1d, KANConv3d: nn.BatchNorm3d, KANLinear: nn.BatchNorm1d}
@@ -97,8 +101,9 @@ def test_mmcv_folds_a_norm(kwargs):
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_efficient_conv_bn_eval_gives_the_same_values_and_gradients(training):
-    conv, x = module()
+@pytest.mark.parametrize('with_base', [True, False])
+def test_efficient_conv_bn_eval_gives_the_same_values_and_gradients(training, with_base):
+    conv, x = module(with_base=with_base)
     fast, other = copy.deepcopy(conv), copy.deepcopy(conv)
     graph = nn.Sequential(nn.Sequential(other.conv, other.norm, other.activate))
     fast.turn_on_efficient_conv_bn_eval()
@@ -136,6 +141,28 @@ def test_other_weights_are_other_weights():
     layer.bias = nn.Parameter(torch.rand(6))
     layer.load_state_dict({**layer.state_dict(), 'weight': 3 * layer.weight.detach()}, assign=True)
     assert layer.basis_weight.equal(coefficients)
+
+
+def test_a_norm_without_numbers_of_its_own_and_layers_in_half_precision():
+    for norm in (nn.BatchNorm2d(6, affine=False), nn.BatchNorm2d(6)):
+        layer = KANConv2d(4, 6, 3, with_base=False, bias=False)
+        x = torch.randn(4, 4, 9, 9)
+        norm(layer(x))
+        expected = norm.eval()(layer.eval()(x))
+        assert_close(fuse_conv_bn_eval(layer, norm)(x), expected, rtol=1e-4, atol=1e-4)
+        fused = fuse_conv_bn_eval(layer.bfloat16(), norm)
+        assert fused.bias.dtype == torch.bfloat16
+        assert_close(fused(x.bfloat16()).float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_a_norm_is_folded_into_one_of_two_layers_with_the_same_coefficients():
+    layer, norm, x = pair('splines')
+    other = LAYERS['splines']()
+    other.basis_weight = layer.basis_weight
+    before, expected = other(x), norm(layer(x))
+    fused = fuse_conv_bn(nn.Sequential(layer, norm))
+    assert_close(fused(x), expected, rtol=1e-4, atol=1e-4)
+    assert other(x).equal(before)
 
 
 def test_folded_layers_are_saved_and_assigned():

@@ -2,16 +2,19 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
-from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+from torch.nn.utils import prune as torch_prune
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+from rkan_mm.models.layers.folding import fold_norm
 
 LAYERS = dict(
     conv1d=(lambda **a: KANConv1d(4, 6, 3, **a), (2, 4, 9)), conv2d=(lambda **a: KANConv2d(4, 6, 3, **a), (2, 4, 9, 8)),
@@ -22,16 +25,69 @@ LAYERS = dict(
 layers = pytest.mark.parametrize('kind', LAYERS)
 NORMS = dict(spectral_norm=spectral_norm, weight_norm=weight_norm,
              parametrized_spectral_norm=parametrizations.spectral_norm,
-             parametrized_weight_norm=parametrizations.weight_norm, orthogonal=parametrizations.orthogonal)
+             parametrized_weight_norm=parametrizations.weight_norm, orthogonal=parametrizations.orthogonal,
+             pruned=lambda layer: torch_prune.l1_unstructured(layer, 'weight', 0.5),
+             pruned_channels=lambda layer: torch_prune.ln_structured(layer, 'weight', 0.5, 2, 0))
 
 
 @layers
 @pytest.mark.parametrize('norm', NORMS)
-def test_norms_of_a_part_of_the_weights_are_refused(kind, norm):
-    layer = LAYERS[kind][0]()
+@pytest.mark.parametrize('how', ['built', 'copied', 'converted', 'loaded', 'folded', 'beside_another'])
+def test_norms_of_a_part_of_the_weights_are_refused_and_leave_the_layer_as_it_was(kind, norm, how):
+    make, shape = LAYERS[kind]
+    layer, x = make(), torch.rand(shape)
+    if how == 'copied':
+        layer = copy.deepcopy(layer)
+    elif how == 'converted':
+        layer, x = layer.to_empty(device='cpu').double(), x.double()
+        layer.reset_parameters()
+    elif how == 'loaded':
+        layer.load_state_dict(make().state_dict(), assign=True)
+    elif how == 'folded':
+        if kind in ('shared', 'transposed'):
+            return  # no norm is folded there
+        fold_norm(layer, SimpleNamespace(running_mean=torch.zeros(6), running_var=torch.ones(6), eps=0.0,
+                                         weight=torch.rand(6), bias=None))
+    elif how == 'beside_another':
+        parametrizations.weight_norm(layer, layer.coefficients_name if kind != 'shared' else 'base_weight')
+    layer.eval()
+    expected, before, hooks = layer(x), dict(layer.named_parameters()), dict(layer._forward_pre_hooks)
+    buffers, cls = dict(layer.named_buffers()), type(layer)
     with (warnings.catch_warnings(action='ignore'),
-          pytest.raises(TypeError, match=f'{type(layer).__name__}: a spectral norm, weight norm or other')):
+          pytest.raises(TypeError, match='KAN.*: a spectral norm, weight norm, pruning or other')):
         NORMS[norm](layer)
+    after = dict(layer.named_parameters())
+    assert list(after) == list(before)
+    assert all(value is before[name] for name, value in after.items())
+    assert dict(layer._forward_pre_hooks) == hooks
+    assert list(dict(layer.named_buffers())) == list(buffers)
+    assert type(layer) is cls
+    assert layer(x).equal(expected)
+
+
+def test_a_parametrization_by_a_name_that_was_imported_before():
+    layer = KANConv2d(4, 6, 3)
+    weight, names = layer.weight, list(layer.state_dict())
+    with pytest.raises(TypeError, match='KANConv2d: a spectral norm'):
+        parametrize.register_parametrization.plain(layer, 'weight', nn.Identity())
+    assert layer.weight is weight
+    assert list(layer.state_dict()) == names
+    assert type(layer) is KANConv2d
+    assert nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))(torch.rand(1, 2)).shape == (1, 2)
+
+
+def test_what_torch_computes_of_coefficients_is_not_refitted():
+    """Grids change coefficients; those that come from other parameters would be overwritten at the next call."""
+    layer, x = KANLinear(4, 6), 3 * torch.randn(9, 4)
+    torch_prune.l1_unstructured(layer, 'basis_weight', 0.5)
+    expected = layer(x)
+    for change in (lambda: layer.refine_grid(10), lambda: layer.update_grid(x)):
+        with pytest.raises(TypeError, match='its basis_weight are computed from others'):
+            change()
+    assert layer(x).equal(expected)
+    torch_prune.remove(layer, 'basis_weight')
+    layer.refine_grid(10)
+    assert_close(layer(x), expected, rtol=0, atol=1e-2)
 
 
 def test_norms_by_config_and_by_name():

@@ -1,0 +1,26 @@
+"""Functions of other libraries that know an ordinary layer, and are told what a KAN layer is."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+def teach(module: Any, name: str, ours: Callable) -> None:
+    """Put ``ours(plain, *args)`` in the place of a library's function ``plain(*args)``, once, if there is one.
+
+    Args:
+        module: of the library.
+        name: of its function.
+        ours: calls the function that it is given for all that has nothing to do with KAN layers.
+    """
+    plain = getattr(module, name, None)
+    if plain is None or hasattr(plain, 'plain'):
+        return
+
+    @functools.wraps(plain)
+    def function(*args, **kwargs) -> Any:
+        return ours(plain, *args, **kwargs)
+    function.plain = plain  # type: ignore[attr-defined]
+    setattr(module, name, function)
