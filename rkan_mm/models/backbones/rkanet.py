@@ -29,7 +29,7 @@ class RKANet(BaseModule):
     The inner backbone is built from its own config and stays as it is; hooks fuse the residual of a block into the
     output of its stage, which then feeds the next stage and the outputs. Blocks are siblings of the backbone, out of
     reach of its ``frozen_stages``, ``norm_eval`` and ``init_cfg``. Attributes that a RKANet does not have are those of
-    the inner backbone, to read and to write.
+    the inner backbone, to read, to write and to delete.
 
     Args:
         backbone: config of any mmdet, mmpretrain or TIMM backbone (or a module). A ``type`` without a scope is looked
@@ -202,6 +202,13 @@ class RKANet(BaseModule):
             super().__setattr__(name, value)
         else:
             setattr(inner, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        inner = self._modules.get('backbone')
+        if inner is None or any(name in own for own in (self.__dict__, self._modules, self._parameters, self._buffers)):
+            super().__delattr__(name)
+        else:
+            delattr(inner, name)
 
     def _replicate_for_data_parallel(self) -> NoReturn:
         raise RuntimeError('RKANet: nn.DataParallel runs copies of the modules whose hooks call the blocks of the '

@@ -11,7 +11,7 @@ from .kan_layer import KANLayer
 from .kan_linear import KANLinear
 from .shared_kan_conv import SharedKANConv2d
 from .sparsity import prune
-from .whole_weights import teach_parametrize
+from .whole_weights import teach_norms
 
 __all__ = [
     'CBAM', 'ECA', 'ELA', 'SE', 'Addition', 'ContextGating', 'Gating', 'GlobalContext', 'GroupedKANConv2d',
@@ -20,4 +20,4 @@ __all__ = [
 ]
 
 teach_folding()
-teach_parametrize()
+teach_norms()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .basis.renew import has_numbers
 from .mixin import LayerMixin
 from .teaching import teach
 
@@ -140,7 +141,7 @@ class Folding(LayerMixin):
 
     def _multiple(self, weight: Tensor) -> tuple[Tensor, Tensor] | None:
         """By what each output's weights are multiplied in ``weight``, and for which it can be told; or they are not."""
-        if self.weight.is_meta or weight.is_meta:
+        if not (has_numbers(self.weight) and has_numbers(weight)):
             return None
         old, new = (self._outputs_first(t.detach().double()) for t in (self.weight, weight.to(self.weight.device)))
         square = old.square().sum(1)

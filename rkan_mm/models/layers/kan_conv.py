@@ -20,6 +20,7 @@ from rkan_mm.models.ops import (
 )
 from rkan_mm.registry import MODELS
 
+from .basis.renew import has_numbers
 from .kan_layer import KANLayer
 from .recompute import recompute
 from .symbolic_trace import as_leaf, is_traced
@@ -33,7 +34,8 @@ class KANConv(KANLayer):
     channel_dim = 1
 
     def _check_base_act(self) -> None:
-        if self.base_act is not None and self.base_act(torch.zeros(1, device='cpu')).item() != 0:
+        zero = None if self.base_act is None else self.base_act(torch.zeros(1, device='cpu'))
+        if zero is not None and has_numbers(zero) and zero.item() != 0:
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(self.base_act).__name__} is not')
 

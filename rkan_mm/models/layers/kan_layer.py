@@ -14,6 +14,7 @@ from rkan_mm.models.ops import Functions, autocast_dtype, can_expand, folded, fu
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
+from .basis.renew import placed_as
 from .copies import new_origin
 from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
@@ -73,11 +74,11 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         if init not in INITS:
             raise ValueError(f'{name}: no init {init!r}; there are {", ".join(INITS)}')
         self.memory, self.init = memory, init
-        self.basis: Basis = build(BASES, basis, name).to(self.weight)
+        self.basis: Basis = placed_as(self.weight, build(BASES, basis, name))
         self.basis.spread(self.num_inputs)
         self.norm, self.normalization = None, normalization or self.basis.normalization
         if isinstance(self.normalization, dict):
-            self.norm = build_norm_layer(self.normalization, self.num_inputs)[1].to(self.weight)
+            self.norm = placed_as(self.weight, build_norm_layer(self.normalization, self.num_inputs)[1])
         elif self.normalization not in ELEMENTWISE:
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")

@@ -18,6 +18,7 @@ from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
 from .basis import GridBasis, Polynomial, Window
+from .basis.renew import has_numbers
 from .copies import new_origin
 from .grid_update import ELEMENTWISE
 from .kan_layer import HALF
@@ -138,7 +139,7 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
     @torch.no_grad()
     def _start_orthonormal(self) -> None:
         """Every tap a random mixture, of variance 1 / k, of functions that are orthonormal under N(0, 1)."""
-        if self.weight.is_meta:
+        if not has_numbers(self.weight):
             return
         points, shares = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(64))
         values = copy.deepcopy(self.basis).to('cpu', torch.float64)(ELEMENTWISE[self.normalization](points))  # (64, F)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar('T', bound='Tied')
 _LAYERS: weakref.WeakSet[Any] = weakref.WeakSet()
+_LOCK = threading.Lock()
 
 
 class Tied(LayerMixin):
@@ -23,13 +25,20 @@ class Tied(LayerMixin):
 
     def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         layer = super().__new__(cls)
-        _LAYERS.add(layer)
+        with _LOCK:
+            _LAYERS.add(layer)
         return layer
+
+
+def every_layer() -> tuple[GridUpdate, ...]:
+    """All KAN layers that are alive, perhaps still in their constructor."""
+    with _LOCK:
+        return tuple(_LAYERS)
 
 
 def tied_to(*layers: GridUpdate) -> list[GridUpdate]:
     """Other layers with the same coefficients or grids as one of these, by one step or several."""
-    found, others = list(layers), {layer: _tensors(layer) for layer in tuple(_LAYERS)}
+    found, others = list(layers), {layer: _tensors(layer) for layer in every_layer()}
     for layer in found:  # which grows
         own = _tensors(layer)
         found += [other for other, tensors in others.items() if own & tensors and other not in found]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .mixin import LayerMixin
 from .teaching import teach
+from .tied import every_layer
 
 
 def laid_out(out: Tensor, *like: Tensor | None) -> Tensor:
@@ -24,10 +25,6 @@ def laid_out(out: Tensor, *like: Tensor | None) -> Tensor:
     return out
 
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[str, weakref.ref | None]] = weakref.WeakKeyDictionary()
-"""The parameters of each layer in their order, as they were last registered or converted."""
-
-
 class WholeWeights(LayerMixin):
     """Mixin of KAN layers: norms and pruning of weights by torch, and layouts in memory.
 
@@ -36,40 +33,9 @@ class WholeWeights(LayerMixin):
     """
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        if name in ('weight_g', 'weight_orig'):  # of weight_norm, spectral_norm and prune of torch.nn.utils
-            self._refuse()
+        if name == 'weight_orig':  # of torch.nn.utils.prune
+            refuse(self)
         super().register_parameter(name, param)
-        self._remember()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == 'parametrizations' and 'weight' not in self._parameters:  # by a name imported before us
-            self.__class__ = type(self).__bases__[0]  # torch has just put a class before it
-            self._refuse()
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        if name == 'weight' and 'parametrizations' in self._modules:  # others are parametrized: see __setattr__
-            self._refuse()
-        super().__delattr__(name)
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        self._remember()
-
-    def _remember(self) -> None:
-        if 'weight' in self._parameters:
-            _KNOWN[self] = {name: None if p is None else weakref.ref(p) for name, p in self._parameters.items()}
-
-    def _refuse(self) -> NoReturn:
-        if 'weight' not in self._parameters:  # which norms remove first
-            known = {name: p if p is None else p() for name, p in _KNOWN.get(self, {}).items()}
-            own = {**known, **self._parameters}
-            self._parameters.clear()
-            self._parameters.update(own)
-        raise TypeError(
-            f'{type(self).__name__}: a spectral norm, weight norm, pruning or other parametrization of weight would '
-            'leave out the rest of the functions. Bound them by KANRegularizationHook or weight decay, prune them by '
-            "rkan_mm.models.prune, or take an ordinary layer here (with_spectral_norm=False of mmcv's ConvModule)")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Layouts such as channels_last are for the weights of an ordinary layer; these have one dimension more."""
@@ -80,17 +46,34 @@ class WholeWeights(LayerMixin):
             flat = t.dim() > 3 and t.shape == shape and t.is_contiguous()
             return fn(t.view(shape[0], -1)).view(shape) if flat else fn(t)
 
-        super()._apply(apply, recurse)
-        self._remember()
-        return self
+        return super()._apply(apply, recurse)
 
 
-def teach_parametrize() -> None:
-    """Have torch refuse parametrizations before it changes the weight, which some do (``orthogonal``)."""
-    teach(torch.nn.utils.parametrize, 'register_parametrization', _register_parametrization)
+def refuse(layer: nn.Module) -> NoReturn:
+    """Raise TypeError for what would be done to a part of a layer's weights."""
+    raise TypeError(
+        f'{type(layer).__name__}: a spectral norm, weight norm, pruning or other parametrization of weight would leave '
+        'out the rest of the functions. Bound them by KANRegularizationHook or weight decay, prune them by '
+        "rkan_mm.models.prune, or take an ordinary layer here (with_spectral_norm=False of mmcv's ConvModule)")
 
 
-def _register_parametrization(plain: Callable, module: nn.Module, tensor_name: str, *args, **kwargs) -> nn.Module:
-    if tensor_name == 'weight' and isinstance(module, WholeWeights):
-        module._refuse()
-    return plain(module, tensor_name, *args, **kwargs)
+def teach_norms() -> None:
+    """Have torch ask before it takes the weight of a layer away, or changes it as ``orthogonal`` does."""
+    for name, norm in (('weight_norm', 'WeightNorm'), ('spectral_norm', 'SpectralNorm')):
+        module = importlib.import_module(f'torch.nn.utils.{name}')  # of the name of its function
+        teach(getattr(module, norm), 'apply', _norm)
+    teach(torch.nn.utils.parametrize.ParametrizationList, '__init__', _parametrize)
+
+
+def _norm(plain: Callable, module: nn.Module, name: str, *args, **kwargs) -> Any:
+    if name == 'weight' and isinstance(module, WholeWeights):
+        refuse(module)
+    return plain(module, name, *args, **kwargs)
+
+
+def _parametrize(plain: Callable, self: nn.Module, modules: Sequence[nn.Module], original: Tensor, *args,
+                 **kwargs) -> None:
+    for layer in every_layer():
+        if vars(layer).get('_parameters', {}).get('weight') is original:
+            refuse(layer)
+    plain(self, modules, original, *args, **kwargs)

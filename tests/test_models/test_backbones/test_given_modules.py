@@ -1,6 +1,7 @@
 """A RKANet over modules as they are given, and with others in the place of its parts."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -105,6 +106,18 @@ def test_a_backbone_that_another_rkanet_has():
         RKANet(nn.Sequential(nn.Conv2d(3, inner.layer4[0].conv1.in_channels, 1), nn.ReLU(), inner.layer4), stages='2')
     assert net(x)[-1].equal(expected)
     assert not RKANet(copied).eval()(x)[-1].equal(expected)
+
+
+def test_attributes_are_deleted_where_they_are():
+    net = RKANet(nn.Sequential(OrderedDict(layer4=nn.Conv2d(3, 4, 3, padding=1), fc=nn.Conv2d(4, 4, 1))))
+    del net.fc
+    assert not hasattr(net.backbone, 'fc')
+    assert net(torch.rand(2, 3, 9, 9)).shape == (2, 4, 9, 9)
+    net.own = 1
+    del net.own, net.bridges
+    assert not hasattr(net, 'bridges')
+    with pytest.raises(AttributeError, match='nothing'):
+        del net.nothing
 
 
 def test_a_stage_over_two_modules_that_are_not_called_in_turn():

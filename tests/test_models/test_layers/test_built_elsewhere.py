@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
@@ -122,3 +123,14 @@ def test_by_torch_without_initialisation():
         assert all(value.dtype == torch.float64 for value in layer.state_dict().values())
         x = torch.randn(4, 4, 4, 4, dtype=torch.float64)
         assert layer(x).isfinite().all()
+
+
+@every
+def test_of_fake_tensors(kind, basis):
+    """As tools build a model that ask for its memory and shapes alone."""
+    build, shape = LAYERS[kind]
+    with FakeTensorMode():
+        layer, x = build(basis=BASES[basis]), torch.randn(shape)
+        layer(x).sum().backward()
+        assert layer.eval()(x).shape == build(basis=BASES[basis])(x).shape
+    assert type(layer).__name__ in repr(nn.Sequential(layer))

@@ -12,7 +12,7 @@ from rkan_mm.models.ops import Functions, folded
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
-from .renew import placed, renew
+from .renew import has_numbers, placed, renew
 
 
 @BASES.register_module()
@@ -71,7 +71,7 @@ class BSpline(GridBasis):
         self.refresh()
 
     def refresh(self) -> None:
-        if self.grid.is_meta:  # without values; as it was
+        if not has_numbers(self.grid):  # without values; as it was
             return
         widths = self.grid.diff(dim=1)
         self.uniform = bool((widths.amax(1) - widths.amin(1) <= 1e-4 * widths.mean(1)).all())
@@ -131,7 +131,7 @@ class BSpline(GridBasis):
     def init_weight(self, weight: Tensor, fan_in: int) -> None:
         if self.noise_scale is None:
             return super().init_weight(weight, fan_in)
-        if weight.is_meta:
+        if not has_numbers(weight):
             return None
         # the coefficients of least norm whose splines take random values at the points of the grid
         low, high = self.grid_range

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Basis
-from .renew import renew
+from .renew import has_numbers, renew
 
 MIN_INTERVAL = 1e-3
 """Least width of an interval of an adapted grid, as a part of the mean one."""
@@ -166,7 +166,7 @@ class GridBasis(Basis):
 
     def extra_repr(self) -> str:
         shown = f'grid_size={self.grid_size}'
-        if not self.grid.is_meta:
+        if has_numbers(self.grid):
             low, *_, high = self.interior()[0].tolist()
             shown += f', grid_range=({low:g}, {high:g})'
         return shown + (f', rows={self.rows}' if self.rows > 1 else '')

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
-from functools import partial
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+M = TypeVar('M', bound=nn.Module)
+
+
+def has_numbers(t: Tensor) -> bool:
+    """Whether there is something to read: not on the meta device, nor in what was built under ``FakeTensorMode``."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def placed(data: Tensor, like: Tensor) -> Tensor:
@@ -16,6 +23,14 @@ def placed(data: Tensor, like: Tensor) -> Tensor:
         from torch.distributed.tensor import distribute_tensor
         return distribute_tensor(data, like.device_mesh, like.placements)
     return data
+
+
+def placed_as(like: Tensor, module: M) -> M:
+    """A module converted to the dtype and device of a tensor, if there is anything to convert: fakes cannot be."""
+    tensors = (*module.parameters(), *module.buffers())
+    alike = all(t.device == like.device and t.dtype == (like.dtype if t.is_floating_point() else t.dtype)
+                for t in tensors)
+    return module if alike else module.to(like)
 
 
 def renew(tensor: Tensor, data: Tensor) -> None:
@@ -33,15 +48,23 @@ def renew(tensor: Tensor, data: Tensor) -> None:
         tensor.grad = None
         if data.shape != tensor.shape:
             tensor.data = data.to(torch.float32 if data.dtype == torch.float64 else torch.float64)
-            hooks = (tensor._backward_hooks or {}).values()
-            if not any(isinstance(hook, partial) and hook.func is _of_this_shape for hook in hooks):
-                tensor.register_hook(partial(_of_this_shape, weakref.ref(tensor)))
+            for hook in (tensor._backward_hooks or {}).values():
+                if isinstance(hook, _OfThisShape):
+                    hook.shape = data.shape
+                    break
+            else:
+                tensor.register_hook(_OfThisShape(data.shape))
     tensor.data = data
 
 
-def _of_this_shape(parameter: weakref.ref, grad: Tensor) -> None:
-    now = parameter()
-    if now is not None and grad.shape != now.shape:
-        raise RuntimeError(f'backward() of a loss from before a grid was refined or grown: its gradient for the '
-                           f'coefficients is {tuple(grad.shape)}, and they are {tuple(now.shape)} now. Call it before '
-                           'the change, or compute the loss again')
+class _OfThisShape:
+    """A hook of a parameter, which it does not hold: torch could not swap it then (``torch.utils.swap_tensors``)."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        self.shape = shape
+
+    def __call__(self, grad: Tensor) -> None:
+        if grad.shape != self.shape:
+            raise RuntimeError(f'backward() of a loss from before a grid was refined or grown: its gradient for the '
+                               f'coefficients is {tuple(grad.shape)}, and they are {tuple(self.shape)} now. Call it '
+                               'before the change, or compute the loss again')
