@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Predict with an ONNX file of tools/export.py, by onnxruntime, numpy and Pillow: MODEL OUT_DIR IMAGE ..."""
 import json
 import sys
@@ -20,10 +19,9 @@ def prepared(image, step):
     elif step['fit'] != 'stretch':
         by_width = step['fit'] in ('width', 'short' if w < h else 'long')
         width, height = (width, int(width * h / w)) if by_width else (int(height * w / h), height)
-    if step['antialias']:
-        return image.resize((width, height), Image.Resampling[step['filter'].upper()])
-    return image.transform((width, height), Image.Transform.AFFINE, (w / width, 0, 0, 0, h / height, 0),
-                           Image.Resampling[step['filter'].upper()])
+    size, way = (width, height), Image.Resampling[step['filter'].upper()]
+    return image.resize(size, way) if step['antialias'] else image.transform(
+        size, Image.Transform.AFFINE, (w / width, 0, 0, 0, h / height, 0), way)
 
 
 def draw(image, one, name, threshold):
@@ -41,9 +39,11 @@ model, folder = onnxruntime.InferenceSession(sys.argv[1]), Path(sys.argv[2])
 info = {key: json.loads(text) for key, text in model.get_modelmeta().custom_metadata_map.items()}
 folder.mkdir(parents=True, exist_ok=True)
 for path in map(Path, sys.argv[3:]):
+    assert not path.parent.samefile(folder), f'{folder} is where the pictures are, and they would be overwritten'
     ready = image = ImageOps.exif_transpose(Image.open(path)).convert('L' if info['channels'] == 1 else 'RGB')
-    for step in info['preparation']:
+    for step in info['preparation'] or []:
         ready = prepared(ready, step)
+    assert not info['size'] or np.all(np.less_equal(ready.size, info['size'])), f'{path} is too large for this file'
     canvas = Image.new(ready.mode, info['size'] or ready.size, tuple(info['blank'][:info['channels']]))
     canvas.paste(ready)
     array = np.array(canvas).reshape(1, canvas.height, canvas.width, -1).transpose(0, 3, 1, 2)

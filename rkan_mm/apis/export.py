@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
     from rkan_mm.deploy.int8 import quantize
     from rkan_mm.inspection.subject import Subject
     files.check_place(args.out, args.format)
+    if Path(args.out).resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
+        raise PreflightError(f'{args.out!r} is what the model is read from: give the file another name.')
     cfg = load_config(args.config, args.cfg_options)
     check_checkpoint(args.checkpoint)
     images, calibration, to_int8 = list_images(args.images), list_images(args.int8 or []), args.int8 is not None
@@ -89,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
         raise PreflightError('--format c is of one size and of float32: without --dynamic and --fp16.')
     with safe_loading():
         subject = Subject(cfg, args.checkpoint, images, device='cpu', any_model=True, allow_partial=args.allow_partial)
-    if subject.is_detector and args.format in ('pt2', 'c'):
-        raise PreflightError(f'--format {args.format} is of classifiers; detectors leave as onnx or torchscript.')
+    if subject.is_detector and args.format == 'c':
+        raise PreflightError('--format c is of classifiers; detectors leave as onnx, pt2 or torchscript.')
     leaving = departure(subject, args.dynamic)
     with files.whole(args.out) as unfinished:
         leaving.write(unfinished, args.format, args.fp16, args.opset, args.round_weights)

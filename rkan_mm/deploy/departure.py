@@ -25,6 +25,10 @@ from .fusing import fuse
 from .int8 import round_weights
 from .pictures import gives_bgr, preparation
 
+LEAST = (288, 384)
+"""Height and width, at least, with which a detector of any size is traced: down to strides of 128 no map has a side of
+one pixel, which `torch.export` would take for a constant."""
+
 
 @dataclass
 class Departure:
@@ -89,9 +93,11 @@ def departure(subject: Subject, dynamic: bool = False) -> Departure:
     info['channels'] = first.shape[0]
     if dynamic:  # sizes that differ, so that no exporter takes them for one
         divisor = graph.normalize.divisor
-        height, width = (max(64, n // divisor * divisor) for n in first.shape[1:])
+        least = LEAST if subject.is_detector else (64, 64)
+        height, width = (max(n, m // divisor * divisor) for n, m in zip(least, first.shape[1:], strict=True))
         example = torch.zeros(2, first.shape[0], height, width + (divisor if divisor > 1 else 32), dtype=torch.uint8)
-        example[:, :, :first.shape[1], :first.shape[2]] = first[:, :height, :width]
+        part = first[:, :height, :width]
+        example[:, :, :part.shape[1], :part.shape[2]] = part
     else:
         info['size'] = _size(subject, steps)
         example = torch.from_numpy(ExportedModel(lambda image: (), info, is_bgr).pictures([first])[0])

@@ -93,7 +93,7 @@ class DetectorGraph(nn.Module):
         """The best of one level: scores, what they were chosen by, labels, deltas and priors, (B, count, ...)."""
         head, batch = self.head, score.shape[0]
         classes = head.cls_out_channels
-        score = score.permute(0, 2, 3, 1).reshape(batch, -1, classes)
+        score = _by_place(score, classes)
         score = score.sigmoid() if head.use_sigmoid_cls else score.softmax(-1)[..., :-1]
         classes = classes if head.use_sigmoid_cls else classes - 1
         flat = score.reshape(batch, -1)
@@ -101,9 +101,8 @@ class DetectorGraph(nn.Module):
         place, label = index // classes, index % classes
         value = rank
         if factor is not None:
-            factor = factor.permute(0, 2, 3, 1).reshape(batch, -1).sigmoid()
-            value = rank * factor.gather(1, place)
-        delta = delta.permute(0, 2, 3, 1).reshape(batch, -1, head.bbox_coder.encode_size)
+            value = rank * _by_place(factor, 1).squeeze(2).sigmoid().gather(1, place)
+        delta = _by_place(delta, head.bbox_coder.encode_size)
         priors = priors[place.reshape(-1)].reshape(batch, count, -1)
         return value, rank, label, rows(delta, place), priors
 
@@ -145,6 +144,12 @@ class DetectorGraph(nn.Module):
         label = torch.zeros_like(labels) if roi_head.mask_head.class_agnostic else labels.clamp(min=0)
         index = label.reshape(-1, 1, 1, 1).expand(-1, -1, *masks.shape[2:])
         return masks.gather(1, index).sigmoid().reshape(*labels.shape[:2], *masks.shape[2:])
+
+
+def _by_place(maps: Tensor, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, width), copied by name: of a reshape, `torch.export` asks whether a map has one pixel."""
+    maps = maps.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+    return maps.view(maps.shape[0], -1, width)
 
 
 def _extent(line: Tensor) -> Tensor:

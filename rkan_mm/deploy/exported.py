@@ -9,6 +9,8 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
+from rkan_mm.engine.run_error import PreflightError
+
 from .files import Function
 
 
@@ -25,13 +27,20 @@ class ExportedModel:
         self.function, self.info, self.is_bgr = function, info, is_bgr
 
     def pictures(self, inputs: list[Tensor] | Tensor) -> list[np.ndarray]:
-        """Each as the file takes it: (1, C, H, W), RGB or gray, on its canvas where the file has one size only."""
+        """Each as the file takes it: (1, C, H, W), RGB or gray, on its canvas where the file has one size only.
+
+        Raises:
+            PreflightError: one is larger than that.
+        """
         arrays = []
         for picture in inputs:
             array = picture.cpu().numpy().astype(np.uint8)[None]
             array = array[:, ::-1] if self.is_bgr else array
             if self.info['size']:
                 width, height = self.info['size']
+                if array.shape[2] > height or array.shape[3] > width:
+                    raise PreflightError(f'A picture of {array.shape[3]} x {array.shape[2]} does not fit a file for '
+                                         f'{width} x {height}: export with --dynamic.')
                 canvas = np.empty((1, array.shape[1], height, width), np.uint8)
                 canvas[:] = np.array(self.info['blank'], np.uint8)[None, :, None, None]
                 canvas[:, :, :array.shape[2], :array.shape[3]] = array

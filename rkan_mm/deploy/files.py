@@ -40,20 +40,29 @@ def check_place(path: str | Path, form: str) -> None:
     if path.is_dir():
         raise PreflightError(f'{str(path)!r} is a folder: give the name of a file.')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
     except OSError as error:
         raise PreflightError(f'{str(path)!r} cannot be written ({error.strerror}).') from error
 
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A path, in a folder of its own beside ``path``, whose file takes the place of ``path`` if all goes well."""
+    """A path, in a folder of its own beside ``path``, whose file takes the place of ``path`` if all goes well.
+
+    Else nothing is left, no folder either.
+    """
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-        unfinished = Path(folder, path.name)
-        yield unfinished
-        unfinished.replace(path)
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
+            unfinished = Path(folder, path.name)
+            yield unfinished
+            unfinished.replace(path)
+    except BaseException:
+        for empty in missing:
+            empty.rmdir()
+        raise
 
 
 def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, info: dict[str, Any],
@@ -91,8 +100,10 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
                 with _any_size():
                     program = torch.export.export(graph, (image,), dynamic_shapes=sizes)
                 torch.export.save(program, path, extra_files=texts)
-        except (OSError, UnsupportedModelError):
+        except UnsupportedModelError:
             raise
+        except OSError as error:
+            raise PreflightError(f'{Path(path).name!r} cannot be written ({error.strerror}).') from error
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             name = type(graph.model).__name__
@@ -151,7 +162,12 @@ def read(path: str | Path, form: str, threads: int | None = None) -> tuple[Funct
 
     def run(image: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.no_grad():
-            return tuple(out.numpy() for out in module(torch.from_numpy(image)))
+            try:
+                return tuple(out.numpy() for out in module(torch.from_numpy(image)))
+            except AssertionError as error:
+                raise PreflightError(
+                    f'{path} takes no pictures of {image.shape[3]} x {image.shape[2]}: torch.export made it for others '
+                    f'({error}). Larger ones may do, or one size, without --dynamic.') from error
     return run, {key: json.loads(text) for key, text in texts.items() if text}
 
 

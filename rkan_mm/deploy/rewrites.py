@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from types import MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,12 @@ def _reversed(value: int | tuple[int, int]) -> tuple[int, int]:
     return _pair(value)[::-1]
 
 
+def repeated_mesh(x: Tensor, y: Tensor, row_major: bool = True) -> tuple[Tensor, Tensor]:
+    """``MlvlPointGenerator._meshgrid`` of mmdet without an expand, whose sides `torch.export` takes for more than 1."""
+    xx, yy = x.repeat(y.shape[0]), y.view(-1, 1).repeat(1, x.shape[0]).view(-1)
+    return (xx, yy) if row_major else (yy, xx)
+
+
 REWRITES: dict[str, Callable] = {'AdaptivePadding': adaptive_padding, 'ShiftWindowMSA': shifted_windows}
 """Names of classes of mmdet and mmpretrain, and what takes the place of their ``forward``."""
 
@@ -78,11 +85,17 @@ def exportable(model: nn.Module) -> Iterator[nn.Module]:
         >>> with exportable(model):
         ...     torch.onnx.export(model, (image,), 'model.onnx', dynamo=False, dynamic_axes=...)
     """
-    rewritten = [module for module in model.modules() if type(module).__name__ in REWRITES]
-    for module in rewritten:
-        module.forward = MethodType(REWRITES[type(module).__name__], module)
+    rewritten: list[tuple[Any, str]] = []
+    for module in model.modules():
+        if type(module).__name__ in REWRITES:
+            module.forward = MethodType(REWRITES[type(module).__name__], module)
+            rewritten.append((module, 'forward'))
+        points: Any = getattr(module, 'prior_generator', None)  # no module
+        if type(points).__name__ == 'MlvlPointGenerator' and '_meshgrid' not in vars(points):
+            points._meshgrid = repeated_mesh
+            rewritten.append((points, '_meshgrid'))
     try:
         yield model
     finally:
-        for module in rewritten:
-            del module.forward
+        for owner, name in rewritten:
+            delattr(owner, name)

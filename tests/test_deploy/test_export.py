@@ -1,9 +1,9 @@
 """The command line of tools/export.py, for classifiers."""
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +149,10 @@ def test_what_its_user_can_mend(trained, tmp_path, monkeypatch):
     refused([*multi, str(place / 'a.onnx')], 'an ImageClassifier whose head predicts as ClsHead', UnsupportedModelError)
     monkeypatch.setattr(files.torch.onnx, 'export', lambda *args, **kwargs: 1 / 0)
     refused([*trained(), str(place / 'a.onnx')], 'ImageClassifier cannot be exported as onnx: division by zero')
-    assert not list(place.iterdir())
+    refused([*trained(), str(place / 'new/folder/a.onnx')], 'division by zero')
+    checkpoint_too = Path(checkpoint).rename(place / 'net.pt')
+    refused([config, str(checkpoint_too), str(checkpoint_too), '--format', 'torchscript'], 'is what the model is read')
+    assert [path.name for path in place.iterdir()] == ['net.pt']
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     refused([config, checkpoint, str(place / 'a.onnx')], "Exporting needs onnx and onnxruntime: pip install onnx")
 
@@ -162,4 +165,4 @@ def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monk
         return lambda image: tuple(out[:, ::-1].copy() for out in function(image)), info
     monkeypatch.setattr(files, 'read', wrong)
     refused([*trained(), str(tmp_path / 'out/model.onnx')], 'is not written: its probabilities differ')
-    assert not os.listdir(tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()

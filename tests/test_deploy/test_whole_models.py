@@ -132,6 +132,16 @@ def test_a_block_is_few_nodes(form, last, tmp_path):
     assert len(nodes) <= (27 if last else 19), sorted(node.op_type for node in nodes)
 
 
+def test_a_model_with_a_module_at_two_places():
+    """`torch.export` then shows each module through stand-ins; detectors as a graph are such."""
+    model, x = Stacked('resnet').eval(), torch.randn(TRACED)
+    model.again = nn.ModuleList([model.backbone.backbone.bn1])
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(exported(model, x, False).module()(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(x), expected)
+
+
 def test_what_was_rewritten_is_itself_again():
     model, x = Stacked('swin').eval(), torch.randn(OTHERS[1])
     with torch.no_grad():

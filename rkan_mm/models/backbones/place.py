@@ -66,7 +66,12 @@ class Place:
 
     def _hangs_at(self, module: nn.Module) -> bool:
         (before, after), (first, second) = self._keys, (module._forward_pre_hooks, module._forward_hooks)
-        return module is self._module and (before is None or before in first) and (after is None or after in second)
+        return self._is_mine(module) and (before is None or before in first) and (after is None or after in second)
+
+    def _is_mine(self, module: nn.Module) -> bool:
+        """`torch.export` shows a model that has a module twice through stand-ins, which share the module's dict."""
+        mine = self._module
+        return module is mine or (mine is not None and module.__dict__ is mine.__dict__)
 
     def _clear(self, module: nn.Module) -> None:
         for hooks, flags in ((module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
@@ -78,11 +83,11 @@ class Place:
                     flags.pop(key, None)
 
     def _before(self, module: nn.Module, *args) -> Any:
-        return self.actor.before(self.name, *args) if module is self._module else None
+        return self.actor.before(self.name, *args) if self._is_mine(module) else None
 
     def _after(self, module: nn.Module, *args) -> Any:
         # others may have moved the hook: torch's fuse_modules takes those of a norm to the convolution before it
-        return self.actor.after(self.name, *args) if module is self._module else None
+        return self.actor.after(self.name, *args) if self._is_mine(module) else None
 
 
 def places_of(module: nn.Module) -> list[Place]:
