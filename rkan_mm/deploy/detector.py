@@ -195,6 +195,7 @@ def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
     from mmcv.ops import RoIAlign
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.dense_heads.rpn_head import RPNHead
+    from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
     from mmdet.models.roi_heads import BBoxHead, FCNMaskHead, StandardRoIHead
     from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 
@@ -206,6 +207,10 @@ def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
                 f'{type(model).__name__} with a {type(part).__name__} cannot be exported: boxes are known of heads '
                 f'that predict as {parent.__name__} does.')
 
+    kind = TwoStageDetector if two_stage else SingleStageDetector
+    if not isinstance(model, kind) or type(model).predict is not kind.predict:
+        raise UnsupportedModelError(f'{type(model).__name__} cannot be exported: of detectors, those are known that '
+                                    'predict as SingleStageDetector or TwoStageDetector does.')
     if two_stage:
         roi_head = model.roi_head
         same(head, RPNHead, 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')

@@ -56,7 +56,7 @@ class Subject:
         init_default_scope(self.scope)
         model_cfg = copy.deepcopy(cfg.model)
         if cfg.get('data_preprocessor'):
-            model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+            model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         self.model = revert_sync_batchnorm(MODELS.build(model_cfg))
         if not any_model and not kan_layers(self.model):
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '

@@ -75,7 +75,8 @@ def _differ(before: Any, now: Any, path: str, cfg: Config) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         if kind(now) == 'RKANet' != kind(before) and isinstance(now.get('backbone'), dict):
             now, path = now['backbone'], f'{path}.backbone'  # weights of the plain backbone
-        if kind(before) != kind(now) and {kind(before), kind(now)} != {'BN', 'SyncBN'}:
+        kinds = {kind(before), kind(now)} - {''}  # mm fills in the type of a data preprocessor that names none
+        if len(kinds) > 1 and kinds != {'BN', 'SyncBN'}:
             yield f'{path}.type={kind(before)} (here {kind(now)})'
             return
         default = _defaults(now, cfg)

@@ -1,4 +1,4 @@
-"""The bare script in an environment that has onnxruntime, numpy and Pillow alone."""
+"""Exported files in environments without torch: by the bare script, and by OpenVINO."""
 
 import json
 import subprocess
@@ -24,13 +24,19 @@ TINY = {'model.backbone.backbone.base_channels': 4, 'model.backbone.backbone.ste
         'model.test_cfg.rcnn.max_per_img': 5}
 
 
-@pytest.fixture(scope='module')
-def python(tmp_path_factory):
-    """Of a new environment."""
-    folder = tmp_path_factory.mktemp('bare')
+OPENVINO = """
+import sys, numpy as np, openvino
+given = np.load(sys.argv[2])
+run = openvino.Core().compile_model(sys.argv[1], 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+for (name, expected), out in zip([*given.items()][1:], run(given['image']).values(), strict=True):
+    np.testing.assert_allclose(out, expected, rtol=0, atol={'boxes': 1e-3}.get(name, 1e-5), err_msg=name)
+"""
+
+
+def new_python(folder, *packages):
+    """Of an environment that has these packages alone."""
     subprocess.run([sys.executable, '-m', 'venv', str(folder)], check=True)
-    done = subprocess.run([str(folder / 'bin/pip'), 'install', '--quiet', 'onnxruntime', 'numpy', 'pillow'],
-                          capture_output=True, text=True)
+    done = subprocess.run([str(folder / 'bin/pip'), 'install', '--quiet', *packages], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f'no packages: {done.stderr.strip().splitlines()[-1]}')
     found = subprocess.run([str(folder / 'bin/python'), '-c', 'import torch'], capture_output=True)
@@ -38,17 +44,37 @@ def python(tmp_path_factory):
     return str(folder / 'bin/python')
 
 
-@pytest.mark.parametrize('options', [['--dynamic'], []])
-def test_a_detector_of_random_weights(options, python, tmp_path):
-    """Its boxes, in pixels of the pictures, are those of the same file by the config's own pipeline."""
-    root = make_shapes(tmp_path / 'shapes', 1, 3, size=96)
-    cfg, config = Config.fromfile(ROOT / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), tmp_path / 'shapes.py'
+@pytest.fixture(scope='module')
+def python(tmp_path_factory):
+    return new_python(tmp_path_factory.mktemp('bare'), 'onnxruntime', 'numpy', 'pillow')
+
+
+def detector(folder, *options):
+    """An exported Mask R-CNN of random weights, and pictures."""
+    root = make_shapes(folder / 'shapes', 1, 3, size=96)
+    cfg, config = Config.fromfile(ROOT / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), folder / 'shapes.py'
     cfg.merge_from_dict(TINY)
     cfg.dump(config)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'net.pth')
-    pictures, out = sorted((root / 'val').glob('*.png')), tmp_path / 'model.onnx'
-    main([str(config), str(tmp_path / 'net.pth'), str(out), *options, '--images', *map(str, pictures)])
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), folder / 'net.pth')
+    pictures, out = sorted((root / 'val').glob('*.png')), folder / 'model.onnx'
+    main([str(config), str(folder / 'net.pth'), str(out), *options, '--images', *map(str, pictures)])
+    return out, pictures
+
+
+def test_openvino(tmp_path, tmp_path_factory):
+    python = new_python(tmp_path_factory.mktemp('openvino'), 'openvino')
+    out, pictures = detector(tmp_path, '--dynamic')
+    image = np.stack([np.array(Image.open(path).convert('RGB')).transpose(2, 0, 1) for path in pictures])
+    function, info = files.read(out, 'onnx')
+    np.savez(tmp_path / 'given.npz', image=image, **dict(zip(info['outputs'], function(image), strict=True)))
+    subprocess.run([python, '-c', OPENVINO, str(out), str(tmp_path / 'given.npz')], check=True)
+
+
+@pytest.mark.parametrize('options', [['--dynamic'], []])
+def test_a_detector_of_random_weights(options, python, tmp_path):
+    """Its boxes, in pixels of the pictures, are those of the same file by the config's own pipeline."""
+    out, pictures = detector(tmp_path, *options)
     script = ROOT / 'docs/predict_onnx.py'
     subprocess.run([python, '-I', str(script), str(out), str(tmp_path / 'seen'), *map(str, pictures)], check=True)
     function, info = files.read(out, 'onnx')

@@ -1,5 +1,7 @@
 """Detectors of mmdet as one graph, from pictures to boxes and masks: what comes out is what mmdet predicts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from rkan_mm.deploy import files
-from rkan_mm.deploy.departure import LEAST
+from rkan_mm.deploy.departure import LEAST, departure
 from rkan_mm.deploy.detector import DetectorGraph
 from rkan_mm.deploy.errors import UnsupportedModelError
 from rkan_mm.deploy.exported import ExportedModel
@@ -24,6 +26,7 @@ NAMES = dict(
     faster_rcnn='faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     mask_rcnn='mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     cascade='cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+    panoptic='panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py',
 )
 
 
@@ -78,7 +81,7 @@ def same(ours, theirs):
             assert (a.masks[i] == b.masks[j]).float().mean() > 0.999
 
 
-CASES = [*((name, form) for form in ('onnx', 'torchscript', 'pt2') for name in NAMES if name != 'cascade'),
+CASES = [*((name, form) for form in ('onnx', 'torchscript', 'pt2') for name in [*NAMES][:5]),
          ('fcos', 'AOTInductor'), ('mask_rcnn', 'AOTInductor')]
 
 
@@ -135,6 +138,20 @@ def test_pictures_of_a_batch_do_not_meet(mask_rcnn):
         torch.testing.assert_close(scores, others, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize('size', [(800, 1333), (64, 40), (300, 500)])
+def test_what_is_traced_for_any_size(size, mask_rcnn):
+    sample, = samples(size)
+    subject = SimpleNamespace(model=mask_rcnn, is_detector=True, classes=['a'], samples=[sample], pipeline=[],
+                              cfg=SimpleNamespace(filename='a.py'))
+    example = departure(subject, dynamic=True).example
+    height, width = example.shape[2:]
+    assert not height % 32
+    assert not width % 32
+    assert height >= LEAST[0]
+    assert width > LEAST[1]
+    assert torch.equal(example[0, :, :64, :40], sample['inputs'][:, :64, :40])
+
+
 def test_nothing_found(mask_rcnn, tmp_path):
     model = detector('mask_rcnn', score_thr=1.0)
     graph, path = DetectorGraph(model), str(tmp_path / 'model.onnx')
@@ -158,11 +175,13 @@ def test_half_precision_finds_nearly_the_same(mask_rcnn):
 @pytest.mark.parametrize(('change', 'message'), [
     (dict(nms=dict(type='soft_nms', iou_threshold=0.5)),
      'MaskRCNN cannot be exported: Shared2FCBBoxHead has suppression by soft_nms, not nms.'),
-    (None, 'CascadeRCNN with a CascadeRoIHead cannot be exported: boxes are known of heads that predict as '
+    ('cascade', 'CascadeRCNN with a CascadeRoIHead cannot be exported: boxes are known of heads that predict as '
            'StandardRoIHead does.'),
+    ('panoptic', 'PanopticFPN cannot be exported: of detectors, those are known that predict as SingleStageDetector or '
+                 'TwoStageDetector does.'),
 ])
 def test_what_cannot_be_exported(change, message):
-    model = detector('mask_rcnn', **change) if change else detector('cascade')
+    model = detector(change) if isinstance(change, str) else detector('mask_rcnn', **change)
     with pytest.raises(UnsupportedModelError) as error:
         DetectorGraph(model)
     assert str(error.value) == message

@@ -16,6 +16,7 @@ from PIL import Image
 from rkan_mm.apis.export import main
 from rkan_mm.deploy import files
 from rkan_mm.deploy.errors import UnsupportedModelError
+from rkan_mm.deploy.exported import ExportedModel
 from rkan_mm.preflight import PreflightError
 
 onnx = pytest.importorskip('onnx')
@@ -91,12 +92,19 @@ def test_runs_without_this_package(trained, data, tmp_path):
     main([*trained(), str(out), '--images', str(picture)])
     hide = 'for name in ("torch", "mmcv", "mmengine", "onnx", "cv2", "rkan_mm"): sys.modules[name] = None'
     program = f'import runpy, sys\n{hide}\nsys.argv.pop(0)\nrunpy.run_path(sys.argv[0], run_name="__main__")'
-    script = str(ROOT / 'docs/predict_onnx.py')
-    done = subprocess.run([sys.executable, '-c', program, script, str(out), str(tmp_path / 'seen'), str(picture)],
-                          capture_output=True, text=True, check=True)
+
+    def run(folder):
+        arguments = [str(ROOT / 'docs/predict_onnx.py'), str(out), str(folder), str(picture)]
+        return subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True)
+    done = run(tmp_path / 'seen')
+    assert not done.returncode, done.stderr
     predicted = json.loads((tmp_path / 'seen/dog0.json').read_text())
     assert done.stdout.split()[1] == CLASSES[predicted[0]['labels']]
     assert sum(one['scores'] for one in predicted) == pytest.approx(1, abs=1e-5)
+    assert 'where the pictures are, and they would be overwritten' in run(picture.parent).stderr
+    info = {'task': 'classification', 'size': [32, 32], 'blank': [0, 0, 0]}
+    with pytest.raises(PreflightError, match='33 x 20 does not fit a file for 32 x 32: export with --dynamic'):
+        ExportedModel(lambda image: (), info).pictures([torch.zeros(3, 20, 33)])
 
 
 @pytest.mark.slow

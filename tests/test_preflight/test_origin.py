@@ -49,6 +49,16 @@ def test_arguments_that_no_weight_shows(option):
                      'else.')
 
 
+def test_a_type_that_mm_fills_in_while_it_builds():
+    init_default_scope('mmpretrain')
+    cfg = read(CLASSIFIER, 'data_preprocessor=dict(mean=[1.0],std=[2.0])')
+    trained = dict(meta=dict(cfg=cfg.pretty_text))
+    cfg.data_preprocessor.type = 'ClsDataPreprocessor'
+    assert differences(trained, cfg) is None
+    cfg.data_preprocessor.std = [3.0]
+    assert 'data_preprocessor.std=' in differences(trained, cfg)
+
+
 def test_what_wraps_a_model_does_not_count():
     init_default_scope('mmdet')
     cfg = read(DETECTOR)
