@@ -177,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(rows: list[dict]) -> None:
+        for row in rows:  # what another call adds can be of another revision
+            row['revision'] = record['machine']['revision']
         record.update(steps=[*before, *rows], goals=goals([*before, *rows]))
         args.out.write_text(json.dumps(record, indent=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -45,7 +46,7 @@ class Step(NamedTuple):
 def _pytest(name: str, seconds: int, *arguments: str, needs_ops: bool = False) -> Step:
     given = [str(TESTS / argument) if argument.endswith('.py') else argument for argument in arguments]
     # each test compiles kernels, on a core of its own where pytest-xdist is there
-    cores = ('-n', '8') if find_spec('xdist') else ()
+    cores = ('-n', str(max(1, min(16, os.cpu_count() or 1) - 1))) if find_spec('xdist') else ()
     return Step(name, ('pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', *cores, *given), seconds, needs_ops)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
@@ -20,8 +21,13 @@ SINGLE, HALF, BRAIN = torch.float32, torch.float16, torch.bfloat16
 LAYOUTS = dict(contiguous=torch.contiguous_format, channels_last=torch.channels_last)
 BASES = [dict(type='BSpline', order=1), dict(type='BSpline', order=2), dict(type='BSpline'),
          dict(type='GaussianRBF'), dict(type='RSWAF'), dict(type='Chebyshev', degree=3)]
-bases = pytest.mark.parametrize('basis', BASES, ids=lambda basis: '-'.join(map(str, basis.values())))
-dtypes = pytest.mark.parametrize('dtype', [SINGLE, HALF, BRAIN], ids=str)
+DTYPES = [SINGLE, HALF, BRAIN]
+
+
+def in_turn(names: str, first: Sequence, second: Sequence, third: Sequence) -> pytest.MarkDecorator:
+    """Each pair of the first two, with one of the third after the other: every case compiles kernels of its own."""
+    found = [(a, b, third[(i + j) % len(third)]) for i, a in enumerate(first) for j, b in enumerate(second)]
+    return pytest.mark.parametrize(names.split(), found, ids=str)
 
 
 @contextmanager
@@ -64,19 +70,16 @@ def check(layer: nn.Module, x: torch.Tensor, dtype: torch.dtype, kernels: set[st
         assert error <= tolerance, f'{name}: {error:.1e}'
 
 
-@dtypes
-@pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize(('degree', 'stride', 'size'), [(2, 1, (13, 7)), (3, 2, (14, 14)), (6, 3, (9, 11))])
-def test_shared_polynomial_conv(degree, stride, size, layout, dtype):
+@in_turn('case dtype layout', [(2, 1, (13, 7)), (3, 2, (14, 14)), (6, 3, (9, 11))], DTYPES, list(LAYOUTS))
+def test_shared_polynomial_conv(case, layout, dtype):
+    degree, stride, size = case
     layer = SharedKANConv2d(3, stride, 1, basis=dict(type='Chebyshev', degree=degree))
     x = torch.randn(3, 32, *size).to(memory_format=LAYOUTS[layout])
     kernels = 'forward', 'backward_input', 'backward_weight', 'finish'
     check(layer, x, dtype, {f'shared_polynomial_conv_triton.{name}' for name in kernels})
 
 
-@dtypes
-@pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('training', [False, True])
+@in_turn('dtype training layout', DTYPES, [False, True], list(LAYOUTS))
 def test_a_block(training, layout, dtype):
     """Whose activations, and in eval mode norms, are in the kernels of its convolutions."""
     block = RKANBlock(16, 32, 2, last=True).train(training)
@@ -106,9 +109,7 @@ def test_a_block(training, layout, dtype):
         assert error <= tolerance, f'{name}: {error:.1e}'
 
 
-@bases
-@dtypes
-@pytest.mark.parametrize('layout', LAYOUTS)
+@in_turn('basis dtype layout', BASES, DTYPES, list(LAYOUTS))
 def test_expand(basis, dtype, layout, monkeypatch):
     monkeypatch.setattr(fused, 'FORCED', False)
     x = torch.randn(2, 6, 9, 13).to(memory_format=LAYOUTS[layout])
@@ -121,21 +122,19 @@ def test_expand(basis, dtype, layout, monkeypatch):
 FUSED = {f'fused_triton.{name}' for name in ('pack', 'forward', 'backward_input', 'backward_weight', 'finish')}
 
 
-@bases
-@pytest.mark.parametrize('dtype', [HALF, BRAIN], ids=str)
-@pytest.mark.parametrize(('kernel', 'stride'), [(3, 1), (3, 2), (1, 1)])
-def test_fused_conv(basis, dtype, kernel, stride, monkeypatch):
+@in_turn('basis case dtype', BASES, [(3, 1), (3, 2), (1, 1)], [HALF, BRAIN])
+def test_fused_conv(basis, dtype, case, monkeypatch):
+    kernel, stride = case
     monkeypatch.setattr(fused, 'FORCED', True)
     for layout, channels in (('contiguous', 32), ('channels_last', 29)):
         x = torch.randn(2, channels, 11, 14).to(memory_format=LAYOUTS[layout])
         check(KANConv2d(channels, 40, kernel, stride, kernel // 2, basis=basis), x, dtype, FUSED)
 
 
-@bases
-@pytest.mark.parametrize('dtype', [HALF, BRAIN], ids=str)
-def test_fused_linear(basis, dtype, monkeypatch):
+@in_turn('basis features dtype', BASES, [(130, 70)], [HALF, BRAIN])
+def test_fused_linear(basis, dtype, features, monkeypatch):
     monkeypatch.setattr(fused, 'FORCED', True)
-    check(KANLinear(130, 70, basis=basis), torch.randn(3, 100, 130), dtype, FUSED)
+    check(KANLinear(*features, basis=basis), torch.randn(3, 100, features[0]), dtype, FUSED)
 
 
 def test_fused_in_tf32(monkeypatch):
