@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +13,7 @@ from typing import NoReturn
 from mmengine.config import DictAction
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.engine.writing import why_not_written
 
 OVERRIDE = 'settings of the config; data_root=DIR moves every path below the old data root'
 
@@ -77,12 +77,8 @@ def file_to_write(text: str) -> str:
 
 def folder_to_write(text: str) -> str:
     """For argparse: a folder that is there or can be made, and be written to; nothing is made yet."""
-    path = Path(text)
-    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f'{text!r} cannot be written ({error.strerror}): choose another') from error
+    if reason := why_not_written(Path(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} cannot be written ({reason}): choose another')
     return text
 
 

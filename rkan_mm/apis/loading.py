@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -55,12 +56,10 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
     if scope(cfg) == 'mmpretrain':
-        for split in ('train', 'val', 'test'):  # mmpretrain's own entry points add these to every config
-            if cfg.get(f'{split}_dataloader'):
-                cfg[f'{split}_dataloader'] = ConfigDict({
-                    'pin_memory': torch.cuda.is_available(), 'collate_fn': dict(type='default_collate'),
-                    'persistent_workers': cfg[f'{split}_dataloader'].get('num_workers', 0) > 0,
-                    **cfg[f'{split}_dataloader']})
+        for loader in _loaders(cfg):  # mmpretrain's own entry points add these to every config
+            for name, value in dict(pin_memory=torch.cuda.is_available(), collate_fn=dict(type='default_collate'),
+                                    persistent_workers=loader.get('num_workers', 0) > 0).items():
+                loader.setdefault(name, value)
     if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
         cfg.env_cfg.dist_cfg.backend = 'gloo'
     return cfg
@@ -94,14 +93,21 @@ def _check_options(cfg: Config, options: dict) -> None:
 
 def set_loaders(cfg: Config, pin_memory: bool, persistent_workers: bool = True) -> None:
     """Switch off what the command line does not want; workers that do not exist cannot persist."""
+    for loader in _loaders(cfg):
+        if not pin_memory:
+            loader['pin_memory'] = False
+        if not persistent_workers or not loader.get('num_workers', 0):
+            loader['persistent_workers'] = False
+        if not loader.get('num_workers', 0):
+            loader.pop('prefetch_factor', None)
+
+
+def _loaders(cfg: Config) -> Iterator[dict]:
+    """All loaders of a config; loops of the user's own may have several for a split."""
     for split in ('train', 'val', 'test'):
-        if loader := cfg.get(f'{split}_dataloader'):
-            if not pin_memory:
-                loader['pin_memory'] = False
-            if not persistent_workers or not loader.get('num_workers', 0):
-                loader['persistent_workers'] = False
-            if not loader.get('num_workers', 0):
-                loader.pop('prefetch_factor', None)
+        given = cfg.get(f'{split}_dataloader')
+        yield from (loader for loader in (given if isinstance(given, (list, tuple)) else [given])
+                    if isinstance(loader, dict) and loader)
 
 
 def _move(node, old: str, new: str):

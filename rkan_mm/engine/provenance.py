@@ -42,11 +42,12 @@ def fingerprint(dataset: Any) -> str | None:
 
 def _parts(info: dict) -> Iterator[bytes]:
     """What stands in one entry of a data set, piece by piece."""
-    path = info.get('img_path')
-    if path is not None:
-        yield Path(path).name.encode()
-        if '://' not in str(path) and Path(path).is_file():
-            yield Path(path).read_bytes()
+    paths = info.get('img_path')
+    for path in paths if isinstance(paths, (list, tuple)) else [paths]:  # some data sets have pairs, or videos
+        if path is not None:
+            yield Path(path).name.encode()
+            if '://' not in str(path) and Path(path).is_file():
+                yield Path(path).read_bytes()
     for name in ('img', 'gt_label'):
         if name in info:
             yield _plain(info[name])

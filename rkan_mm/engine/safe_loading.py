@@ -40,7 +40,7 @@ def read(path: str, resume: bool = False) -> Any:
             if file.read(1) not in (b'P', b'\x80'):  # of a zip archive, of a pickle
                 raise PreflightError(f'{path!r} is no checkpoint: torch has not saved this file.') from error
         raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {_reason(error)}') from error
-    if resume and isinstance(content, dict) and 'config' in content.get('meta', {}):
+    if resume and isinstance(content, dict) and 'config' in (content.get('meta') or {}):
         raise PreflightError(f'Checkpoint {path!r} brings a config (meta.config), which would be run as code. Take its '
                              'weights alone, by load_from.')
     return content

@@ -15,12 +15,14 @@ import torch
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import DataLoader
 
 from rkan_mm.registry import HOOKS
 
 from .provenance import commit, fingerprint
+from .resume_state import batches_in
 
 
 @HOOKS.register_module()
@@ -49,13 +51,20 @@ class RunSummaryHook(Hook):
 
     @master_only
     def _note_provenance(self, runner: Runner) -> None:
-        loaders = dict(train=runner.train_dataloader, val=runner.val_dataloader if runner.val_loop else None)
         self._remember(runner, 'commit', commit())
-        for split, loader in loaders.items():
-            if loader is not None:
-                self._check_data(runner, split, fingerprint(loader.dataset))
+        for split, loop in dict(train=runner.train_loop, val=runner.val_loop).items():
+            self._check_data(runner, split, loop)
 
-    def _check_data(self, runner: Runner, split: str, data: str | None) -> None:
+    def _check_data(self, runner: Runner, split: str, loop: BaseLoop | None) -> None:
+        dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)  # loops of others may have several
+        if dataset is None:
+            return
+        try:
+            data = fingerprint(dataset)
+        except Exception as error:  # a data set of the user's own may be unlike mm's in any way
+            runner.logger.warning(f'{type(dataset).__name__} of the {split} has no fingerprint: '
+                                  f'{type(error).__name__}: {error}')
+            return
         before = self._remember(runner, f'data_{split}', data)
         if before and before[-1] != data:
             runner.logger.warning(f'The {split} data changed since this run began: fingerprint {data}, it was '
@@ -118,7 +127,7 @@ class RunSummaryHook(Hook):
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if runner.iter and self._path(runner).exists():
             summary = json.loads(self._path(runner).read_text())
-            self._check_data(runner, 'test', fingerprint(runner.test_dataloader.dataset))
+            self._check_data(runner, 'test', runner.test_loop)
             summary = {**summary, **self._provenance(runner), 'test': metrics}
             self._path(runner).write_text(json.dumps(summary, indent=1))
 
@@ -128,13 +137,13 @@ class RunSummaryHook(Hook):
 
     @staticmethod
     def _seconds(history: dict, runner: Runner) -> float | None:
-        if 'train/time' not in history or not runner.epoch:
+        loader = getattr(runner.train_loop, 'dataloader', None)
+        batches = batches_in(loader) if isinstance(loader, DataLoader) else None
+        if 'train/time' not in history or not runner.epoch or not batches:
             return None
         times = history['train/time'].data[0]
-        epochs = len(times) // len(runner.train_dataloader)
-        if not epochs:
-            return None
-        return float(np.median(times[-epochs * len(runner.train_dataloader):].reshape(epochs, -1).sum(1)))
+        epochs = len(times) // batches
+        return float(np.median(times[-epochs * batches:].reshape(epochs, -1).sum(1))) if epochs else None
 
     @staticmethod
     def _memory() -> float:

@@ -25,6 +25,8 @@ from rkan_mm.registry import MODELS
 from .building import checking
 from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
+from .outputs import check_outputs
+from .resuming import check_resumable
 from .values import check_ranges
 
 
@@ -42,12 +44,14 @@ def check(cfg: Config, training: bool) -> None:
         _check_arguments(cfg)
     with checking('The data sets'):
         check_data_sets(cfg, ('train', 'val') if training else ('test',))
+    with checking('Where results go'):
+        check_outputs(cfg, training)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
         if Path(cfg.load_from).expanduser().is_file():
             content = safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
             if cfg.get('resume'):
-                _check_resumable(content, cfg.load_from)
+                check_resumable(content, cfg.load_from, cfg)
     if training:
         for _, init_cfg in dicts_with(cfg.get('model'), 'checkpoint'):
             if kind(init_cfg).startswith('Pretrained') and isinstance(init_cfg['checkpoint'], str):
@@ -87,16 +91,6 @@ def _check_arguments(cfg: Config) -> None:
                 f'{where}: {kind(part)} has no argument {", ".join(extra)}; it has {", ".join([*signature][1:])}. If '
                 'they are of the base config, with which yours is merged, write _delete_=True beside '
                 f"type='rkan_mm.{kind(part)}'.")
-
-
-def _check_resumable(content: Any, path: str) -> None:
-    """A training can only go on from what mmengine saves in training."""
-    missing = [name for name in ('meta', 'message_hub', 'optimizer') if not isinstance(content, dict)
-               or name not in content]
-    if missing or not {'epoch', 'iter'} <= set(content['meta']):
-        raise PreflightError(f'--resume: {path!r} holds weights alone, no state of a training '
-                             f'({", ".join(missing) or "epoch"} is missing). To begin a training with these weights: '
-                             f'--cfg-options load_from={path}')
 
 
 ZOOS = {

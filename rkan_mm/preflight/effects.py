@@ -29,7 +29,7 @@ LOOKED_UP = 1000
 def check_training(runner: Runner) -> None:
     """Raise `PreflightError` if a training would take no step; warn in red where nothing would be learned or kept."""
     loop, wrapper = runner.train_loop, runner.optim_wrapper
-    _check_batches(loop.dataloader)
+    _check_batches(getattr(loop, 'dataloader', None))
     name, done, unit = (('max_iters', runner.iter, 'iterations') if isinstance(loop, IterBasedTrainLoop) else
                         ('max_epochs', runner.epoch, 'epochs'))
     last = getattr(loop, f'_{name}', None)

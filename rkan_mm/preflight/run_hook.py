@@ -62,7 +62,7 @@ class CheckRunHook(Hook):
         with checking('What the training would do'):
             check_training(runner)
         self._check(runner, loops)
-        self._end_watch = watch_small_maps(runner.model, runner.train_loop.dataloader)
+        self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if not self._begun:
@@ -78,7 +78,8 @@ class CheckRunHook(Hook):
 
     def _check(self, runner: Runner, loops: dict[str, Any]) -> None:
         on, model = switches(runner.cfg), innermost(runner.model)
-        data = {what: loop.dataloader.dataset for what, loop in loops.items() if hasattr(loop, 'dataloader')}
+        data = {what: loop.dataloader.dataset for what, loop in loops.items()
+                if hasattr(getattr(loop, 'dataloader', None), 'dataset')}
         if on['classes'] and _answers_by_labels(model):
             with checking('Classes of the data'):
                 found = {f'the data of the {what}': _classes(dataset) for what, dataset in data.items()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mmengine.config import Config
+from mmengine.registry import LOOPS, MODELS
 
 from rkan_mm.engine.run_error import PreflightError
 
-from .config import dicts_with, kind, switches
+from .config import built_from, dicts_with, is_mm, kind, switches
 
 TYPES: dict[str, type] = {
     **dict.fromkeys(('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
@@ -14,8 +15,8 @@ TYPES: dict[str, type] = {
                      'auto_scale_lr', 'visualizer', 'tta_model', 'preflight'), dict), 'custom_hooks': list}
 """What the top of a config holds, where it is given."""
 
-UNLIMITED = ('YOLACTHead', 'PAAHead', 'GARetinaHead', 'CenterNetHead', 'CornerHead', 'CentripetalHead')
-"""Heads that read 0 as no limit."""
+UNLIMITED = {'YOLACTHead', 'PAAHead', 'GARetinaHead', 'CenterNetHead', 'CornerHead', 'SOLOHead'}
+"""Heads that read 0 as no limit, and so do those that inherit from them."""
 
 IN_QUESTION = ' To run all the same: --cfg-options preflight.options=False'
 
@@ -24,7 +25,8 @@ def check_types(cfg: Config) -> None:
     """Raise `PreflightError` if a part on top of a config has another type than mmengine asks for."""
     for name, wanted in TYPES.items():
         value = cfg.get(name)
-        if value is None or isinstance(value, (list, tuple) if wanted is list else wanted):
+        right = isinstance(value, (list, tuple) if wanted is list else wanted)
+        if value is None or right or _is_of_own_loop(name, cfg):
             continue
         if name == 'preflight' and value is False:
             raise PreflightError('preflight=False is no switch; there is one for each check, such as '
@@ -32,6 +34,16 @@ def check_types(cfg: Config) -> None:
         example = "[dict(type='EMAHook')]" if wanted is list else 'dict(...)'
         raise PreflightError(f'{name} is of type {type(value).__name__}, {str(value)[:60]!r}; mmengine wants a '
                              f'{wanted.__name__}: {name}={example}')
+
+
+def _is_of_own_loop(name: str, cfg: Config) -> bool:
+    """Whether a part is a loader that a loop of the user's own takes, in whatever form."""
+    split, _, part = name.partition('_')
+    loop = cfg.get(f'{split}_cfg')
+    if part != 'dataloader' or not isinstance(loop, dict) or 'type' not in loop:
+        return False
+    cls = built_from(loop['type'], LOOPS, cfg)
+    return cls is None or not is_mm(cls)
 
 
 def check_ranges(cfg: Config, training: bool) -> None:
@@ -62,13 +74,18 @@ def check_predictions(cfg: Config) -> None:
                                ('max_per_img', lambda value: value == 0, 'give at least 1')):
         for path, part in dicts_with((cfg.get('model') or {}), key):
             where, value = f'model.{path}.{key}', part[key]
-            unlimited = key != 'score_thr' and _takes_zero_as_no_limit(cfg.model, key, path)
+            unlimited = key != 'score_thr' and _takes_zero_as_no_limit(cfg, key, path)
             if 'test_cfg' in path and isinstance(value, (int, float)) and is_idle(value) and not unlimited:
                 raise PreflightError(f'{where}={value} leaves no prediction: {cure}.{IN_QUESTION}')
 
 
-def _takes_zero_as_no_limit(model: dict, key: str, path: str) -> bool:
-    """Whether 0 is no limit, as for proposals before NMS, boxes of RoI heads, and these heads of mmdet."""
-    stage = {'max_per_img': 'rcnn', 'nms_pre': 'rpn'}[key]
-    return (path.endswith(stage) or 'mask_head' in model or kind(model.get('bbox_head')) in UNLIMITED
-            or (key == 'nms_pre' and kind(model) == 'RPN'))
+def _takes_zero_as_no_limit(cfg: Config, key: str, path: str) -> bool:
+    """Whether 0 is no limit, as for proposals before NMS, boxes of RoI heads, some heads of mmdet and all of others."""
+    stage, model = {'max_per_img': 'rcnn', 'nms_pre': 'rpn'}[key], cfg.model
+    if path.endswith(stage) or (key == 'nms_pre' and kind(model) == 'RPN'):
+        return True
+    for head in (model.get('bbox_head'), model.get('mask_head')):
+        cls = built_from(head['type'], MODELS, cfg) if isinstance(head, dict) and 'type' in head else None
+        if isinstance(cls, type) and (not is_mm(cls) or UNLIMITED & {base.__name__ for base in cls.__mro__}):
+            return True
+    return False

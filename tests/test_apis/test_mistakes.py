@@ -110,6 +110,11 @@ MISTAKES = {
     'train cls.py --cfg-options default_scope=mmdet': 'mmpretrain has it: write mmpretrain.ImageClassifier, or is def',
     f'test {DET} --interval 0 --show-dir drawn': "argument --interval: expected a whole number of at least 1, got '0'",
     f'test {DET} --out notes.txt/a.pkl': "--out: 'notes.txt' cannot be written .Not a directory.: choose another",
+    'train det.py --cfg-options val_evaluator.outfile_prefix=notes.txt/a':
+        "val_evaluator.outfile_prefix='notes.txt/a' cannot be written .Not a directory.: choose another",
+    'train det.py --cfg-options default_hooks.checkpoint.out_dir=notes.txt':
+        "default_hooks.checkpoint.out_dir='notes.txt' cannot be written .Not a directory.: choose another",
+    f'test {DET} --cfg-options test_evaluator.outfile_prefix=notes.txt/a': 'cannot be written .Not a directory.',
     f'test {DET} --cfg-options model.test_cfg.score_thr=2': 'score_thr=2 leaves no prediction: scores are from 0 to 1',
     f'test {DET} --cfg-options test_evaluator.metric=[]': 'metric is empty, and nothing would be measured',
     f'test {DET} --cfg-options test_evaluator.metric_items=[AP]': '.metric_items are such as mAP',

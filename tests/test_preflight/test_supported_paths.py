@@ -9,6 +9,7 @@ from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, FUNCTIONS, HOOKS, METRICS, MODELS, TRANSFORMS
+from own_loop import SEVERAL
 from small_runs import CLASSIFIER, DETECTOR
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
@@ -92,6 +93,12 @@ class WorkersPictures(Pictures):
 class BatchedPictures(Pictures):
     def __getitems__(self, indices):
         return [dict(many=True, **self[i]) for i in indices]
+
+
+@DATASETS.register_module()
+class UnlikePictures(Pictures):
+    def get_data_info(self, name):
+        return dict(img_path=[f'{name}.png', None])
 
 
 @FUNCTIONS.register_module()
@@ -197,6 +204,7 @@ val_dataloader = dict(val_dataloader, dataset=dict(
     val_dataloader['dataset'], ann_file='annotations/empty.json', pipeline=[
         *load, scale, dict(type='PackDetInputs', meta_keys=keys)]))
 val_evaluator = dict(type='VOCMetric', metric='mAP')""",
+    'several data sets in a loop of the user': SEVERAL,
     'names in both spellings': """
 both = dict(classes=classes, CLASSES=classes)
 train_dataloader['dataset'].update(metainfo=both)
@@ -221,6 +229,9 @@ train_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type='Streamed
 val_dataloader = dict(val_dataloader, dataset=dict(type='OwnPictures', data_root=''))
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
 log_processor = dict(by_epoch=False)""",
+    'data unlike those of mm': """
+train_dataloader['dataset'] = dict(type='UnlikePictures', data_root='')
+val_dataloader = dict(val_dataloader, dataset=dict(type='UnlikePictures', data_root=''))""",
     'iterable data for validation': """
 val_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type='StreamedPictures'))""",
     'data that only workers can read': """
@@ -241,6 +252,7 @@ custom_hooks = [dict(type='Prepare')]""",
     'a model that a hook prepares before the training': """
 model['neck'] = dict(type='PreparedPooling')
 custom_hooks = [dict(type='PrepareOnce')]""",
+    'several data sets in a loop of the user': SEVERAL,
     "another order of the test set's folders": """
 test_dataloader = dict(test_dataloader, dataset=dict(test_dataloader['dataset'], classes=('dog', 'fox')))""",
     'more figures': """

@@ -1,0 +1,78 @@
+"""What mmengine resumes is resumed; what then begins anew, or of the config changes nothing, is told in red."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from small_runs import CLASSIFIER
+
+from rkan_mm.apis import runner
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.resuming import check_resumable
+
+META = dict(epoch=1, iter=3)
+SCHEDULE = "param_scheduler = [dict(type='MultiStepLR', milestones=[1], gamma=0.5)]\n"
+
+
+@pytest.fixture
+def train(small_data, tmp_path, capsys):
+    """Train the small classifier with a step of its lr; returns the run and what was printed."""
+    def run(epochs, *flags, text=SCHEDULE):
+        (tmp_path / 'cls.py').write_text(
+            CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))) + text)
+        done = runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), *flags, '--cfg-options',
+                             f'train_cfg.max_epochs={epochs}'])
+        return done, capsys.readouterr().out
+    run(2)
+    return run
+
+
+def without(path, *names):
+    content = torch.load(path, weights_only=False)
+    torch.save({name: value for name, value in content.items() if name not in names}, path)
+    return str(path)
+
+
+def test_a_checkpoint_without_an_optimizer(train, tmp_path):
+    """As CheckpointHook(save_optimizer=False) writes it; mmengine's Runner takes it."""
+    done, printed = train(2, '--resume', without(tmp_path / 'work/epoch_1.pth', 'optimizer'))
+    assert (done.epoch, done.iter) == (2, 6)
+    assert 'the checkpoint has no state of an optimizer, which begins anew: with the lr of the config' in printed
+    assert done.optim_wrapper.param_groups[0]['lr'] == 0.01  # the step at epoch 1 is not made up for
+
+
+def test_a_checkpoint_without_schedules(train, tmp_path):
+    done, printed = train(2, '--resume', without(tmp_path / 'work/epoch_1.pth', 'param_schedulers'))
+    assert done.epoch == 2
+    assert 'the checkpoint has no state of the param_scheduler, which begins anew' in printed
+
+
+@pytest.mark.parametrize(('text', 'said'), [
+    (SCHEDULE, None),
+    (SCHEDULE.replace('[1]', '[1, 2]').replace('0.5', '0.3'),
+     'param_scheduler[0] (MultiStepLR) goes on with end=2, milestones=[1], gamma=0.5 of the checkpoint; '
+     '3, [1, 2], 0.3 of the config changes nothing.'),
+    ("param_scheduler = [dict(type='MultiStepLR', milestones=[1], gamma=0.5),\n"
+     "                   dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=2)]\n",
+     'the config has 2 schedules in param_scheduler, the checkpoint 1;'),
+])
+def test_schedules_are_those_of_the_checkpoint(train, text, said):
+    done, printed = train(3, '--resume', text=text)
+    assert done.epoch == 3
+    assert said in printed if said else 'WARNING: ' not in printed, printed
+
+
+@pytest.mark.parametrize(('content', 'flexible', 'message'), [
+    (dict(meta=META, message_hub={}), False, None),
+    (dict(meta=META, message_hub={}, optimizer={}, param_schedulers=[]), True, None),
+    (dict(meta=META, message_hub={}), True, r'no whole state of a training \(optimizer, param_schedulers is missing'),
+    (dict(meta=META), False, r'weights alone, no state of a training \(message_hub is missing\)'),
+    (dict(meta=None, message_hub={}), False, r'\(epoch, iter is missing\)'),
+    (dict(meta=dict(epoch=1), message_hub={}), False, r'\(iter is missing\). To begin .* load_from=a.pth'),
+    ([], False, r'\(meta, message_hub is missing\)'),
+])
+def test_what_mmengine_needs(content, flexible, message):
+    cfg = Config(dict(param_scheduler=[{}], **(dict(runner_type='FlexibleRunner') if flexible else {})))
+    if message is None:
+        return check_resumable(content, 'a.pth', cfg)
+    with pytest.raises(PreflightError, match=message):
+        check_resumable(content, 'a.pth', cfg)
