@@ -21,6 +21,7 @@ from rkan_mm.engine.run_error import PreflightError
 from .config import is_mm
 from .datasets import parts_of
 from .red import warn_in_red
+from .schedules import odd_schedules
 
 LOOKED_UP = 1000
 """Images of the training, evenly spread, that are looked for among those of the validation."""
@@ -45,6 +46,8 @@ def check_training(runner: Runner) -> None:
                         'save_last=False and no save_best.')
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
+    for line in odd_schedules(runner):
+        warn_in_red(line)
     if isinstance(wrapper, OptimWrapper):
         if all(group.get('initial_lr', group.get('lr', 1)) == 0 for group in wrapper.param_groups):
             warn_in_red('Nothing will be learned: the lr of all parameters is 0.')
