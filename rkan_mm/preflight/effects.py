@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
@@ -22,6 +23,9 @@ from .config import is_mm
 from .datasets import parts_of
 from .red import warn_in_red
 from .schedules import odd_schedules
+
+HIGHER = 'mAP|AP50|accuracy|top[0-9]|f1-score|precision|recall|IoU'
+"""Figures that are good when they are high."""
 
 LOOKED_UP = 1000
 """Images of the training, evenly spread, that are looked for among those of the validation."""
@@ -44,6 +48,9 @@ def check_training(runner: Runner) -> None:
         if isinstance(hook, CheckpointHook) and hook.interval < 1 and not hook.save_last and not hook.save_best:
             warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
                         'save_last=False and no save_best.')
+        for who, key, rule in _judged(hook):
+            if (rule == 'less' and re.search(HIGHER, key)) or (rule == 'greater' and 'loss' in key):
+                warn_in_red(f"{who}: by rule='{rule}' the worst {key} is taken for the best. Leave rule out.")
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
     for line in odd_schedules(runner):
@@ -54,6 +61,16 @@ def check_training(runner: Runner) -> None:
         limit = (getattr(wrapper, 'clip_grad_kwargs', None) or {}).get('max_norm', 1)
         if limit <= 0:
             warn_in_red(f'Nothing will be learned: optim_wrapper.clip_grad.max_norm={limit} makes all gradients 0.')
+
+
+def _judged(hook: Hook) -> Iterator[tuple[str, str, str | None]]:
+    """By which figures a hook calls a model the best: its name, the figure and the rule."""
+    name = type(hook).__name__
+    if isinstance(hook, CheckpointHook) and hook.save_best:
+        for key, rule in zip(getattr(hook, 'key_indicators', ()), getattr(hook, 'rules', ()), strict=False):
+            yield f'{name}(save_best)', str(key), rule
+    elif isinstance(hook, EarlyStoppingHook):
+        yield f'{name}(monitor)', hook.monitor, hook.rule
 
 
 def _size(loader: Any) -> int | None:

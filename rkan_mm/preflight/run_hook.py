@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
@@ -23,6 +24,7 @@ from .datasets import check_same_classes, parts_of
 from .effects import check_apart, check_predicting, check_training, watch_small_maps
 from .fit import innermost
 from .images import check_pictures
+from .random_steps import check_steps
 from .trial import check_monitors, try_first
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
@@ -99,6 +101,7 @@ class CheckRunHook(Hook):
             if on['evaluator']:
                 with checking(f'The evaluator of the {what}'):
                     check_predicting(loop, what)
+                    check_steps(model, data[what], what)
                     check_evaluator(loop, what)
                     if 'train' in data:
                         check_apart(data['train'], data[what], what)
@@ -144,18 +147,20 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
         return
     if not classes:
         return
-    things = (getattr(dataset, 'metainfo', None) or {}).get('thing_classes')  # of panoptic data, which has stuff, too
-    right = {len(classes), len(things or classes)}
-    wrong = {f'model.{path}': (module, module.num_classes) for path, module in model.named_modules()
-             if _is_head(path) and isinstance(getattr(module, 'num_classes', None), int)
-             and not getattr(module, 'class_agnostic', False) and module.num_classes not in right}
+    meta = getattr(dataset, 'metainfo', None) or {}
+    things, stuff = (meta.get(name) for name in ('thing_classes', 'stuff_classes'))  # of panoptic data
+    right = {'num_classes': {len(classes), len(things or classes)}, 'num_things_classes': {len(things or classes)},
+             **({'num_stuff_classes': {len(stuff)}} if stuff else {})}
+    wrong = {f'model.{path}.{key}': (module, number) for path, module in model.named_modules() for key in right
+             if isinstance(number := getattr(module, key, None), int) and number not in right[key]
+             and not getattr(module, 'class_agnostic', False) and (key != 'num_classes' or _is_head(path))}
     if wrong:
-        heads = ', '.join(f'{path} ({type(module).__name__}) has num_classes={number}'
+        heads = ', '.join(f'{path.rpartition(".")[0]} ({type(module).__name__}) has {path.rpartition(".")[2]}={number}'
                           for path, (module, number) in wrong.items())
         text = f'{heads}; {name} of the {what} has {len(classes)} ({some(classes)})'
         if not is_mm(type(model)):
             return warn(text)
-        options = ' '.join(f'{path}.num_classes={len(classes)}' for path in wrong)
+        options = ' '.join(f'{path}={min(right[path.rpartition(".")[2]])}' for path in wrong)
         raise PreflightError(f'{text}. Set {options}. To run all the same: --cfg-options preflight.classes=False')
 
 
@@ -171,13 +176,16 @@ def check_evaluator(loop: Any, what: str) -> None:
                for part in (dataset, *parts_of(dataset))):
         return
     for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
-        coco = getattr(metric, '_coco_api', None)
-        if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or coco is None:
+        if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or not hasattr(dataset, 'get_data_info'):
             continue
         infos = [dataset.get_data_info(i) for i in range(len(dataset))]
         if not all('img_id' in info and 'img_path' in info for info in infos):
             continue
+        _check_once(infos, type(metric).__name__, what)
+        if (coco := getattr(metric, '_coco_api', None)) is None:
+            continue
         name = type(metric).__name__
+        _check_numbering(dataset, coco, name, what)
         mine, theirs = {info['img_id']: info for info in infos}, coco.imgs
         odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, theirs.get(key))]
         if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
@@ -193,6 +201,31 @@ def check_evaluator(loop: Any, what: str) -> None:
             raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
                                  'which its data set leaves out (by filter_cfg or indices), such as '
                                  f'{some(missing[:3])}. {cure}')
+
+
+def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
+    """A metric numbers labels by the categories of its json, in their order."""
+    classes = _classes(dataset)
+    if not classes:
+        return
+    numbered = coco.get_cat_ids(cat_names=list(classes))
+    names = [coco.cats[key]['name'] for key in numbered]
+    if names != list(classes) and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
+        raise PreflightError(f'{name} of the {what} numbers labels as its ann_file does, {some(names)}, and '
+                             f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
+                             'the json alike, and leave sort_categories out. To run all the same: --cfg-options '
+                             'preflight.evaluator=False')
+
+
+def _check_once(infos: list[dict], name: str, what: str) -> None:
+    """Two predictions of one image would be taken for one image's: half of them count as false."""
+    counts = Counter(info['img_id'] for info in infos)
+    if double := [info['img_path'] for info in infos if counts[info['img_id']] > 1]:
+        raise PreflightError(
+            f'{name} of the {what} would count the predictions of {len(double)} images as those of '
+            f'{sum(count > 1 for count in counts.values())}, such as {some(double[:3])}: '
+            'the data set is repeated, or two have the same ids. Give each image once, under its own id. To run all '
+            'the same: --cfg-options preflight.evaluator=False')
 
 
 def _is_of(info: dict, image: dict | None) -> bool:

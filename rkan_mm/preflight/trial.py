@@ -10,6 +10,7 @@ import re
 import tempfile
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,7 +77,7 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
         for indices, changes in (first[:1], dict(num_workers=0, timeout=0)), (first, {}):
             trial = Trial(runner, loop)
             try:
-                return trial.run(_part(loader, indices, **changes))
+                return trial.run(_part(loader, indices, **changes), what)
             except RunError:
                 raise
             except Exception as error:
@@ -113,7 +114,7 @@ class Trial:
         self.batch: Any = None
         self.metric: BaseMetric | None = None
 
-    def run(self, loader: DataLoader) -> dict[str, float] | None:
+    def run(self, loader: DataLoader, what: str) -> dict[str, float] | None:
         """The figures of all metrics; None where some are unknown."""
         model, loop = self.runner.model, self.loop
         self.batch = next(iter(loader))
@@ -124,7 +125,13 @@ class Trial:
         figures: list[dict[str, float] | None] = [_parse_losses(losses, 'val') if losses else {}]
         for self.metric in loop.evaluator.metrics:
             figures.append(_figures(self.metric, self.batch, outputs))
-        if None in figures or type(loop.evaluator) is not Evaluator:
+        if type(loop.evaluator) is not Evaluator:
+            return None
+        counts = Counter(key for each in figures[1:] for key in each or ())
+        if double := [key for key, count in counts.items() if count > 1]:
+            raise PreflightError(f'{len(loop.evaluator.metrics)} metrics of the {what} give {double[0]}, and mmengine '
+                                 "stops at that when all is predicted: give them other names by prefix='...'.")
+        if None in figures:
             return None
         return {key: value for each in figures if each for key, value in each.items()}
 
@@ -187,9 +194,9 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
                 return None  # it may be that there is too little for it in one batch
         if coco and not found and (metric.classwise or metric.metric_items or 'proposal' in metric.metrics):
             return None
-        if coco:  # gives nothing where nothing was found
-            found = {**{f'{kind}_{figure}': 0 for kind in metric.metrics for figure in COCO_FIGURES if kind in (
-                'bbox', 'segm')}, **found}
+        if coco and not found:  # it gives nothing where nothing was found
+            found = {f'{kind}_{figure}': 0 for kind in metric.metrics for figure in COCO_FIGURES if kind in (
+                'bbox', 'segm')}
         return {f'{metric.prefix}/{key}' if metric.prefix else key: value for key, value in found.items()}
     finally:
         vars(metric).clear()

@@ -8,6 +8,7 @@ from mmengine.registry import LOOPS, MODELS
 from rkan_mm.engine.run_error import PreflightError
 
 from .config import built_from, dicts_with, is_mm, kind, switches
+from .red import warn_in_red
 
 TYPES: dict[str, type] = {
     **dict.fromkeys(('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg',
@@ -17,6 +18,12 @@ TYPES: dict[str, type] = {
 
 UNLIMITED = {'YOLACTHead', 'PAAHead', 'GARetinaHead', 'CenterNetHead', 'CornerHead', 'SOLOHead'}
 """Heads that read 0 as no limit, and so do those that inherit from them."""
+
+OF_PRECISION = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'LVISMetric')
+"""Metrics that go through all scores."""
+
+HIGH = 0.2
+"""From which on a score_thr is for pictures; those of mm's configs that are measured so are 0.1 at most."""
 
 IN_QUESTION = ' To run all the same: --cfg-options preflight.options=False'
 
@@ -59,10 +66,21 @@ def check_ranges(cfg: Config, training: bool) -> None:
         raise PreflightError('train_cfg.val_interval=0: give at least 1, or --no-validate for no validation.')
     check_predictions(cfg)
     for split in ('val',) if training else ('test',):
-        for path, evaluator in dicts_with(cfg.get(f'{split}_evaluator'), 'type'):
+        evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
+        if any(kind(evaluator) in OF_PRECISION for _, evaluator in evaluators):
+            _warn_of_high_scores(cfg)
+        for path, evaluator in evaluators:
             if kind(evaluator).endswith('CocoMetric') and evaluator.get('metric', 'bbox') in ([], (), ''):
                 raise PreflightError(f'{".".join(filter(None, (f"{split}_evaluator", path)))}: metric is empty, and '
                                      f'nothing would be measured: give bbox, or [bbox,segm].{IN_QUESTION}')
+
+
+def _warn_of_high_scores(cfg: Config) -> None:
+    for path, part in dicts_with((cfg.get('model') or {}), 'score_thr'):
+        value = part['score_thr']
+        if 'test_cfg' in path and isinstance(value, (int, float)) and HIGH <= value <= 1:
+            warn_in_red(f'model.{path}.score_thr={value} leaves out boxes that AP counts: it comes out lower than by '
+                        'the 0.05 or less of mm\'s own configs.')
 
 
 def check_predictions(cfg: Config) -> None:

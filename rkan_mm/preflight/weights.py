@@ -128,7 +128,13 @@ def load_whole(model: nn.Module, content: dict, path: str, allow_partial: bool =
     state_dict = state_dict_in(content, path)
     warning = check_whole(model, state_dict, path, allow_partial)
     _load_checkpoint_to_model(model, dict(state_dict=state_dict))
-    return _together(warning, _another_origin(content, cfg))
+    return _together(_no_numbers(state_dict, path), warning, _another_origin(content, cfg))
+
+
+def _no_numbers(state_dict: dict[str, Tensor], path: str) -> str | None:
+    names = [name for name, value in state_dict.items() if isinstance(value, Tensor) and value.is_floating_point()
+             and value.isnan().any()]
+    return f'Checkpoint {path!r} has NaN in {len(names)} entries ({_first(names)}).' if names else None
 
 
 def _another_origin(content: dict, cfg: Config | None) -> str | None:
@@ -174,7 +180,7 @@ class WeightReportHook(Hook):
             _refuse_another(model, weights, path)
             check_resumed(runner, checkpoint, path)
         if self.testing:
-            self.warning = _together(check_whole(model, weights, path, self.allow_partial),
+            self.warning = _together(check_whole(model, weights, path, self.allow_partial), _no_numbers(weights, path),
                                      _another_origin(checkpoint, runner.cfg))
         _report(model, weights, path, 'the model')
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
     prefix = dict(none=python,
                   pytorch=[*python, 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}', '-m'],
                   slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', *python])[launcher]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    table.begin(name, work_dir)
     command = [*prefix, 'rkan_mm', 'train', table.rows[name]['config'], '--work-dir', str(work_dir),
                '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
                *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed),
@@ -83,12 +82,11 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     done = {(line['row'], int(line['seed'])) for line in table.results()}
     failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
     if not args.collect:
-        root = Path('work_dirs/tables') / table.name
         with ThreadPoolExecutor(args.jobs) as pool:
             futures = {}
             for name, seed in wanted:
                 if (name, seed) not in done:
-                    folder = root / re.sub(r'\W+', '-', name).strip('-').lower() / f'seed{seed}'
+                    folder = table.folder(name, seed)
                     future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus,
                                          args.jobs)
                     futures[future] = name, seed, folder

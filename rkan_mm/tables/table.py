@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -81,6 +82,26 @@ class Table:
                         f'{self._options_of(name)} now. To run it anew, take its lines out of the record.')
         return None
 
+    def folder(self, name: str, seed: int) -> Path:
+        """Where a run is trained."""
+        return Path('work_dirs/tables') / self.name / _folder(name) / f'seed{seed}'
+
+    def begin(self, name: str, work_dir: Path) -> None:
+        """Note in a run's folder of what row it is, so that it is gone on with as that row alone.
+
+        Raises:
+            PreflightError: the run there was begun with another config or other options.
+        """
+        note = work_dir / 'row.json'
+        mine = dict(config=Path(self.rows[name]['config']).stem, options=self.rows[name].get('options', {}))
+        mine = json.loads(json.dumps(mine, default=str))
+        before = json.loads(note.read_text()) if note.exists() else mine
+        if differ := [f'{key}={before.get(key)!r} (now {mine[key]!r})' for key in mine if before.get(key) != mine[key]]:
+            raise PreflightError(f'{name}: the run in {work_dir} was begun with {", ".join(differ)}, and would be gone '
+                                 'on with. To run it anew, remove that folder.')
+        work_dir.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(mine, indent=1))
+
     def _options_of(self, name: str) -> str:
         return json.dumps(self.rows[name].get('options', {}), sort_keys=True)
 
@@ -144,6 +165,11 @@ class Table:
         partial.replace(self.record)
 
 
+def _folder(name: str) -> str:
+    """A row's name as that of a folder."""
+    return re.sub(r'\W+', '-', name).strip('-').lower()
+
+
 def _read(path: Path) -> dict:
     """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
     where = f'Table {str(path)!r}'
@@ -164,6 +190,9 @@ def _read(path: Path) -> dict:
             raise PreflightError(f'{where}, row {i}: it has no name and config, or they are no text.')
         if row['name'] in names:
             raise PreflightError(f'{where}: two rows are called {row["name"]!r}.')
+        if alike := [name for name in names if _folder(name) == _folder(row['name'])]:
+            raise PreflightError(f'{where}: rows {alike[0]!r} and {row["name"]!r} would be trained in one folder, '
+                                 f'{_folder(row["name"])!r}: let their names differ in letters or digits.')
         names.append(row['name'])
         if not isinstance(row.get('options', {}), dict):
             raise PreflightError(f'{where}, row {row["name"]!r}: options are written as KEY: VALUE.')

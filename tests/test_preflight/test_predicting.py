@@ -1,0 +1,139 @@
+"""A validation on pictures that chance has moved, or on one twice, and other figures that are not what they seem."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from small_runs import CLASSIFIER, DETECTOR, write_run
+from torch import nn
+
+from rkan_mm.apis import runner
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.run_hook import check_heads
+
+VAL = 'val_dataloader = dict(val_dataloader, dataset='
+STEPS = VAL + """dict(val_dataloader['dataset'], pipeline=[
+    load[0], scale, {}, dict(type='PackDetInputs', meta_keys=keys)]))
+"""
+REFUSED = {
+    'mirrored by chance': (STEPS.replace('{}', "dict(type='RandomFlip', prob=0.5)"),
+                           'The pipeline of the validation has RandomFlip, and boxes are predicted where the objects'),
+    'shifted within a wrapper': (
+        STEPS.replace('{}', "dict(type='RandomShift', prob=0.5)") + VAL
+        + "dict(type='ConcatDataset', datasets=[val_dataloader['dataset']]))\n", 'has RandomShift, and boxes are pred'),
+    'each picture twice': (VAL + "dict(type='RepeatDataset', times=2, dataset=val_dataloader['dataset']))\n",
+                           'count the predictions of 4 images as those of 2, such as .*the data set is repeated, or'),
+    'two sets of the same ids': (VAL + """dict(type='ConcatDataset', datasets=[val_dataloader['dataset'], dict(
+    val_dataloader['dataset'], ann_file='annotations/train.json', data_prefix=dict(img='train'))]))
+""", 'two have the same ids'),
+    'two metrics of one name': ('val_evaluator = [val_evaluator] * 2\n',
+                                '2 metrics of the validation give coco/bbox_mAP, and mmengine stops at that when all'),
+}
+RED = {
+    'colours by chance': (STEPS.replace('{}', "dict(type='PhotoMetricDistortion')"),
+                          'The pipeline of the validation has PhotoMetricDistortion, which changes pictures by chance'),
+    'a high score_thr': ("model['test_cfg'].update(score_thr=0.3)\n",
+                         'model.test_cfg.score_thr=0.3 leaves out boxes that AP counts'),
+    'the worst for the best': (
+        "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP', rule='less')\n",
+        "ResumableCheckpointHook(save_best): by rule='less' the worst coco/bbox_mAP is taken for the best."),
+    'stopping at the best': (
+        "custom_hooks = [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', rule='less')]\n",
+        "EarlyStoppingHook(monitor): by rule='less' the worst coco/bbox_mAP is taken for the best."),
+}
+SOUND = {
+    'two metrics of two names': "val_evaluator = [val_evaluator, dict(val_evaluator, prefix='again')]\n",
+    'two metrics of other figures': """
+val_evaluator = [dict(val_evaluator, metric_items=['mAP']), dict(val_evaluator, metric_items=['mAP_50'])]
+""",
+    'never mirrored': STEPS.replace('{}', "dict(type='RandomFlip', prob=0.0)"),
+    'the best': "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP', rule='greater')\n",
+}
+
+
+@pytest.mark.parametrize('change', ['another order', 'a category less'])
+def test_a_json_that_numbers_labels_otherwise(train, small_data, tmp_path, change):
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    first = content['categories'][0]['id']
+    if change == 'another order':
+        content['categories'].reverse()
+    else:
+        content['categories'].pop(0)
+        content['annotations'] = [each for each in content['annotations'] if each['category_id'] != first]
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    with pytest.raises(PreflightError, match='numbers labels as its ann_file does, .*, and CocoDataset as disc, rect'):
+        train(f"val_evaluator = dict(val_evaluator, ann_file='{tmp_path}/other.json')\n")
+
+
+@pytest.fixture
+def train(small_data, tmp_path):
+    def run(lines):
+        (tmp_path / 'det.py').write_text(DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))) + lines)
+        return runner.train([str(tmp_path / 'det.py'), '--work-dir', str(tmp_path / 'work')])
+    return run
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_refused(train, case):
+    lines, said = REFUSED[case]
+    with pytest.raises(PreflightError, match=said) as message:
+        train(lines)
+    if 'preflight.evaluator' in message.value.args[0]:
+        train(f'{lines}preflight = dict(evaluator=False)\n')
+
+
+@pytest.mark.parametrize('case', RED)
+def test_in_red(train, capsys, case):
+    lines, said = RED[case]
+    train(lines)
+    assert f'WARNING: {said}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('case', SOUND)
+def test_nothing_is_said(train, capsys, case):
+    train(SOUND[case])
+    assert 'WARNING: ' not in capsys.readouterr().out
+
+
+def test_weights_that_are_no_numbers(small_data, tmp_path, capsys):
+    argv = write_run(tmp_path, 'cls', CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))))
+    content = torch.load(argv[1])
+    content['state_dict']['head.fc.bias'][0] = float('nan')
+    torch.save(content, argv[1])
+    runner.test([*argv, '--work-dir', str(tmp_path)])
+    assert 'has NaN in 1 entries (head.fc.bias).' in capsys.readouterr().out
+
+
+class Mask2Former(nn.Module):
+    """Heads as mmdet has them; the numbers of classes are all that counts here."""
+
+    __module__ = 'mmdet.models'
+
+    def __init__(self, head, fusion):
+        super().__init__()
+        self.panoptic_head, self.panoptic_fusion_head = nn.Identity(), nn.Identity()
+        for part, (things, stuff) in ((self.panoptic_head, head), (self.panoptic_fusion_head, fusion)):
+            part.num_things_classes, part.num_stuff_classes, part.num_classes = things, stuff, things + stuff
+
+
+BOXES = dict(classes=('a', 'b'))
+PANOPTIC = dict(classes=('a', 'b', 'c'), thing_classes=('a', 'b'), stuff_classes=('c',))
+
+
+@pytest.mark.parametrize(('meta', 'head', 'fusion', 'message'), [
+    (BOXES, (2, 0), (2, 0), None),
+    (PANOPTIC, (2, 1), (2, 1), None),
+    (BOXES, (2, 0), (80, 0), r'model.panoptic_fusion_head \(Identity\) has num_things_classes=80; .* has 2 \(a, b\). '
+                             r'Set model.panoptic_fusion_head.num_things_classes=2'),
+    (BOXES, (80, 0), (80, 0), r'model.panoptic_head .* model.panoptic_fusion_head'),
+    (PANOPTIC, (2, 53), (2, 1), r'model.panoptic_head \(Identity\) has num_stuff_classes=53;'),
+])
+def test_heads_of_masks(meta, head, fusion, message):
+    """By a fusion head of another number mmdet takes a class for another, and a query for another, in silence."""
+    model, dataset = Mask2Former(head, fusion), SimpleNamespace(metainfo=Config(meta).to_dict())
+    if message is None:
+        return check_heads(model, dataset, 'train')
+    with pytest.raises(PreflightError, match=message):
+        check_heads(model, dataset, 'train')
