@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
                         help='parameters, by name, that are rounded to 8 bits and remain float: what each costs')
     parser.add_argument('--float-parts', type=pattern, metavar='REGEX', default='',
                         help='with --int8: modules, by their name in the file, that remain float')
-    parser.add_argument('--opset', type=at_least(1), default=17, help='of ONNX')
+    parser.add_argument('--opset', type=at_least(11), default=17, help='of ONNX; from 16 on for two-stage detectors')
     parser.add_argument('--images', nargs='+', default=[], metavar='IMAGE',
                         help='images or a folder to compare on (default: the validation set of the config)')
     parser.add_argument('--eval-images', type=positive, metavar='N',
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
     images, calibration, to_int8 = list_images(args.images), list_images(args.int8 or []), args.int8 is not None
     if to_int8 and (args.format != 'onnx' or args.fp16):
         raise PreflightError('--int8 is of --format onnx, without --fp16.')
+    if to_int8 and args.opset < 13:
+        raise PreflightError(f'--int8 is of opset 13 or later: --opset {args.opset} has one range for all channels.')
     if (args.int8_only or args.float_parts) and not to_int8:
         raise PreflightError('--int8-only and --float-parts are of --int8.')
     if args.format == 'c' and (args.dynamic or args.fp16):

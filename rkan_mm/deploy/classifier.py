@@ -24,6 +24,7 @@ class ClassifierGraph(nn.Module):
 
     task = 'classification'
     outputs = ('scores',)
+    least_opset = 11
 
     def __init__(self, model: nn.Module, is_bgr: bool = True) -> None:
         from mmpretrain.models import ClsHead, ImageClassifier

@@ -53,7 +53,14 @@ class Departure:
 
     def write(self, path: Path, form: str, fp16: bool = False, opset: int = files.OPSET,
               rounded: str = '') -> None:
-        """Write the file, fused, in half precision or with rounded weights if asked for; the graph remains as it is."""
+        """Write the file, fused, in half precision or with rounded weights if asked for; the graph remains as it is.
+
+        Raises:
+            UnsupportedModelError: see `files.write`; or the opset is too old.
+        """
+        if form == 'onnx' and opset < self.graph.least_opset:
+            raise UnsupportedModelError(f'{type(self.graph.model).__name__} leaves from opset {self.graph.least_opset} '
+                                        f'on: --opset {opset} cannot express it.')
         graph = copy.deepcopy(self.graph)
         fuse(graph.model)
         if rounded:

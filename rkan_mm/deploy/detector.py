@@ -40,6 +40,7 @@ class DetectorGraph(nn.Module):
         self.with_masks = self.two_stage and model.roi_head.with_mask
         _check(model, self.head, self.two_stage)
         self.outputs = ('boxes', 'labels', 'scores', *(['masks'] if self.with_masks else []))
+        self.least_opset = 16 if self.two_stage else 11  # before, RoIAlign could not be aligned
         self.eval()
 
     @property
@@ -233,7 +234,8 @@ def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
             f'suppression by {cfg.nms.get("type", "nms")}, not nms': cfg.nms.get('type', 'nms') != 'nms',
             f'nms_pre={cfg.get("nms_pre")}, without a limit': part is head and cfg.get('nms_pre', -1) < 1,
             'boxes that may leave the picture (clip_border=False)': not getattr(part.bbox_coder, 'clip_border', True),
-            'scores of its own (custom_cls_channels)': getattr(part.loss_cls, 'custom_cls_channels', False),
+            'scores of its own (custom_cls_channels)': getattr(
+                getattr(part, 'loss_cls', None), 'custom_cls_channels', False),
         }
         for what in (what for what, found in refused.items() if found):
             raise UnsupportedModelError(f'{type(model).__name__} cannot be exported: {type(part).__name__} has {what}.')

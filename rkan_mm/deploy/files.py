@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import tempfile
 import warnings
@@ -37,9 +39,9 @@ def check_place(path: str | Path, form: str) -> None:
     path = Path(path)
     if path.suffix != SUFFIXES[form]:
         raise PreflightError(f'{str(path)!r}: a file of --format {form} ends with {SUFFIXES[form]}.')
-    if path.is_dir():
-        raise PreflightError(f'{str(path)!r} is a folder: give the name of a file.')
     try:
+        if path.is_dir():
+            raise PreflightError(f'{str(path)!r} is a folder: give the name of a file.')
         tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
     except OSError as error:
         raise PreflightError(f'{str(path)!r} cannot be written ({error.strerror}).') from error
@@ -50,18 +52,24 @@ def whole(path: str | Path) -> Iterator[Path]:
     """A path, in a folder of its own beside ``path``, whose file takes the place of ``path`` if all goes well.
 
     Else nothing is left, no folder either.
+
+    Raises:
+        PreflightError: there is no space.
     """
     path = Path(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-            unfinished = Path(folder, path.name)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as hidden:
+            unfinished = Path(hidden, path.name)
             yield unfinished
             unfinished.replace(path)
-    except BaseException:
-        for empty in missing:
-            empty.rmdir()
+    except BaseException as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                folder.rmdir()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PreflightError(f'{str(path)!r} cannot be written ({error.strerror}).') from error
         raise
 
 
@@ -82,8 +90,8 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
         UnsupportedModelError: the exporter cannot express the model.
     """
     path, texts = str(path), {key: json.dumps(value) for key, value in info.items()}
-    axes = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else {}
-    with exportable(graph), torch.no_grad(), warnings.catch_warnings():
+    axes, memory = {0: 'batch', 2: 'height', 3: 'width'} if dynamic else {}, io.BytesIO()
+    with exportable(graph), torch.no_grad(), _no_listing(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # tracers doubt every number; parity is measured
         try:
             if form == 'onnx':
@@ -92,24 +100,35 @@ def write(graph: nn.Module, image: torch.Tensor, path: str | Path, form: str, in
                                   output_names=list(graph.outputs), dynamic_axes=names if dynamic else None)
             elif form == 'torchscript':
                 traced = torch.jit.trace(graph, image, check_trace=False)
-                torch.jit.save(traced, path, _extra_files=texts)
+                torch.jit.save(traced, memory, _extra_files=texts)
             elif form == 'c':
                 Path(path).write_text(_source(graph, image, Path(path).stem, info))
             else:
                 sizes = (dict.fromkeys(axes, torch.export.Dim.AUTO),) if dynamic else None
                 with _any_size():
                     program = torch.export.export(graph, (image,), dynamic_shapes=sizes)
-                torch.export.save(program, path, extra_files=texts)
-        except UnsupportedModelError:
+                torch.export.save(program, memory, extra_files=texts)
+            if contents := memory.getvalue():  # on a full disk torch itself would end the process
+                Path(path).write_bytes(contents)
+        except (OSError, UnsupportedModelError):
             raise
-        except OSError as error:
-            raise PreflightError(f'{Path(path).name!r} cannot be written ({error.strerror}).') from error
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             name = type(graph.model).__name__
             raise UnsupportedModelError(f'{name} cannot be exported as {form}: {reason}') from error
     if form == 'onnx':
         describe(path, texts)
+
+
+@contextlib.contextmanager
+def _no_listing() -> Iterator[None]:
+    """Else torch prints the whole graph, thousands of lines, before it says what it cannot export."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *given: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _any_size() -> contextlib.AbstractContextManager:

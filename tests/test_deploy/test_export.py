@@ -1,6 +1,8 @@
 """The command line of tools/export.py, for classifiers."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +144,10 @@ def refused(arguments, match, error=PreflightError):
         main(arguments)
 
 
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_what_its_user_can_mend(trained, tmp_path, monkeypatch):
     config, checkpoint = trained()
     place = tmp_path / 'out'
@@ -158,6 +164,10 @@ def test_what_its_user_can_mend(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(files.torch.onnx, 'export', lambda *args, **kwargs: 1 / 0)
     refused([*trained(), str(place / 'a.onnx')], 'ImageClassifier cannot be exported as onnx: division by zero')
     refused([*trained(), str(place / 'new/folder/a.onnx')], 'division by zero')
+    monkeypatch.setattr(files.torch.onnx, 'export', no_space)
+    refused([*trained(), str(place / 'a.onnx')], 'a.onnx. cannot be written .No space left on device')
+    refused([*trained(), str(place / f'{"a" * 300}.onnx')], 'cannot be written .File name too long')
+    refused([*trained(), str(place / 'a.onnx'), '--int8', '--opset', '12'], 'of opset 13 or later')
     checkpoint_too = Path(checkpoint).rename(place / 'net.pt')
     refused([config, str(checkpoint_too), str(checkpoint_too), '--format', 'torchscript'], 'is what the model is read')
     assert [path.name for path in place.iterdir()] == ['net.pt']
