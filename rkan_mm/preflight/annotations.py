@@ -89,6 +89,8 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         boxes.add(annotation, image)
         counted += not annotation.get('iscrowd')
         if annotation.get('ignore'):
+            faults.note("have ignore=1 and are not trained on; COCO's evaluation counts them all the same",
+                        annotation.get('id'))
             continue
         if width < 1 or height < 1 or annotation['area'] <= 0:
             faults.note('boxes are without area or below a pixel and are not trained on', annotation.get('id'))
@@ -103,7 +105,14 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
     if evaluated and any(key == 0 and key is not False for key in ids):
         faults.add("has the id 0, with which COCO's evaluation counts what matches it as missed", 'an annotation',
                    'number them from 1')
-    boxes.judge(faults)
+    if evaluated and (texts := [key for key in ids if isinstance(key, str) and not _reads_as_number(key)]):
+        for key in texts:
+            faults.add("has an id that is no number, and COCO's evaluation stops at the first that is found",
+                       f'annotation {key!r}', 'number them from 1')
+    twice = Counter(image['file_name'] for image in images.values())
+    for name in [name for name, count in twice.items() if count > 1]:
+        faults.note('files are listed more than once, and count as often', name)
+    boxes.judge(faults, evaluated)
     if unknown and not allow_unknown:
         many = ', '.join(f'{name!r} ({count})' for name, count in unknown.most_common(5))
         faults.say(f'annotations are of categories that metainfo.classes of the config do not name: {many}. Without '
@@ -216,6 +225,13 @@ def _is_polygon(part: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _fits(rle: dict, size: list[int]) -> bool:

@@ -9,6 +9,9 @@ from .faults import Faults
 ENOUGH = 5
 """Boxes from which on it is judged whether they are centres and sizes."""
 
+TINY = 0.01
+"""Part of its box that no object is below, where all of a file are."""
+
 
 class Boxes:
     """The boxes of a json, each looked at once."""
@@ -16,7 +19,8 @@ class Boxes:
     def __init__(self) -> None:
         self.beyond: list[str] = []
         self.count = 0
-        self.corners = self.centres = self.parts = True
+        self.sized = 0
+        self.corners = self.centres = self.parts = self.small = self.large = True
         self.places: Counter = Counter()
 
     def add(self, annotation: dict, image: dict) -> None:
@@ -28,12 +32,24 @@ class Boxes:
         self.centres = (self.centres and x - width / 2 >= -1 and y - height / 2 >= -1 and x + width / 2 <= right
                         and y + height / 2 <= bottom)
         self.parts = self.parts and max(box) <= 1 and min(width, height) > 0
+        if size := width * height:
+            self.sized += 1
+            self.small = self.small and annotation['area'] < TINY * size
+            self.large = self.large and annotation['area'] > size / TINY
         self.places[annotation['image_id'], annotation.get('category_id'), x, y, width, height] += 1
         if x + width > right or y + height > bottom:
             self.beyond.append(f'{box} of {image["file_name"]} ({image["width"]}x{image["height"]})')
 
-    def judge(self, faults: Faults) -> None:
-        """Add what is wrong to the faults: of corners about half the boxes would reach beyond their images."""
+    def judge(self, faults: Faults, evaluated: bool) -> None:
+        """Add what is wrong to the faults: of corners about half the boxes would reach beyond their images.
+
+        Args:
+            faults: of the json.
+            evaluated: whether COCO's evaluation will sort its objects by area.
+        """
+        if evaluated and self.sized and not self.parts and (self.small or self.large):
+            faults.add('has areas that are far from width * height of the boxes', f'each of {self.count} annotations',
+                       'write them in pixels; AP of small, medium and large objects goes by them')
         many = 10 * len(self.beyond) > self.count
         if self.parts and self.count:
             faults.add('has boxes of no more than one pixel', f'each of {self.count} annotations',

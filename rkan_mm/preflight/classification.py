@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,16 +14,22 @@ import torchvision
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from .annotations import some
 from .checks import PreflightError
 from .config import is_mm, switches
 from .config import kind as kind_of
 from .datasets import DOWNLOADING, data_sets, parts_of
+from .images import LOOKED_AT
+from .red import warn_in_red
 
 PARTS = {  # what a split of a data set cannot do without
     'TinyImageNet': lambda split: ('train', split),
     'Food101': lambda split: ('images', f'meta/{split}.txt'),
 }
 
+
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp', '.gif', '.avif', '.jp2', '.heic')
+"""How names of pictures end."""
 
 SWITCH = 'To run all the same: --cfg-options preflight.classes=False'
 
@@ -82,10 +90,10 @@ def _downloads(kind: str, split: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 def check_labels(dataset: Any, num_classes: int | None) -> None:
-    """Compare the labels of a classification data set with the classes of the model.
+    """Compare the labels of a classification data set with the classes of the model; warn of a class without images.
 
     Raises:
-        PreflightError: a label that the head has no class for, with its image; a class folder without images.
+        PreflightError: a label that the head has no class for, with its image.
     """
     for part in parts_of(dataset):
         steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
@@ -113,5 +121,45 @@ def _check_labels(dataset: Any, num_classes: int | None, whole: bool) -> None:
         present = set(labels.tolist())
         empty = sorted(name for name, i in folders.items() if i not in present)
         if empty:
-            raise PreflightError(f'{who}: no images of {", ".join(empty[:5])}{", ..." if empty[5:] else ""} in '
-                                 f'{dataset.img_prefix!r}. {SWITCH}')
+            warn_in_red(f'{who}: no images of {some(empty)} in {dataset.img_prefix!r}.')
+    if folders and not getattr(dataset, 'ann_file', ''):
+        _check_endings(dataset)
+
+
+def check_same_folders(data: dict[str, Any]) -> None:
+    """Raise `PreflightError` if a folder of pictures has one label in one data set and another in the next.
+
+    Args:
+        data: data sets by what they are for. Folders whose pictures have several labels say nothing.
+    """
+    found = [(what, _labels_of_folders(dataset)) for what, dataset in data.items()]
+    for (first, known), (what, labels) in itertools.pairwise(found):
+        if odd := sorted(name for name in known.keys() & labels.keys() if known[name] != labels[name]):
+            raise PreflightError(f'The pictures of {odd[0]} have the label {known[odd[0]]} in the data of the {first}, '
+                                 f'and {labels[odd[0]]} in those of the {what}; {len(odd)} folders are so. Number '
+                                 f'classes alike in folders and lists. {SWITCH}')
+
+
+def _labels_of_folders(dataset: Any) -> dict[str, int]:
+    if not hasattr(dataset, 'get_data_info') or not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
+        return {}
+    labels: dict[str, set] = {}
+    for i in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int)):
+        info = dataset.get_data_info(int(i))
+        if isinstance(info.get('img_path'), str) and isinstance(info.get('gt_label'), (int, np.integer)):
+            labels.setdefault(Path(info['img_path']).parent.name, set()).add(int(info['gt_label']))
+    return {name: each.pop() for name, each in labels.items() if len(each) == 1} if len(labels) > 1 else {}
+
+
+def _check_endings(dataset: Any) -> None:
+    """Warn in red of pictures that a data set of folders passes over for how their names end."""
+    prefix, read = str(getattr(dataset, 'img_prefix', '')), tuple(getattr(dataset, 'extensions', ()))
+    if '://' in prefix or not read:
+        return
+    names = (os.path.join(folder, name) for folder, _, names in os.walk(prefix) for name in names)
+    left_out = sorted(name for name in itertools.islice(names, LOOKED_AT)
+                      if name.lower().endswith(PICTURES) and not name.lower().endswith(read))
+    if left_out:
+        warn_in_red(f'{type(dataset).__name__} reads no {some(sorted({Path(name).suffix for name in left_out}))}: '
+                    f'{len(left_out)} of the pictures in {prefix!r} are left out, such as {left_out[0]}. Name them in '
+                    'extensions, or convert them.')

@@ -45,9 +45,7 @@ def check_training(runner: Runner) -> None:
             warn_in_red(f'Nothing is left to train: {done} {unit} are done, and train_cfg.{name} is {last}. To go on, '
                         'raise it.')
     for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.interval < 1 and not hook.save_last and not hook.save_best:
-            warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
-                        'save_last=False and no save_best.')
+        _check_keeping(hook, runner)
         for who, key, rule in _judged(hook):
             if (rule == 'less' and re.search(HIGHER, key)) or (rule == 'greater' and 'loss' in key):
                 warn_in_red(f"{who}: by rule='{rule}' the worst {key} is taken for the best. Leave rule out.")
@@ -61,6 +59,19 @@ def check_training(runner: Runner) -> None:
         limit = (getattr(wrapper, 'clip_grad_kwargs', None) or {}).get('max_norm', 1)
         if limit <= 0:
             warn_in_red(f'Nothing will be learned: optim_wrapper.clip_grad.max_norm={limit} makes all gradients 0.')
+
+
+def _check_keeping(hook: Hook, runner: Runner) -> None:
+    """Warn in red of a hook that keeps no checkpoint, or waits for a validation that does not come."""
+    best = isinstance(hook, CheckpointHook) and bool(hook.save_best)
+    if not runner.val_loop and (best or isinstance(hook, EarlyStoppingHook)):
+        warn_in_red(f'{type(hook).__name__}{"(save_best)" if best else ""} waits for a validation, and there is none.')
+    if not isinstance(hook, CheckpointHook) or hook.save_last or (best and runner.val_loop):
+        return
+    steps = getattr(runner.train_loop, 'max_epochs' if hook.by_epoch else 'max_iters', None)
+    if hook.interval < 1 or (steps and hook.interval > steps):
+        warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
+                    f'save_last=False and {"save_best without a validation" if best else "no save_best"}.')
 
 
 def _judged(hook: Hook) -> Iterator[tuple[str, str, str | None]]:

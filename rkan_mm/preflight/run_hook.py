@@ -18,7 +18,7 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import some
 from .building import checking
-from .classification import check_labels
+from .classification import check_labels, check_same_folders
 from .config import is_mm, switches
 from .datasets import check_same_classes, parts_of
 from .effects import check_apart, check_predicting, check_training, watch_small_maps
@@ -90,8 +90,10 @@ class CheckRunHook(Hook):
             for what, dataset in data.items():
                 with checking(f'Heads and labels of the {what}'):
                     check_heads(model, dataset, what)
-        if on['images'] and is_main_process() and any(base.__name__ == 'BaseClassifier'
-                                                      for base in type(model).__mro__):
+        if on['classes'] and _is_classifier(model):
+            with checking('Labels of folders'):
+                check_same_folders(data)
+        if on['images'] and is_main_process() and _is_classifier(model):
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
                     for part in parts_of(dataset):
@@ -118,6 +120,10 @@ def _validates(loop: Any) -> bool:
     return last is None or getattr(loop, 'val_begin', 1) <= last
 
 
+def _is_classifier(model: nn.Module) -> bool:
+    return any(base.__name__ == 'BaseClassifier' for base in type(model).__mro__)
+
+
 def _answers_by_labels(model: nn.Module) -> bool:
     """Whether a model's answers are the labels of its data; those of retrieval, tracking and RPN are not."""
     kinds = {base.__name__ for base in type(model).__mro__}
@@ -138,7 +144,7 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
     """
     classes, warn = _classes(dataset), MMLogger.get_current_instance().warning
     name = type(next(parts_of(dataset))).__name__
-    if any(base.__name__ == 'BaseClassifier' for base in type(model).__mro__):
+    if _is_classifier(model):
         number = getattr(getattr(model, 'head', None), 'num_classes', None)
         check_labels(dataset, number)
         if classes and isinstance(number, int) and number > len(classes):

@@ -21,7 +21,11 @@ def odd_schedules(runner: Runner) -> Iterator[str]:
     for name, schedules in given.items() if isinstance(given, dict) else [('', given)]:
         for i, schedule in enumerate(schedules):
             where = f'param_scheduler{f".{name}" if name else ""}[{i}] ({type(schedule).__name__})'
-            if not getattr(schedule, 'need_val_args', False) and (said := _odd(schedule, loop)):
+            if getattr(schedule, 'need_val_args', False):
+                said = None if runner.val_loop else 'waits for a validation, and there is none: its lr stays as it is.'
+            else:
+                said = _odd(schedule, loop)
+            if said:
                 yield f'{where} {said}'
 
 

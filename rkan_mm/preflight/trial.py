@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -33,7 +34,6 @@ from .config import is_mm
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
           'AveragePrecision')  # metrics that give figures for one image
-COCO_FIGURES = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
@@ -184,6 +184,7 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
             return {}
         if coco:
             metric.img_ids = [result['img_id'] for _, result in metric.results]
+            _find_something(metric.results)
         with tempfile.TemporaryDirectory() as folder:
             metric.outfile_prefix = f'{folder}/trial'
             try:
@@ -192,15 +193,27 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
                 if _cure(f'{type(error).__name__}: {error}'):
                     raise
                 return None  # it may be that there is too little for it in one batch
-        if coco and not found and (metric.classwise or metric.metric_items or 'proposal' in metric.metrics):
+        if not found:
             return None
-        if coco and not found:  # it gives nothing where nothing was found
-            found = {f'{kind}_{figure}': 0 for kind in metric.metrics for figure in COCO_FIGURES if kind in (
-                'bbox', 'segm')}
         return {f'{metric.prefix}/{key}' if metric.prefix else key: value for key, value in found.items()}
     finally:
         vars(metric).clear()
         vars(metric).update(before)
+
+
+def _find_something(results: list[tuple[dict, dict]]) -> None:
+    """Where nothing is found in a batch COCO's metric gives nothing: let the first image as a whole be found."""
+    if any(len(found['bboxes']) for _, found in results):
+        return
+    image, found = results[0]
+    height, width = int(image['height']), int(image['width'])
+    found.update(bboxes=np.array([[0, 0, width, height]], np.float32), scores=np.full(1, 0.5, np.float32),
+                 labels=np.zeros(1, int))
+    if 'masks' in found:
+        from pycocotools.mask import encode
+        found['masks'] = [encode(np.ones((height, width), np.uint8, order='F'))]
+    if 'mask_scores' in found:
+        found['mask_scores'] = found['scores']
 
 
 @contextlib.contextmanager

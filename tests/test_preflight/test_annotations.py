@@ -3,7 +3,6 @@
 import json
 import re
 
-import numpy as np
 import pytest
 from mmengine.logging import MMLogger
 
@@ -66,6 +65,10 @@ def segment(shape):
     return set_first(segmentation=shape)
 
 
+def all_areas(factor):
+    return lambda content: [each.update(area=each['area'] * factor) for each in content['annotations']]
+
+
 DAMAGE = [
     (rename, 'train.json has no category disc, which metainfo.classes of the config name; it has disk, rectangle'),
     (another_category, r"metainfo.classes of the config do not name: 'blob' \(1\). Without them on purpose: --cfg-op"),
@@ -80,6 +83,9 @@ DAMAGE = [
     (set_first(area='12'), "annotation 1 of .*\\(area '12'\\) has an area that is no number"),
     (set_first(iscrowd='no'), 'has an iscrowd that is neither 0 nor 1'),
     (set_first(id=2), 'annotation 2 share an id, and mmdet stops at that: number them anew from 1'),
+    (set_first(id='one'), "annotation 'one' has an id that is no number, and COCO's evaluation stops at the first"),
+    (all_areas(1e-4), r'has areas that are far from width \* height of the boxes: write them in pixels; AP of small'),
+    (all_areas(1e4), 'has areas that are far from width'),
     (set_first(id=0), "an annotation has the id 0, with which COCO's evaluation counts what matches it as missed"),
     (segment(dict(size=[32, 64], counts='abc')),
      r'annotation 1 of \d+.png \(RLE of \[32, 64\], image of \[64, 64\]\) has an RLE that is not of its image'),
@@ -191,6 +197,9 @@ def test_a_byte_order_mark(drawn, tmp_path):
     (set_first(bbox=[-3, 3, 90, 9]), r'1 boxes reach beyond their images: \[-3, 3, 90, 9\] of \d+.png \(64x64\)'),
     (lambda content: content.pop('annotations'), 'has no annotations: nothing can be learned from it but with'),
     (annotate_nothing, 'has no annotations'),
+    (set_first(ignore=1), "1 have ignore=1 and are not trained on; COCO's evaluation counts them all the same: 1"),
+    (lambda content: content['images'].append(dict(content['images'][0], id=99)),
+     r'1 files are listed more than once, and count as often: \d+.png'),
     (lambda content: content['annotations'].append(dict(content['annotations'][0], id=999)),
      'objects are annotated more than once, by the same box; all but one count as missed .* in the images: 1'),
 ])
@@ -203,6 +212,7 @@ def test_what_mmdet_passes_over_is_logged(damaged, monkeypatch, change, said):
 
 @pytest.mark.parametrize(('change', 'needs'), [
     (drop('annotations', 'iscrowd'), dict(evaluated=False)), (set_first(id=0), dict(evaluated=False)),
+    (set_first(id='one'), dict(evaluated=False)), (set_first(id='101'), {}), (all_areas(1e-4), dict(evaluated=False)),
     (drop('annotations', 'segmentation'), dict(masks=False)), (segment([]), dict(masks=False)),
     (segment(dict(size=[1, 1])), dict(masks=False)),
     (lambda content: content['categories'].reverse(), dict(ordered=False)),
@@ -256,19 +266,6 @@ def test_images_that_are_missing_or_torn(cfg, tmp_path):
         check(cfg, training=True)
     cfg.preflight = dict(annotations=False)
     check(cfg, training=True)
-
-
-def test_a_torn_jpeg(tmp_path):
-    import cv2
-
-    from rkan_mm.preflight.images import look_at
-    path = tmp_path / 'a.jpg'
-    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
-    assert look_at(path) == (64, 64, 0)
-    path.write_bytes(path.read_bytes() + bytes(200))  # padding behind the end does no harm
-    assert look_at(path) == (64, 64, 0)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert look_at(path) is None
 
 
 def test_classes_of_the_data_set_itself(cfg):

@@ -1,11 +1,14 @@
 """Runs that would come to nothing, or to figures of other data, are stopped or told in red."""
 
+import cv2
+import numpy as np
 import pytest
 from small_runs import CLASSIFIER, DETECTOR, make_pictures
 
 from rkan_mm.apis import runner
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.images import look_at
 
 
 @pytest.fixture
@@ -24,6 +27,15 @@ def train(small_data, tmp_path):
 RED = {
     'no checkpoint': (['default_hooks.checkpoint.interval=0', 'default_hooks.checkpoint.save_last=False'],
                       'No checkpoint will be kept: default_hooks.checkpoint has interval=0, save_last=False and no'),
+    'a late checkpoint': (['default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.save_last=False'],
+                          'No checkpoint will be kept: default_hooks.checkpoint has interval=2, save_last=False and'),
+    'no best checkpoint': (
+        ['default_hooks.checkpoint.interval=-1', 'default_hooks.checkpoint.save_last=False', 'val_cfg=None',
+         'default_hooks.checkpoint.save_best=auto', 'val_dataloader=None', 'val_evaluator=None'],
+        'No checkpoint will be kept: default_hooks.checkpoint has interval=-1, save_last=False and save_best without'),
+    'no early stop': (
+        ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/bbox_mAP', 'val_cfg=None',
+         'val_dataloader=None', 'val_evaluator=None'], 'EarlyStoppingHook waits for a validation, and there is none.'),
     'no step': (['optim_wrapper.optimizer.lr=0'], 'Nothing will be learned: the lr of all parameters is 0.'),
     'no gradient': (['optim_wrapper.clip_grad.max_norm=0'], 'optim_wrapper.clip_grad.max_norm=0 makes all gradients 0'),
     'validated by what it learned': (
@@ -90,3 +102,13 @@ def test_a_picture_that_breaks_in_the_midst_of_a_run(train, tmp_path):
     with pytest.raises(RunError, match=r'dog/1.png cannot be read: mend it or take it out, then go on with --resume'):
         train('cls', f'data_root={folder}', 'preflight.images=False', 'train_dataloader.sampler.shuffle=False',
               'train_dataloader.batch_size=1', 'model.backbone.frozen_stages=4', 'model.backbone.norm_eval=True')
+
+
+def test_a_torn_jpeg(tmp_path):
+    path = tmp_path / 'a.jpg'
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    assert look_at(path) == (64, 64, 0)
+    path.write_bytes(path.read_bytes() + bytes(200))  # padding behind the end does no harm
+    assert look_at(path) == (64, 64, 0)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert look_at(path) is None

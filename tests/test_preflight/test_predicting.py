@@ -17,6 +17,7 @@ VAL = 'val_dataloader = dict(val_dataloader, dataset='
 STEPS = VAL + """dict(val_dataloader['dataset'], pipeline=[
     load[0], scale, {}, dict(type='PackDetInputs', meta_keys=keys)]))
 """
+NOTHING = "model['test_cfg'].update(score_thr=1.0)\n"
 REFUSED = {
     'mirrored by chance': (STEPS.replace('{}', "dict(type='RandomFlip', prob=0.5)"),
                            'The pipeline of the validation has RandomFlip, and boxes are predicted where the objects'),
@@ -28,6 +29,12 @@ REFUSED = {
     'two sets of the same ids': (VAL + """dict(type='ConcatDataset', datasets=[val_dataloader['dataset'], dict(
     val_dataloader['dataset'], ann_file='annotations/train.json', data_prefix=dict(img='train'))]))
 """, 'two have the same ids'),
+    'a figure that is not asked for, with nothing found': (
+        NOTHING + "val_evaluator.update(metric_items=['mAP_50'])\n"
+        "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP')\n",
+        r'.save_best. waits for coco/bbox_mAP, and the validation gives coco/bbox_mAP_50'),
+    'a figure that does not exist, with nothing found': (
+        NOTHING + "val_evaluator.update(metric_items=['AP'])\n", 'metric_items are such as mAP, mAP_50'),
     'two metrics of one name': ('val_evaluator = [val_evaluator] * 2\n',
                                 '2 metrics of the validation give coco/bbox_mAP, and mmengine stops at that when all'),
 }

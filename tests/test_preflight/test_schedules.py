@@ -24,6 +24,10 @@ ODD = {
         '(LinearLR) is a warm-up of 500 iterations, and the training has 12: its lr is never reached.'),
     'a constant one': (
         "param_scheduler = [dict(type='ConstantLR', factor=0.1, by_epoch=False, end=500)]\n", 'is a warm-up of 500 it'),
+    'a plateau without a validation': (
+        "val_cfg = val_dataloader = val_evaluator = None\n"
+        "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
+        '(ReduceOnPlateauLR) waits for a validation, and there is none: its lr stays as it is.'),
     'a late beginning': (
         "param_scheduler = [dict(type='CosineAnnealingLR', begin=5, end=9, T_max=4)]\n",
         'begins after 5 epochs, and the training has 4: it never does.'),
