@@ -33,6 +33,7 @@ CURES: tuple[tuple[str, str], ...] = (
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),
     ('SLURM_PROCID', 'start it by srun, or leave --launcher out'),
+    ('list indices must be integers', 'a part of it is a list: write its number, as in test_evaluator.0.metric=bbox'),
     ('Unexpected UTF-8 BOM', 'the json begins with a byte order mark: save it as UTF-8 without BOM'),
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
                                                    'PackDetInputs or PackInputs'),

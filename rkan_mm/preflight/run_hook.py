@@ -48,7 +48,8 @@ class CheckRunHook(Hook):
         self._end_watch: Callable[[], None] = lambda: None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        meta = checkpoint.get('meta') or {}
+        meta = meta.get('dataset_meta') or meta  # of mm 2
         self._learned = meta.get('classes') or meta.get('CLASSES')
 
     def has_begun(self) -> bool:

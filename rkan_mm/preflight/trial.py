@@ -138,7 +138,8 @@ class Trial:
     def problem(self, error: Exception, what: str) -> PreflightError:
         """What has gone wrong, as one sentence."""
         where = next(image_paths(self.batch), 'the first image') if self.batch is not None else 'the first image'
-        text = f'{type(error).__name__}: {str(error).rstrip(".")}'
+        told = str(error).rstrip('.') or traceback.extract_tb(error.__traceback__)[-1].line  # an assertion's line
+        text = f'{type(error).__name__}: {told}'
         by = f' in {type(self.metric).__name__}' if self.metric else ''
         problem = PreflightError(f'The {what} would fail{by}, as a trial with {where} shows: {text}{_cure(text)}. To '
                                  'run all the same: --cfg-options preflight.trial=False')

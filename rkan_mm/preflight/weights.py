@@ -224,4 +224,8 @@ def check_pretrained(model: nn.Module) -> None:
 def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str) -> None:
     result = fit(module, state_dict)
     _refuse_nothing(module, result, state_dict, path, where)
+    unfit = [name for name in result.unfit if 'head' not in name]  # heads are often of other classes
+    if 10 * len(unfit) > result.loaded + len(result.new) + len(result.unfit):
+        warn_in_red(f'{path!r} is of other shapes than {where}: {len(unfit)} entries do not fit and start at random, '
+                    f'such as {unfit[0]}; {result.loaded} are loaded.')
     MMLogger.get_current_instance().info(f'Weights of {path} for {where}:\n  {result.text}')

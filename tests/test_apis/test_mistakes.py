@@ -28,6 +28,9 @@ CONFIGS = {  # of one text in the detector's config, what stands there by mistak
     'hook': ("type='IterTimerHook'", "type='EMAHok'"),
     'schedule': ('randomness', "param_scheduler = [dict(type='MultiStepLR', milestone=[8])]\nrandomness"),
     'optimizer': ("type='SGD'", "type='Sgd'"),
+    'listed': ('test_evaluator = val_evaluator', 'test_evaluator = [val_evaluator]'),
+    'unscaled': ("load[0], scale, dict(type='PackDetInputs', meta_keys=keys)",
+                 "load[0], dict(type='PackDetInputs', meta_keys=keys[:-1])"),
     'classes': ('val_evaluator =', "val_dataloader['dataset']['metainfo'] = dict(classes=('car',))\nval_evaluator ="),
 }
 DET, CLS = 'det.py det.pth', 'cls.py cls.pth'
@@ -71,6 +74,9 @@ MISTAKES = {
     f'test {DET} --out res.json': "'res.json' must end in .pkl or .pickle, .* by --out-item metrics",
     f'test {DET} --amp': 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out',
     f'test {DET} --eval bbox': 'for --eval: the metrics are those of test_evaluator, e.g. --cfg-options',
+    'test listed.py det.pth --cfg-options test_evaluator.metric=bbox':
+        'list indices must be integers .*a part of it is a list: write its number, as in test_evaluator.0.metric=bbox',
+    'test unscaled.py det.pth': 'as a trial with .* shows: AssertionError: assert .*scale_factor',
     f'test {DET} --cfg-options test_evaluator.metric=mAP': "metric should be one of 'bbox', 'segm', 'proposal'",
     f'test {DET} --cfg-options test_evaluator.metric=segm': 'the model predicts no masks: leave segm out of metric',
     f'test {CLS} --classwise': 'there is no CocoMetric among the test evaluators of the config; it has Accuracy',

@@ -1,6 +1,7 @@
 """A validation on pictures that chance has moved, or on one twice, and other figures that are not what they seem."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -111,6 +112,25 @@ def test_weights_that_are_no_numbers(small_data, tmp_path, capsys):
     torch.save(content, argv[1])
     runner.test([*argv, '--work-dir', str(tmp_path)])
     assert 'has NaN in 1 entries (head.fc.bias).' in capsys.readouterr().out
+
+
+def test_classes_that_a_checkpoint_of_mm_2_names(small_data, tmp_path):
+    argv = write_run(tmp_path, 'det', DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))))
+    content = torch.load(argv[1])
+    torch.save(dict(content, meta=dict(CLASSES=('ring', 'disc', 'rectangle', 'triangle', 'star'))), argv[1])
+    with pytest.raises(PreflightError, match='the checkpoint has the classes ring, .*, the data of the test has disc'):
+        runner.test([*argv, '--work-dir', str(tmp_path)])
+
+
+def test_weights_of_another_width(train, tmp_path, capsys):
+    wide = DETECTOR.replace('base_channels=4', 'base_channels=8').replace('[4, 8, 16, 32]', '[8, 16, 32, 64]')
+    path = write_run(tmp_path, 'wide', wide)[1]
+    train(f"load_from = '{path}'\n")
+    assert re.search(r"WARNING: '.*wide.pth' is of other shapes than the model: \d+ entries do not fit",
+                     capsys.readouterr().out)
+    path = write_run(tmp_path, 'more', DETECTOR.replace('num_classes=5', 'num_classes=80'))[1]
+    train(f"load_from = '{path}'\n")
+    assert 'WARNING: ' not in capsys.readouterr().out
 
 
 class Mask2Former(nn.Module):
