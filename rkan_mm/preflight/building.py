@@ -19,7 +19,8 @@ CURES: tuple[tuple[str, str], ...] = (
                                                'Check ann_file, data_prefix and metainfo.classes'),
     ("got an unexpected keyword argument", 'look whether it is of the base config; what a base has goes only with '
                                            '_delete_=True'),
-    ('should be either all None|should be both None or', 'give dataloader, cfg and evaluator of a split, or none'),
+    ('should be either all None|(dataloader|evaluator|_cfg)[^.]*should be both None or',
+     'give dataloader, cfg and evaluator of a split, or none'),
     ('self._test_loop` should not be None', 'the config has no test_dataloader, test_cfg and test_evaluator'),
     ('self._train_loop` should not be None', 'the config has no train_dataloader, train_cfg and optim_wrapper'),
     ("doesn't match the size of optimizer's group|different number of parameter groups",
@@ -110,6 +111,8 @@ def _within(text: str) -> str | None:
 def _text(error: Exception) -> str:
     """The innermost sentence: mm's registries put one around another."""
     text = ' '.join(str(error).split()).rstrip('. ')
+    if not text and (lines := traceback.extract_tb(error.__traceback__)):  # an assertion tells by its line
+        text = lines[-1].line or ''
     name = type(error).__name__
     text = re.sub(r"^class `(\w+)` in [\w/.]+: ", r'\1: ', text)
     text = re.split(r' Please check whether the value of| More details can be found', text)[0].strip(' .')

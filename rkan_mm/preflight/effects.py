@@ -21,6 +21,7 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .config import is_mm
 from .datasets import parts_of
+from .fit import innermost
 from .red import warn_in_red
 from .schedules import odd_schedules
 
@@ -110,6 +111,10 @@ def check_predicting(loop: Any, what: str) -> None:
         what: ``'validation'`` or ``'test'``, for messages.
     """
     loader = loop.dataloader
+    if is_mm(type(loop)) and type(loop).__name__ == 'TeacherStudentValLoop' and not hasattr(
+            innermost(loop.runner.model), 'teacher'):
+        raise PreflightError(f'{type(loop).__name__} of the {what} is for a teacher and a student, and '
+                             f'{type(innermost(loop.runner.model)).__name__} has none: leave type out of val_cfg.')
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return
     if isinstance(sampler_of(loader), InfiniteSampler) and is_mm(type(loop)):

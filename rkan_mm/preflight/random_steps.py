@@ -29,7 +29,7 @@ def check_steps(model: nn.Module, dataset: Any, what: str) -> None:
         dataset: of the validation or test.
         what: ``'validation'`` or ``'test'``, for messages.
     """
-    steps = [step for step in _steps(dataset) if is_mm(type(step)) and _acts(step)]
+    steps = [step for given in _steps(dataset) for step in _within(given) if is_mm(type(step)) and _acts(step)]
     names = list(dict.fromkeys(type(step).__name__ for step in steps))
     moving = [name for name in names if name in MOVING]
     detector = any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
@@ -50,6 +50,15 @@ def _steps(dataset: Any) -> Iterator[Any]:
     for inner in [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]:
         if inner is not None:
             yield from _steps(inner)
+
+
+def _within(step: Any) -> Iterator[Any]:
+    """A step and those that it chooses from."""
+    yield step
+    if type(step).__name__.startswith(('RandomApply', 'RandomChoice', 'RandomOrder', 'Compose')):
+        inner = getattr(step, 'transforms', ())
+        for each in getattr(inner, 'transforms', inner):
+            yield from _within(each)
 
 
 def _acts(step: Any) -> bool:

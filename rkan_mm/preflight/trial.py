@@ -23,6 +23,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmengine.runner.loops import _parse_losses, _update_losses
+from mmengine.utils import digit_version
 from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.engine.loss_check_hook import image_paths
@@ -34,12 +35,18 @@ from .config import is_mm
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
           'AveragePrecision')  # metrics that give figures for one image
+PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'ConfusionMatrix')
+"""Metrics that take in one image alone, without a figure."""
+
 CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
     ('metric item .* is not supported', 'metric_items are such as mAP, mAP_50, mAP_s and AR@100'),
     ('expected scalar type Float but found', 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out'),
-    ('Calling nonzero on 0d arrays', "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
+    ("Calling nonzero on 0d arrays|object of type 'float' has no len",
+     "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
+    ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
+                                              "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('selected index k out of range|Top-[0-9]+ accuracy is unavailable',
      'topk is more than there are classes: lower it in the evaluator'),
@@ -175,12 +182,16 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
 def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] | None:
     """What a metric makes of a batch, None where that cannot be known; the metric is as before then."""
     name, before = type(metric).__name__, dict(vars(metric))
-    if name not in JUDGED or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
+    if name not in JUDGED + PROCESSING or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
         return None
     coco = name.endswith('CocoMetric')
+    if coco:
+        _check_coco(metric)
     try:
         metric.results = []
         metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
+        if name in PROCESSING:
+            return None
         if getattr(metric, 'format_only', False):
             return {}
         if coco:
@@ -200,6 +211,15 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
     finally:
         vars(metric).clear()
         vars(metric).update(before)
+
+
+def _check_coco(metric: Any) -> None:
+    """Settings at which COCO's evaluation of more than one image fails."""
+    if len(metric.proposal_nums) < 3:
+        raise ValueError(f"proposal_nums={tuple(metric.proposal_nums)}, and COCO's summary is of three")
+    if 'proposal_fast' in metric.metrics and digit_version(np.__version__) >= digit_version('1.24'):
+        raise ValueError(f"mmdet's proposal_fast fails with numpy {np.__version__}, from 1.24 on: take "
+                         "metric='proposal'")
 
 
 def _find_something(results: list[tuple[dict, dict]]) -> None:

@@ -106,6 +106,8 @@ MISTAKES = {
     'train det.py --cfg-options default_hooks.checkpoint.save_best=loss': 'waits for loss, and the validation gives co',
     'train det.py --cfg-options wanted_metrics=[coco/AP]': 'waits for coco/AP, and the validation gives coco',
     'train cls.py --cfg-options custom_hooks.type=EMAHook': 'custom_hooks is of type ConfigDict, .*wants a list: custo',
+    'train det.py --cfg-options model.data_preprocessor.mean=[1,2]': 'mean and std should be both None or tuple. The',
+    'train det.py --cfg-options model.neck.num_outs=3': 'AssertionError: assert ',
     'train det.py --cfg-options train_cfg=3': "train_cfg is of type int, '3'; mmengine wants a dict",
     'train det.py --cfg-options preflight=False': 'one for each check, such as preflight.trial=False',
     'train det.py --cfg-options launcher=pytorch': '--cfg-options launcher changes nothing here: give --launcher',

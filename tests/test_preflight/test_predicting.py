@@ -25,6 +25,18 @@ REFUSED = {
     'shifted within a wrapper': (
         STEPS.replace('{}', "dict(type='RandomShift', prob=0.5)") + VAL
         + "dict(type='ConcatDataset', datasets=[val_dataloader['dataset']]))\n", 'has RandomShift, and boxes are pred'),
+    'mirrored by a choice': (
+        STEPS.replace('{}', "dict(type='RandomApply', prob=0.5, transforms=[dict(type='RandomFlip', prob=1.0)])"),
+        'has RandomFlip, and boxes are predicted'),
+    'two numbers of proposals': (NOTHING + "val_evaluator.update(proposal_nums=(1, 10))\n",
+                                 r"ValueError: proposal_nums=\(1, 10\), and COCO's summary is of three. To run"),
+    'one threshold': (NOTHING + "val_evaluator.update(iou_thrs=0.5)\n", "leave iou_thrs out: COCO's summary is of"),
+    'proposals by the fast way': ("val_evaluator.update(metric='proposal_fast')\n",
+                                  "mmdet's proposal_fast fails with numpy .*: take metric='proposal'"),
+    'a metric that lacks annotations': ("val_evaluator = dict(type='OpenImagesMetric')\n",
+                                        "in OpenImagesMetric, .*KeyError: 'instances' .its pipeline loads no annot"),
+    'a loop for teachers': ("val_cfg = dict(type='TeacherStudentValLoop')\n",
+                            'is for a teacher and a student, and RetinaNet has none: leave type out of val_cfg'),
     'each picture twice': (VAL + "dict(type='RepeatDataset', times=2, dataset=val_dataloader['dataset']))\n",
                            'count the predictions of 4 images as those of 2, such as .*the data set is repeated, or'),
     'two sets of the same ids': (VAL + """dict(type='ConcatDataset', datasets=[val_dataloader['dataset'], dict(
