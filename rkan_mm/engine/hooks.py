@@ -62,7 +62,8 @@ class KANGridUpdateHook(Hook):
     pass, from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds
     for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow. Frozen
     layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids
-    of the layers that they average; so do copies of a layer that run under ``no_grad``.
+    of the layers that they average; so do copies of a layer that run under ``no_grad``. Of
+    layers with tied coefficients the first that runs has its grid laid over its input, and the others share it.
 
     Args:
         interval: iterations from one update to the next.
@@ -95,6 +96,7 @@ class KANGridUpdateHook(Hook):
                 if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
     def before_train(self, runner: Runner) -> None:
+        self._stop()
         _refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
             bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
@@ -109,6 +111,7 @@ class KANGridUpdateHook(Hook):
                              'several processes use grow=False')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        self._stop()
         if runner.iter in self.refine:
             self._refine(runner, self.refine[runner.iter])
         if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
@@ -121,6 +124,10 @@ class KANGridUpdateHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        """Also of a step that was broken off, after which somebody trains again."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
@@ -138,7 +145,7 @@ class KANGridUpdateHook(Hook):
 
     def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
                 kwargs: dict) -> None:
-        if layer in self._done:  # a layer that is called again, such as a shared head
+        if layer in self._done or not unwrap(runner.model).training:  # called again, as a shared head; or after a break
             return
         source = None if torch.is_grad_enabled() else self._sources[layer]
         self._done[layer] = False
@@ -149,19 +156,22 @@ class KANGridUpdateHook(Hook):
                 self._forget(runner, layer)
             return
         copies = [*copies, *(each for each in self._without_grad if self._sources[each] is layer)]
+        tied = tied_to(layer, *copies)
+        self._done |= dict.fromkeys(tied, False)  # they share this change, and have none of their own
         changed = torch.zeros(1)
         if get_rank() == 0:
             changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
         if is_distributed():
             changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)
-            for each in (layer, *copies, *tied_to(layer, *copies)):
+            for each in (layer, *copies, *tied):
                 for tensor in (each.coefficient_parameter.data, *each.basis.parameters(), *each.basis.buffers()):
                     broadcast(tensor.data)
                 each.basis.refresh()
         if changed.item():
-            self._done[layer] = True
-            for each in (layer, *copies):
+            for each in (layer, *tied):
+                self._done[each] = True
+            for each in (layer, *copies, *tied):
                 self._forget(runner, each)
             self._show_averages(runner)
             self._moved += 1
@@ -228,6 +238,7 @@ class KANRegularizationHook(Hook):
         self._handles, self._ranges = [], {}
 
     def before_train(self, runner: Runner) -> None:
+        self.after_train(runner)  # of a training that was broken off
         model = unwrap(runner.model)
         _refuse_shards(self, model.modules())  # the outermost unit is whole until the model's own hooks have run
         if not any(isinstance(module, Sparsity) for module in model.modules()):

@@ -75,6 +75,8 @@ class KANVisualizationHook(Hook):
         from rkan_mm.inspection import BranchRecorder, Recorder
         if not self._due(runner, batch_idx) or not is_main_process():
             return
+        if self._look is not None:  # of a step that was broken off
+            self._look.close()
         self._look, self._chosen = ExitStack(), self._choose(runner.model)
         self._recorder = self._look.enter_context(Recorder(runner.model, keep=self._chosen))
         self._branches = self._look.enter_context(BranchRecorder(runner.model, num_maps=0)).branches

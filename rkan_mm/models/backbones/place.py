@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from rkan_mm.models.layers.symbolic_trace import is_traced
+
 LOCK = threading.Lock()
 
 
@@ -120,5 +122,8 @@ def _call_module(tracer: torch.fx.Tracer, module: nn.Module, forward: Callable, 
 
 
 def call_bare(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """A module without its hooks."""
+    """A module without its hooks. When a graph with it is traced again, the same node."""
+    if args and is_traced(args[0]):
+        leaf = args[0].tracer.create_proxy('get_attr', args[0].tracer.path_of_module(module), (), {})
+        return args[0].tracer.create_proxy('call_function', call_bare, (leaf, *args), kwargs)
     return module.forward(*args, **kwargs)

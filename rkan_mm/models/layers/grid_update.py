@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -71,8 +72,10 @@ class GridUpdate(Tied):
         Raises:
             TypeError: the basis has no grid, or its coefficients are no parameter.
             ValueError: another layer has the same coefficients on another grid.
+            RuntimeError: no input of the layer, as from the ordinary layer.
         """
         basis = self._grid_basis('update_grid')
+        self.check_samples(x)
         samples = self._samples(x) if x.numel() else x.new_empty(0, basis.rows)  # (N, C)
         if basis.rows == 1:
             samples = samples.reshape(-1, 1)
@@ -107,10 +110,10 @@ class GridUpdate(Tied):
         :class:`rkan_mm.engine.KANGridUpdateHook`. ``followers`` as in :meth:`update_grid`.
 
         Raises:
-            TypeError: the basis has no grid, or its coefficients are no parameter.
+            TypeError: the basis has no grid, its coefficients are no parameter, or ``grid_size`` is no integer.
             ValueError: ``grid_size`` is too small, or another layer has the same coefficients on another grid.
         """
-        basis = self._grid_basis('refine_grid')
+        basis, grid_size = self._grid_basis('refine_grid'), operator.index(grid_size)
         if grid_size < basis.least:
             raise ValueError(f'{type(self).__name__}: grid_size must be at least {basis.least}, got {grid_size}')
         self._change_grid(lambda: basis.refine(grid_size), None, followers)
@@ -127,6 +130,10 @@ class GridUpdate(Tied):
             raise TypeError(f'{type(self).__name__}.{method}: its {self.coefficients_name} are computed from others, '
                             'by a parametrization or pruning of torch.nn.utils; remove that before the grid is changed')
         return self.basis
+
+    def check_samples(self, x: Tensor) -> None:
+        """Let the ordinary layer of this shape raise what it has against samples; any floating dtype passes."""
+        raise NotImplementedError
 
     def _samples(self, x: Tensor) -> Tensor:
         """What the functions see of ``x``, (N, channels) in float64, but for padded zeros."""

@@ -55,7 +55,10 @@ class KANConv(KANLayer):
         if y is not None:
             return y
         normed = self.normed(x)
-        out = recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
+        if self.memory == 'low':
+            out = recompute(self._forward, x, normed, reads=self._read(x))
+        else:
+            out = self._forward(x, normed)
         return laid_out(out, x, self.weight)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,7 +76,7 @@ class KANConv(KANLayer):
         """Values that the kernel multiplies, (B, C, ...) -> (B, C * P, ...); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            return recompute(self._planes, x, normed, self.channel_dim, centre).flatten(1, 2)
+            return recompute(self._planes, x, normed, self.channel_dim, centre, reads=self._read()).flatten(1, 2)
         planes = expand(x.flatten(2), *recipe, centre)  # (B, C, N) -> (B, C, P, N)
         return planes.reshape(x.shape[0], planes.shape[1] * planes.shape[2], *x.shape[2:])
 
@@ -207,7 +210,7 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
         normed = self.normed(x)
         if self.memory == 'low':
-            out = recompute(self._transposed, x, normed, padding)
+            out = recompute(self._transposed, x, normed, padding, reads=self._read(x))
         else:
             out = self._transposed(x, normed, padding)
         return laid_out(out, x, self.weight)

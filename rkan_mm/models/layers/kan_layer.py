@@ -154,6 +154,10 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
                      or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):
             self._ordinary()(x, *args)
 
+    def check_samples(self, x: Tensor) -> None:
+        if not (isinstance(x, Tensor) and x.is_floating_point() and self._fits(x)):
+            self._ordinary()(x)
+
     @abstractmethod
     def _fits(self, x: Tensor) -> bool:
         """Whether number of dimensions and of channels are the layer's. For a tracer they are."""
@@ -214,6 +218,11 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         parameters = self.basis_weight, self.weight, self.scaler, self.mask, self.bias
         layer = base, self.normalization == 'tanh', self.basis.constant_first, kernel, stride, padding
         return fused_conv2d(x, parameters, self.basis.functions(), layer, tf32)
+
+    def _read(self, x: Tensor | None = None) -> list[nn.Module | None]:
+        """What has parameters on which the gradients of `_planes` depend; with the input, those of the whole layer."""
+        whole = x is not None and (x.requires_grad or self.scaler is not None)
+        return [self.basis, self.base_act, self if whole else None]
 
     def _planes(self, x: Tensor, normed: Tensor | None, dim: int, centre: bool) -> Tensor:
         """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).

@@ -44,7 +44,9 @@ class KANLinear(KANLayer, nn.Linear):
             if y is not None:
                 return y.reshape(*x.shape[:-1], self.out_features)
         normed = self.normed(x)
-        return recompute(self._forward, x, normed) if self.memory == 'low' else self._forward(x, normed)
+        if self.memory == 'low':
+            return recompute(self._forward, x, normed, reads=self._read(x))
+        return self._forward(x, normed)
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
@@ -63,7 +65,8 @@ class KANLinear(KANLayer, nn.Linear):
         """Values that the kernel multiplies, (..., in) -> (..., P * in); only x is kept for the backward pass."""
         recipe = self.recipe(x)
         if recipe is None:
-            planes = recompute(self._planes, x, normed, self.channel_dim, False).transpose(-1, -2)
+            planes = recompute(self._planes, x, normed, self.channel_dim, False, reads=self._read())
+            planes = planes.transpose(-1, -2)
         else:
             planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
         return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,19 @@ def can_recompute() -> bool:
             and torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is None)
 
 
-def recompute(function: Callable[..., Tensor], *args) -> Tensor:
-    """``function(*args)``, which keeps only its arguments for the backward pass and is run again there."""
+def recompute(function: Callable[..., Tensor], *args, reads: Sequence[nn.Module | None] = ()) -> Tensor:
+    """``function(*args)``, which keeps only its arguments for the backward pass and is run again there.
+
+    Args:
+        function: a layer's method, perhaps.
+        args: tensors and others.
+        reads: modules whose own parameters the gradients depend on.
+    """
     if not can_recompute():
         return function(*args)
     layers = [function.__self__] if hasattr(function, '__self__') else []
     return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=False,
-                      context_fn=lambda: (contextlib.nullcontext(), _SameGrids(layers)))
+                      context_fn=lambda: (contextlib.nullcontext(), _SameParameters(layers, reads)))
 
 
 def _no_leaf(x: Any) -> Any:
@@ -51,6 +57,21 @@ class _SameGrids(SameForm):
                 raise RuntimeError(f'backward() of a loss from before a {type(layer).__name__} changed its grid; '
                                    "what was not kept (memory='low', with_cp) cannot be computed again. Call it before "
                                    'the change, or compute the loss again')
+        super().__enter__()
+
+
+class _SameParameters(_SameGrids):
+    """Nor may somebody have stepped parameters in place, as for any other layer of PyTorch."""
+
+    def __init__(self, layers: Sequence[nn.Module], reads: Sequence[nn.Module | None]) -> None:
+        super().__init__(layers)
+        self.versions = [(p, p._version) for module in reads if module is not None
+                         for p in module._parameters.values() if p is not None and not p.is_inference()]
+
+    def __enter__(self) -> None:
+        if any(p._version != version for p, version in self.versions):
+            raise RuntimeError('one of the parameters needed for gradient computation has been modified by an inplace '
+                               'operation, such as optimizer.step(), since the forward pass. Call backward() before it')
         super().__enter__()
 
 

@@ -49,19 +49,24 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
     def _pads(self) -> bool:
         return any(self.padding) and self.normalization in ELEMENTWISE
 
+    def check_samples(self, x: Tensor) -> None:
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.dim() in (3, 4)):
+            F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
+
     def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the functions see of the patches of some channels, and these patches, (n, taps, L)."""
         planes = self._batched(x).flatten(0, 1).unsqueeze(1)
-        planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)]
-        planes = planes.float() if self.weight.dtype in HALF else planes.to(self.weight)
+        planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)].to(self.weight)
         patches = F.unfold(planes, self.kernel_size, self.dilation, self.padding, self.stride)
-        return self.normalized(patches), patches
+        u = self.normalized(patches)
+        return (u.float(), patches.float()) if self.weight.dtype in HALF else (u, patches)
 
     @torch.no_grad()
     def importance(self, x: Tensor | None = None) -> Tensor:
         coefficients, base = self.scaled(), self.masked(self.base_weight)
         if x is None:
             return coefficients.abs().sum(0) + (0 if base is None else base.abs())
+        self.check_samples(x)
         u, patches = self._seen(x)
         finite = patches.isfinite().all(1)  # (n, L)
         self._finite_ones(patches, finite.any(1))

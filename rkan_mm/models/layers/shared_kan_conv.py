@@ -178,7 +178,9 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
                                            constant=not self.training)
         else:
             weight = folded(self.scaled, constant=not self.training)
-            out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight)
+            whole = self if x.requires_grad or self.arctan_scale is not None else None
+            out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight,
+                            reads=(basis, self.tap_norm, self.base_act, whole))
             out = laid_out(out, x)
         return out if self.bias is None else out + self.bias
 
@@ -208,7 +210,8 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)  # (B * C, taps, L)
-        out = torch.einsum('npfl,fp->nl', self.basis(u.float() if u.dtype in HALF else u, 1), weight.flatten(1))
+        values = self.basis(u.float() if u.dtype in HALF else u, 1).to(x.dtype)
+        out = torch.einsum('npfl,fp->nl', values, weight.flatten(1))
         if self.base_weight is not None:
             base = u if self.normalize_base else patches
             base = base if self.base_act is None else self.base_act(base)

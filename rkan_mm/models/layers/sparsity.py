@@ -67,11 +67,13 @@ class Sparsity(LayerMixin):
 
         Raises:
             ValueError: all samples have inf or NaN, or there are none.
+            RuntimeError, TypeError: they are no input of the layer, as from the ordinary layer.
         """
         coefficients = self.coefficients()
         if x is None:
             base = 0 if self.weight is None else self.weight.abs()
             return coefficients.abs().sum(2) + base
+        self.check_samples(x)
         x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike
             x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)

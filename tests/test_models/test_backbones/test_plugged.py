@@ -158,3 +158,12 @@ def test_replaces_a_module(image):
 def test_errors(backbone, args, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         plugged_backbone(backbone, **args)
+
+
+def test_a_trace_can_be_traced_again(image):
+    """As torch.ao.quantization.quantize_fx and feature extractors over feature extractors do."""
+    model = plugged_backbone(dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8),
+                             [dict(cfg=dict(type='rkan_mm.ECA'))])
+    model.eval()
+    traced = torch.fx.symbolic_trace(torch.fx.symbolic_trace(model))
+    assert_close(traced(image), model(image))

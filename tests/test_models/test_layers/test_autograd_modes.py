@@ -180,6 +180,39 @@ def test_transforms(name, transform):
 
 
 @every_layer
+def test_parameters_that_are_stepped_before_the_backward_pass(name):
+    """An error, as in PyTorch's layers, or the gradient from before."""
+    if name == 'block_with_cp':  # as mm's blocks: torch.utils.checkpoint does not look
+        return
+    layer, x = build(name)
+    for parameter in layer.parameters():
+        y = layer(x.requires_grad_()).square().sum()
+        expected, = torch.autograd.grad(y, x, retain_graph=True)
+        with torch.no_grad():
+            parameter.mul_(1.5)
+        found, said = None, ''
+        try:
+            found, = torch.autograd.grad(y, x)
+        except RuntimeError as error:
+            said = str(error)
+        assert 'modified by an inplace operation' in said or found.allclose(expected)
+
+
+@pytest.mark.parametrize('memory', ['low', 'fast'])
+def test_weights_of_a_first_layer_may_be_stepped_before_its_backward_pass(memory):
+    """Their own gradients do not depend on them, where the input has none; so PyTorch lets one do so."""
+    for layer, x in ((KANLinear(4, 3, memory=memory, basis=dict(type='Rational')), torch.randn(5, 4)),
+                     (KANConv2d(2, 3, 3, memory=memory), torch.randn(2, 2, 5, 5))):
+        y = layer(x).sum()
+        weights = [p for name, p in layer.named_parameters() if 'weight' in name]
+        expected = torch.autograd.grad(y, weights, retain_graph=True)
+        with torch.no_grad():
+            for weight in weights:
+                weight.mul_(1.5)
+        assert_close(torch.autograd.grad(y, weights), expected)
+
+
+@every_layer
 def test_threads(name):
     """Eight of them at once, the first to use the layer, in different modes and with inputs of different sizes."""
     layer, x = build(name)

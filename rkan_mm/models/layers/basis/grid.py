@@ -15,6 +15,8 @@ from .renew import has_numbers, renew
 
 MIN_INTERVAL = 1e-3
 """Least width of an interval of an adapted grid, as a part of the mean one."""
+MIN_SPAN = 1e-12
+"""Least range of samples, as a part of the grid's before; slopes would overflow on less, and it may be rounding."""
 MAX_DISTINCT = 1 << 20
 """Of the samples' values, for their quantiles, which torch takes of 16 million at most."""
 T = TypeVar('T')
@@ -98,14 +100,15 @@ class GridBasis(Basis):
         Args:
             x: samples, (N, rows).
             uniform: 1 for equal intervals over the samples' range, 0 for intervals with equally many distinct samples,
-                in between their mean, so weighted. Constant samples keep the width that the grid had.
+                in between their mean, so weighted. Constant samples (to `MIN_SPAN`) keep the width that the grid had.
             margin: what is added to the range on both sides, as a part of it.
         """
         old = self.interior().to(x)
         n = old.shape[1]
         steps = torch.linspace(0, 1, n, dtype=x.dtype, device=x.device)
         low, high = x.amin(0), x.amax(0)
-        span = torch.where(high > low, high - low, old[:, -1] - old[:, 0])
+        width = old[:, -1] - old[:, 0]
+        span = torch.where(high - low > MIN_SPAN * width, high - low, width)
         middle = (high + low) / 2
         low, high = middle - span * (0.5 + margin), middle + span * (0.5 + margin)
         points = low[:, None] + (high - low)[:, None] * steps  # (rows, n)

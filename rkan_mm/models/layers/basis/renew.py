@@ -37,13 +37,14 @@ def renew(tensor: Tensor, data: Tensor) -> None:
     """Give a parameter or buffer other numbers, in another shape too, while losses from before may be alive.
 
     What collects its gradients knows the old shape, and lives as long as such a loss; PyTorch makes a new one when the
-    dtype changes. A gradient that comes from such a loss later is an error.
+    dtype changes. A gradient that comes from such a loss later is an error. The numbers lie side by side, as others
+    expect of a parameter (``LBFGS``, ``parameters_to_vector``).
 
     Args:
         tensor: keeps its identity, dtype and device; its ``grad`` is dropped.
         data: the numbers.
     """
-    data = placed(data, tensor)
+    data = placed(data, tensor).contiguous()
     if tensor.requires_grad:
         tensor.grad = None
         if data.shape != tensor.shape:
