@@ -43,7 +43,7 @@ def _odd(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> str |
     if _rises(schedule) and end > total:
         return f'is a warm-up of {end - begin} {unit}, and the training has {total}: its lr is never reached.'
     first = 0 if by_epoch or epochs < FEW else loop.max_iters // epochs
-    if milestones and milestones[-1] <= first:
+    if first and milestones and milestones[-1] <= first:
         return (f'has milestones={milestones} in iterations (by_epoch=False), all within the first of {epochs} epochs: '
                 'are epochs meant?')
     if begin == 0 and end <= first and type(schedule).__name__.startswith(DECAYS):

@@ -43,6 +43,8 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=1, convert_to_ite
 """,
     'iterations': ITERATIONS + "param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])\n",
     'a plateau': ITERATIONS + "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
+    'a step before the first epoch': "param_scheduler = [dict(type='MultiStepLR', milestones=[0, 1])]\n",
+    'a step at the beginning': "param_scheduler = [dict(type='MultiStepLR', milestones=[0])]\n",
     'none': '',
 }
 
