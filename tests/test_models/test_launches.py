@@ -38,6 +38,19 @@ def test_a_module_that_somebody_watches_is_called(name):
     assert seen == [name] * (2 if name == 'act' else 1)
 
 
+def test_a_block_whose_parameters_are_attributes():
+    """As FSDP makes them of its flat ones."""
+    with fake_gpu(), torch.no_grad():
+        block, run = fused_block()
+        block.eval()
+        for module in block.modules():
+            for name, value in list(module._parameters.items()):
+                if value is not None:
+                    delattr(module, name)
+                    setattr(module, name, value.detach())
+        assert launches(run) == [*['convolution', 'forward'] * 2, 'add']
+
+
 def test_a_block_without_activation():
     with fake_gpu(), torch.no_grad():
         block, run = fused_block(act_cfg=None)

@@ -7,9 +7,12 @@ import torch
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.testing import assert_close
 
 from rkan_mm.models import RKANBlock, RKANet
+from rkan_mm.models.layers.recompute import with_checkpoint
+from rkan_mm.models.ops import is_watched
 
 RESNET = dict(type='mmdet.ResNet', depth=18, base_channels=16, stem_channels=16)
 
@@ -56,6 +59,33 @@ def test_checkpointed_blocks_keep_less():
     x = torch.randn(4, 32, 16, 16, requires_grad=True)
     plain, checkpointed = (RKANBlock(32, 32, last=True, with_cp=with_cp) for with_cp in (False, True))
     assert kept_bytes(checkpointed, x) < kept_bytes(plain, x) / 4
+
+
+@pytest.mark.parametrize('register', [
+    lambda act, hook: act.register_forward_hook(hook), lambda act, hook: register_module_forward_hook(hook)],
+    ids=['one', 'all'])
+def test_a_hook_that_comes_or_goes_before_the_backward_pass(register):
+    """Else other tensors would be saved than in the forward pass, and PyTorch would refuse them."""
+    act, seen = nn.SiLU(), []
+
+    def function(x):
+        seen.append(is_watched(act))
+        return act(x)
+
+    block = nn.ModuleList([act])
+    handle = register(act, lambda *_: None)
+    try:
+        y = with_checkpoint(block, function, torch.rand(3, requires_grad=True))
+    finally:
+        handle.remove()
+    y.sum().backward()
+    y = with_checkpoint(block, function, torch.rand(3, requires_grad=True))
+    handle = register(act, lambda *_: None)
+    try:
+        y.sum().backward()
+    finally:
+        handle.remove()
+    assert seen == [True, True, False, False]
 
 
 def test_with_cp_of_a_rkanet():

@@ -53,7 +53,7 @@ def fitted(residual: Tensor, x: Tensor, out: Tensor, stage: str) -> Tensor:
         raise ValueError(f'RKANet: stage {stage!r} maps {tuple(x.shape)} to {tuple(out.shape)}, but its RKAN block to '
                          f'{tuple(residual.shape)}; pad the images so that every stage sees even sizes, '
                          'e.g. pad_size_divisor=32 in the data preprocessor')
-    if ours == theirs and not is_transformed():  # else shapes may be symbols
+    if not is_transformed() and ours == theirs:  # else shapes may be symbols
         return residual
     return residual[..., :out.shape[2], :out.shape[3]]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Norm, activated_polynomial_conv2d, is_transformed
+from rkan_mm.models.ops import Norm, activated_polynomial_conv2d, is_transformed, is_watched
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window
 
 from .basis import Polynomial
@@ -21,10 +23,9 @@ def activated_kan_conv2d(x: Tensor, act: nn.Module, before: nn.Module, kan: nn.M
     """
     if isinstance(x, Tensor) and x.is_cuda and not is_transformed() and _is_taken(act, before, kan):
         constant = _constant(norm)
-        own = kan._parameters  # a module looks long for what is its own
-        y = activated_polynomial_conv2d(x, own['weight'], own['base_weight'], own['scaler'], kan.basis,
-                                        kan.normalization == 'tanh', Window(kan.stride, kan.padding, kan.dilation),
-                                        constant)
+        y = activated_polynomial_conv2d(x, _own(kan, 'weight'), _own(kan, 'base_weight'), _own(kan, 'scaler'),
+                                        kan.basis, kan.normalization == 'tanh',
+                                        Window(kan.stride, kan.padding, kan.dilation), constant)
         if y is not None:
             return norm(y) if constant is None else y
     return norm(kan(before(act(x))))
@@ -38,16 +39,19 @@ def _is_taken(act: nn.Module, before: nn.Module, kan: nn.Module) -> bool:
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a call of the module runs the ``forward`` of its class, and nobody is told of it."""
-    own = module.__dict__
-    return type(module) is kind and not ('forward' in own or own['_forward_hooks'] or own['_forward_pre_hooks']
-                                         or own['_backward_hooks'] or own['_backward_pre_hooks']
-                                         or nn.modules.module._has_any_global_hook())
+    return type(module) is kind and not is_watched(module)
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """A parameter. A module looks long for it; in replicas of `nn.DataParallel` and under FSDP it is an attribute."""
+    parameters = module._parameters
+    return parameters[name] if name in parameters else getattr(module, name)
 
 
 def _constant(norm: nn.Module) -> Norm | None:
     """What a kernel needs of a norm that is constant and has no gradients; None if it is not so."""
     if torch.is_grad_enabled() or norm.training or not _is_plain(norm, nn.BatchNorm2d):
         return None
-    statistics, parameters = norm._buffers, norm._parameters
-    found = statistics['running_mean'], statistics['running_var'], parameters['weight'], parameters['bias']
+    statistics = norm._buffers
+    found = statistics['running_mean'], statistics['running_var'], _own(norm, 'weight'), _own(norm, 'bias')
     return None if any(t is None for t in found) else (*found, norm.eps)

@@ -48,7 +48,8 @@ class _SameGrids(SameForm):
     """What is computed again needs the grids and coefficients that it had, where layers follow their data."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        super().__init__()
+        modules = list(modules)
+        super().__init__(modules)
         self.changes = [(module, module.grid_changes) for module in modules if hasattr(module, 'grid_changes')]
 
     def __enter__(self) -> None:

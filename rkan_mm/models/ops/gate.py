@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class _Recomputed(threading.local):
-    transformed: bool | None = None  # what was said in the first pass, while a thread computes something again
+    """What was said in the first pass, while a thread computes something again."""
+
+    transformed: bool | None = None
+    watched: dict[nn.Module, bool] | None = None
 
 
 _recomputed = _Recomputed()
@@ -38,23 +41,35 @@ def is_transformed() -> bool:
     return _get_current_dispatch_mode() is not None if first is None else first
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether a call of the module runs anything but the ``forward`` of its class: a hook, on it or on all modules."""
+    first = _recomputed.watched
+    if first is not None and module in first:
+        return first[module]
+    own = module.__dict__
+    return bool('forward' in own or own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks']
+                or own['_backward_pre_hooks'] or nn.modules.module._has_any_global_hook())
+
+
 class SameForm:
     """What is computed again takes kernels or not as it did when this was made: it must save the same tensors.
 
-    A dispatch mode such as ``FlopCounterMode`` may have come or gone meanwhile, or inference mode come.
+    A dispatch mode such as ``FlopCounterMode`` or a hook on one of ``modules`` may have come or gone meanwhile, or
+    inference mode come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self.transformed, self.before = is_transformed(), []
+        self.watched = {module: is_watched(module) for module in modules}
 
     def __enter__(self) -> None:
         mode = torch.inference_mode(False)
-        self.before.append((_recomputed.transformed, mode))
-        _recomputed.transformed = self.transformed
+        self.before.append((_recomputed.transformed, _recomputed.watched, mode))
+        _recomputed.transformed, _recomputed.watched = self.transformed, self.watched
         mode.__enter__()
 
     def __exit__(self, *error) -> None:
-        _recomputed.transformed, mode = self.before.pop()
+        _recomputed.transformed, _recomputed.watched, mode = self.before.pop()
         mode.__exit__(*error)
 
 

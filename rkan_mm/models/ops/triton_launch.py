@@ -49,7 +49,7 @@ class Launch:
             self.compiled[variant][self.grid](*tensors, *self.rest)
             return
         compiled = self.kernel[self.grid](*tensors, *self.numbers, **self.constants)
-        if variant is not None and tensors[0].is_cuda and TAKES_ALL_ARGUMENTS:
+        if compiled is not None and variant is not None and tensors[0].is_cuda and TAKES_ALL_ARGUMENTS:
             names = self.kernel.arg_names[len(tensors) + len(self.numbers):]
             self.rest = *self.numbers, *(self.constants[name] for name in names)
             self.compiled[variant] = compiled
@@ -108,7 +108,8 @@ def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
 
 def _run(check: Callable[..., bool], case: tuple) -> bool:
     try:
-        with (torch.autocast('cuda', enabled=False), torch.inference_mode(False), torch.enable_grad(),
+        with (torch.device('cpu'),  # for what names no device
+              torch.autocast('cuda', enabled=False), torch.inference_mode(False), torch.enable_grad(),
               saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)):  # a checkpoint counts what is saved
             if check(*case) and check(*case):  # once as Triton launches, once as `Launch` does
                 return True
