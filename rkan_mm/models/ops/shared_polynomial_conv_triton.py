@@ -271,7 +271,7 @@ def _strips_of_outputs(y: Sequence[int], last: bool, degree: int, heavy: bool) -
 
 def _strips_of_gradients(grad: Sequence[int], last: bool, half: bool, degree: int, heavy: bool) -> Strips:
     elements = 2 if degree < 3 or (half and not heavy) else 1
-    return _strips(grad, last, grad[2:], MAX_ROWS, 4, elements, degree)
+    return _strips(grad, last, grad[2:], MAX_ROWS, 2 if heavy and degree > 3 else 4, elements, degree)
 
 
 def _strips_of_inputs(x: Sequence[int], last: bool, window: Window, degree: int) -> Strips:
