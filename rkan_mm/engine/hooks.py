@@ -11,6 +11,7 @@ import torch
 from mmengine.dist import broadcast, get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -209,7 +210,7 @@ class KANGridUpdateHook(Hook):
     @staticmethod
     def _forget(runner: Runner, layer: GridUpdate) -> None:
         wrapper = runner.optim_wrapper
-        for each in wrapper.values() if isinstance(wrapper, dict) else (wrapper,):
+        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
             each.optimizer.state.pop(layer.coefficient_parameter, None)
 
 

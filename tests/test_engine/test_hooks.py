@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 from torch.testing import assert_close
@@ -74,6 +75,35 @@ def test_a_hook_that_never_moved_a_grid_says_so(tmp_path, monkeypatch, outside, 
     run.train()
     text = 'KANGridUpdateHook moved no grid in 3 updates: no more than 90% of the inputs of any layer lay outside'
     assert any(text in warning for warning in warnings) == said
+
+
+class Two(BaseModel):
+    """As GANs have it: an optimizer for each of two models."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleDict(dict(a=Model(), b=Model()))
+
+    def forward(self, x, mode='tensor'):
+        return self.parts['a'](x, mode)
+
+    def train_step(self, data, optim_wrapper):
+        for name, part in self.parts.items():
+            loss = part(data['x'], 'loss')['loss_own']
+            optim_wrapper[name].update_params(loss)
+        return dict(loss=loss.detach())
+
+
+def test_several_optimizers(tmp_path):
+    model = Two()
+    wrappers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.Adam(part.parameters(), 1e-3))
+                                   for name, part in model.parts.items()})
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', interval=2, outside=0.0, refine={3: 9})], model)
+    run.optim_wrapper = wrappers
+    run.train()
+    for part in model.parts.values():
+        assert part.conv.basis.grid_size == part.fc.basis.grid_size == 9
+        assert all(p.isfinite().all() for p in part.parameters())
 
 
 def test_refinement_and_resuming(tmp_path):
