@@ -211,11 +211,11 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)  # (B * C, taps, L)
         values = self.basis(u.float() if u.dtype in HALF else u, 1).to(x.dtype)
-        out = torch.einsum('npfl,fp->nl', values, weight.flatten(1))
+        out = weight.flatten(1).T.flatten() @ values.flatten(1, 2)  # no einsum: ONNX has none in opset 11
         if self.base_weight is not None:
             base = u if self.normalize_base else patches
             base = base if self.base_act is None else self.base_act(base)
-            out = out + torch.einsum('npl,p->nl', base, self.masked(self.base_weight).flatten())
+            out = out + self.masked(self.base_weight).flatten() @ base
         return out.reshape(*x.shape[:2], *size)
 
     def normalized(self, patches: Tensor) -> Tensor:
