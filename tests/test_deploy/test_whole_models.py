@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from rkan_mm.deploy import exportable
-from rkan_mm.models import RKANBlock, RKANet
+from rkan_mm.models import RKANBlock, RKANet, SharedKANConv2d
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 from rkan_mm.registry import BASES
 
@@ -149,3 +150,13 @@ def test_what_was_rewritten_is_itself_again():
         with exportable(model):
             torch.testing.assert_close(model(x), before)
     assert not any('forward' in vars(module) for module in model.modules())
+
+
+def test_patches_leave_for_any_size():
+    """By `torch.export`, whose sizes are symbols, and at the oldest opset, which has no einsum."""
+    conv = SharedKANConv2d(3, 2, 1, normalization='min-max').eval()
+    example, other = torch.rand(2, 3, 16, 18), torch.rand(1, 3, 23, 12)
+    sizes = {0: Dim('b', max=64), 2: Dim('h', min=8, max=640), 3: Dim('w', min=8, max=640)}
+    program = torch.export.export(conv, (example,), dynamic_shapes=(sizes,), strict=False)
+    torch.testing.assert_close(program.module()(other), conv(other))
+    torch.onnx.export(conv, (example,), io.BytesIO(), dynamo=False, opset_version=11)

@@ -38,7 +38,6 @@ class Window(NamedTuple):
         return _is_served(size[2:], weight[-2:], self)
 
 
-@functools.lru_cache(maxsize=256)
 def _output_size(size: torch.Size, kernel: torch.Size, window: Window) -> tuple[int, int]:
     height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1
                      for n, k, s, p, d in zip(size, kernel, *window, strict=True))
