@@ -52,10 +52,13 @@ def has_ops() -> bool:
 def run(step: Step, seconds: float, out: Path) -> dict:
     """Run a step for at most so long, with all processes that it starts; what it gave and how it ended."""
     start = time.monotonic()
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(
+        filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))))
+    if step.arguments[0] == 'pytest':  # a process for each core
+        environment['OMP_NUM_THREADS'] = '1'
     with tempfile.TemporaryFile('w+', errors='replace') as log:
         process = subprocess.Popen(step.command(out), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
-                                   start_new_session=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(
-                                       filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))))
+                                   start_new_session=True, env=environment)
         try:
             code = process.wait(seconds)
             state = 'done' if code == 0 else f'failed ({code})'

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner.checkpoint import get_external_models, get_mmcls_models, get_torchvision_models
 from torch import Tensor
@@ -26,6 +25,7 @@ from .building import checking
 from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
 from .outputs import check_outputs
+from .precision import check_precision
 from .resuming import check_resumable
 from .values import check_ranges
 
@@ -59,21 +59,7 @@ def check(cfg: Config, training: bool) -> None:
                 if '://' not in init_cfg['checkpoint']:
                     safe_loading.read(init_cfg['checkpoint'])
         _check_work_dir(cfg.work_dir)
-        _check_precision(cfg)
-
-
-def _check_precision(cfg: Config) -> None:
-    """What half precision does not run on a CPU; the advice has been tried."""
-    wrapper = kind(cfg.get('optim_wrapper'))
-    if get_device() != 'cpu' or wrapper not in ('AmpOptimWrapper', 'AutocastOptimWrapper'):
-        return
-    regions = any(True for part in ('rpn_head', 'roi_head') for _ in dicts_with(cfg.get('model'), part))
-    if wrapper == 'AmpOptimWrapper':
-        raise PreflightError('AMP in float16 (--amp, AmpOptimWrapper) needs a GPU and this machine has none: leave it '
-                             + ('out.' if regions else 'out, or take --amp-dtype bfloat16.'))
-    if regions:
-        raise PreflightError('--amp-dtype bfloat16 on a CPU: NMS and RoIAlign of mmcv, with which this model is '
-                             'trained, run in float32 alone there: leave it out.')
+        check_precision(cfg)
 
 
 def _check_arguments(cfg: Config) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from .gate import autocast_dtype, gradients, readable
 from .optional import optional_module as _module
-from .shared_polynomial_conv_torch import MAX_DEGREE, Window, identity, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_op import implement, is_one_operation, one_operation, window_of
+from .shared_polynomial_conv_torch import MAX_DEGREE, Window, changed, identity, shared_polynomial_conv2d_torch
 from .tracing import folded
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -63,6 +65,9 @@ def shared_polynomial_conv2d(x: Tensor,
     """
     window = Window(stride, padding, dilation)
     plain = base_act is None and normalize in (torch.tanh, identity)
+    if plain and torch.compiler.is_compiling() and is_one_operation(x, weight, base_weight, scaler, window):
+        return one_operation(x, weight, base_weight, scaler, None if basis is None else [*basis.change],
+                             normalize is torch.tanh, window)
     form = _form(x, (weight, base_weight, scaler), normalize is torch.tanh, window, basis) if plain else None
     if form is None or not form.prepares:
         weight, scaler = folded(_monomials, weight, scaler, basis, constant=constant), None
@@ -156,8 +161,11 @@ class _OnGpu(NamedTuple):
 
 
 def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window, basis: Polynomials | None,
-          act: bool = False, norm: Norm | None = None) -> _OnCpu | _OnGpu | None:
-    """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them."""
+          act: bool = False, norm: Norm | None = None, dtype: torch.dtype | None = None) -> _OnCpu | _OnGpu | None:
+    """The kernels for these tensors; None if only PyTorch can do it, or say what is wrong with them.
+
+    ``dtype`` is that of autocast where it is known and no longer asked.
+    """
     device = 'cuda' if x.is_cuda else 'cpu'
     constants = () if norm is None else norm[:4]
     if not readable(x, *parameters, *constants, dtypes=DTYPES, device=device):
@@ -169,7 +177,7 @@ def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window, 
     if not _is_taken(x.shape, weight.shape, None if base_weight is None else base_weight.shape,
                      None if scaler is None else scaler.shape, window):
         return None
-    autocast = autocast_dtype(device)
+    autocast = dtype or autocast_dtype(device)
     for t in parameters:
         if t is not None and not (t.device == x.device and (autocast or t.dtype == x.dtype)):
             return None
@@ -188,6 +196,40 @@ def _is_taken(size: torch.Size, weight: torch.Size, base_weight: torch.Size | No
     if len(size) != 4 or len(weight) != 3 or not 1 < weight[0] <= MAX_DEGREE + 1:
         return False
     return all(t is None or t == weight[1:] for t in (base_weight, scaler)) and window.is_served(size, weight)
+
+
+@dataclass
+class _Changed:
+    """Polynomials of which the change to monomials is known."""
+
+    change: tuple[float, ...]
+
+    def to_monomials(self, weight: Tensor) -> Tensor:
+        return changed(weight, self.change)
+
+
+def _in_graph(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
+              change: list[float] | None, squash: bool, numbers: list[int], dtype: torch.dtype) -> tuple[Any, ...]:
+    """The kernels for a node of a compiled graph, None where they are not; and what PyTorch does in their place."""
+    window, basis = window_of(numbers), None if change is None else _Changed(tuple(change))
+    form = _form(x, (weight, base_weight, scaler), squash, window, basis, dtype=dtype)
+    return form if isinstance(form, _OnGpu) else None, _OnGpu(squash, window, basis, dtype)
+
+
+def _forward_in_graph(*args: Any) -> Tensor:
+    form, plain = _in_graph(*args)
+    return _by_pytorch(args[:4], plain, args[-1]) if form is None else form.forward(*args[:4])
+
+
+def _backward_in_graph(*args: Any) -> list[Tensor]:
+    inputs, grad, needed = args[:4], *args[-2:]
+    form, plain = _in_graph(*args[:-2])
+    grads = (_gradients_by_pytorch(inputs, needed, plain, grad) if form is None else
+             form.backward(inputs, grad, needed))
+    return [g.to(t.dtype) for g, t, need in zip(grads, inputs, needed, strict=True) if need]
+
+
+implement(_forward_in_graph, _backward_in_graph)
 
 
 def _evaluate(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
@@ -209,7 +251,7 @@ class _SharedPolynomialConv(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:4]
         if torch.is_grad_enabled() or not readable(*inputs, grad, dtypes=DTYPES, device=inputs[0].device.type):
-            return *_by_pytorch(inputs, needed, ctx.form, grad), None
+            return *_gradients_by_pytorch(inputs, needed, ctx.form, grad), None
         grads = ctx.form.backward(inputs, grad, needed)
         grads = [g.to(t.dtype) if need else None for g, t, need in zip(grads, inputs, needed, strict=True)]
         return *grads, None
@@ -223,15 +265,17 @@ def _folded(weight: Tensor, base_weight: Tensor | None, squash: bool) -> tuple[T
     return torch.cat([weight[:1], weight[1:2] + base_weight, weight[2:]]), None
 
 
-def _by_pytorch(inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], form: _OnCpu | _OnGpu,
-                grad: Tensor) -> list[Tensor | None]:
-    """The gradients by PyTorch, in single precision."""
-    def plain(*inputs: Tensor | None) -> Tensor:
-        x, weight, base_weight, scaler = (None if t is None else t.float() for t in inputs)
-        x = F.silu(x) if form.act else x
-        y = shared_polynomial_conv2d_torch(x, _monomials(weight, scaler, form.basis), base_weight,
-                                           torch.tanh if form.squash else identity, None, *form.window)
-        return y.to(grad.dtype)
+def _by_pytorch(inputs: Sequence[Tensor | None], form: _OnCpu | _OnGpu, dtype: torch.dtype) -> Tensor:
+    """The values by PyTorch, in single precision."""
+    x, weight, base_weight, scaler = (None if t is None else t.float() for t in inputs)
+    x = F.silu(x) if form.act else x
+    y = shared_polynomial_conv2d_torch(x, _monomials(weight, scaler, form.basis), base_weight,
+                                       torch.tanh if form.squash else identity, None, *form.window)
+    return y.to(dtype)
 
+
+def _gradients_by_pytorch(inputs: Sequence[Tensor | None], needed: Sequence[bool], form: _OnCpu | _OnGpu,
+                          grad: Tensor) -> list[Tensor | None]:
+    """The gradients by PyTorch, in single precision."""
     with torch.autocast(grad.device.type, enabled=False):
-        return gradients(plain, inputs, needed, grad)
+        return gradients(lambda *inputs: _by_pytorch(inputs, form, grad.dtype), inputs, needed, grad)

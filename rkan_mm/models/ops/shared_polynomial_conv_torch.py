@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,14 +44,25 @@ def _output_size(size: torch.Size, kernel: torch.Size, window: Window) -> tuple[
     return height, width
 
 
-@functools.lru_cache(maxsize=256)
-def _is_served(size: torch.Size, kernel: torch.Size, window: Window) -> bool:
+def serves(size: torch.Size, kernel: torch.Size, window: Window) -> bool:
+    """Whether the kernels take a window on these heights and widths; also of symbols, which no cache can keep."""
     if not all(type(n) is int for pair in window for n in pair) or any(len(pair) != 2 for pair in window):
         return False
     if not (min(*window.stride, *window.dilation, *kernel) >= 1 and min(window.padding) >= 0):
         return False
     reach = max(*window.stride, *window.padding, *(d * k for d, k in zip(window.dilation, kernel, strict=True)))
     return reach <= MAX_REACH and min(_output_size(size, kernel, window)) >= 1
+
+
+_is_served = functools.lru_cache(maxsize=256)(serves)
+
+
+def changed(weight: Tensor, change: Sequence[float]) -> Tensor:
+    """Coefficients of polynomials, (d + 1, kh, kw), to those of the monomials.
+
+    Row n of ``change``, (d + 1)^2 numbers, has what each polynomial has of t^n.
+    """
+    return torch.einsum('nj,jhw->nhw', weight.new_tensor(change).reshape(len(weight), len(weight)), weight)
 
 
 def identity(x: Tensor) -> Tensor:

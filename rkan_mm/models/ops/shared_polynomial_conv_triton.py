@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
 from . import shared_polynomial_conv_strip_kernels as strips
-from .shared_polynomial_conv_torch import Window, _output_size, identity, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_torch import Window, _output_size, changed, identity, shared_polynomial_conv2d_torch
 from .triton_launch import HALF, Launch, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
 MAX_TAPS = 9  # whose coefficients find room in registers: such kernels read each input once
@@ -174,10 +174,7 @@ def prepared(parameters: Parameters, change: Change) -> tuple[Tensor, Tensor | N
     """What the kernels make of the parameters: coefficients of the monomials, and of the base branch."""
     weight, base_weight, scaler = parameters
     weight = weight if scaler is None else weight * scaler
-    if change is not None:
-        matrix = weight.new_tensor(change).reshape(len(weight), len(weight))
-        weight = torch.einsum('nj,jhw->nhw', matrix, weight)
-    return weight, base_weight
+    return weight if change is None else changed(weight, change), base_weight
 
 
 def _agrees(dtype: torch.dtype, dtypes: tuple[torch.dtype | None, ...], shape: tuple[int, ...], change: Change,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 import triton
 from mmengine.logging import MMLogger
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from .compiled import kernels_wanted
 
@@ -107,11 +108,15 @@ def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def _run(check: Callable[..., bool], case: tuple) -> bool:
+    def checked() -> bool:
+        device = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
+        with device, torch.device('cpu'):  # the latter for what names no device
+            return check(*case) and check(*case)  # once as Triton launches, once as `Launch` does
+
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
     try:
-        with (torch.device('cpu'),  # for what names no device
-              torch.autocast('cuda', enabled=False), torch.inference_mode(False), torch.enable_grad(),
-              saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)):  # a checkpoint counts what is saved
-            if check(*case) and check(*case):  # once as Triton launches, once as `Launch` does
+        with ThreadPoolExecutor(1) as thread:  # out of reach of the caller's grad mode, autocast, modes and hooks
+            if thread.submit(checked).result():
                 return True
         reason = 'their results differ from those of PyTorch'
     except Exception as error:  # whatever Triton, its compiler or the driver may raise
