@@ -44,7 +44,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from rkan_mm.datasets.shapes import make_shapes
     folder = tmp_path_factory.mktemp('small')
-    make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64)
+    make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64, seed=5)  # the val has all classes
     make_pictures(folder / 'pictures')
     return folder
 

@@ -90,7 +90,7 @@ def _downloads(kind: str, split: str) -> list[tuple[str, str, str, list[str]]]:
 
 
 def check_labels(dataset: Any, num_classes: int | None) -> None:
-    """Compare the labels of a classification data set with the classes of the model; warn of a class without images.
+    """Compare the labels of a classification data set with the classes of the model; warn of pictures left out.
 
     Raises:
         PreflightError: a label that the head has no class for, with its image.
@@ -98,10 +98,10 @@ def check_labels(dataset: Any, num_classes: int | None) -> None:
     for part in parts_of(dataset):
         steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
         if all(is_mm(type(step)) for step in steps):  # one of the user's own may give other labels
-            _check_labels(part, num_classes, whole=part is dataset)
+            _check_labels(part, num_classes)
 
 
-def _check_labels(dataset: Any, num_classes: int | None, whole: bool) -> None:
+def _check_labels(dataset: Any, num_classes: int | None) -> None:
     who = type(dataset).__name__
     try:
         labels = np.asarray(dataset.get_gt_labels())
@@ -116,13 +116,7 @@ def _check_labels(dataset: Any, num_classes: int | None, whole: bool) -> None:
             raise PreflightError(f'{who}: {where} has the label {labels[outside[0]]}, but the head of the model has '
                                  f'num_classes={num_classes} (0 to {num_classes - 1}); {len(outside)} of {len(labels)} '
                                  f'images are so. {SWITCH}')
-    folders = getattr(dataset, 'folder_to_idx', None)
-    if whole and folders and not getattr(dataset, '_indices', None) and getattr(dataset, 'split', 'train') == 'train':
-        present = set(labels.tolist())
-        empty = sorted(name for name, i in folders.items() if i not in present)
-        if empty:
-            warn_in_red(f'{who}: no images of {some(empty)} in {dataset.img_prefix!r}.')
-    if folders and not getattr(dataset, 'ann_file', ''):
+    if getattr(dataset, 'folder_to_idx', None) and not getattr(dataset, 'ann_file', ''):
         _check_endings(dataset)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,7 +23,7 @@ from .config import is_mm
 from .datasets import parts_of
 from .fit import innermost
 from .red import warn_in_red
-from .schedules import odd_schedules
+from .schedules import tell_averages, tell_schedules
 
 HIGHER = 'mAP|AP50|accuracy|top[0-9]|f1-score|precision|recall|IoU'
 """Figures that are good when they are high."""
@@ -52,14 +52,24 @@ def check_training(runner: Runner) -> None:
                 warn_in_red(f"{who}: by rule='{rule}' the worst {key} is taken for the best. Leave rule out.")
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
-    for line in odd_schedules(runner):
-        warn_in_red(line)
+    tell_schedules(runner)
+    tell_averages(runner)
     if isinstance(wrapper, OptimWrapper):
-        if all(group.get('initial_lr', group.get('lr', 1)) == 0 for group in wrapper.param_groups):
-            warn_in_red('Nothing will be learned: the lr of all parameters is 0.')
-        limit = (getattr(wrapper, 'clip_grad_kwargs', None) or {}).get('max_norm', 1)
-        if limit <= 0:
-            warn_in_red(f'Nothing will be learned: optim_wrapper.clip_grad.max_norm={limit} makes all gradients 0.')
+        _check_learning(wrapper)
+    elif isinstance(wrapper, OptimWrapperDict):
+        for name, each in wrapper.items():
+            _check_learning(each, f'optim_wrapper.{name}')
+
+
+def _check_learning(wrapper: OptimWrapper, where: str = 'optim_wrapper') -> None:
+    # wrapper.param_groups has one group more, without parameters, where there are several
+    trained = [group for group in wrapper.optimizer.param_groups if any(each.requires_grad for each in group['params'])]
+    if all(group.get('initial_lr', group.get('lr', 1)) == 0 for group in trained):
+        warn_in_red('Nothing will be learned: ' + (f'the lr of all parameters is 0, by {where}.' if trained else
+                                                   f'all parameters are frozen, or not in {where}.'))
+    for name, limit in (getattr(wrapper, 'clip_grad_kwargs', None) or {}).items():
+        if name in ('max_norm', 'clip_value') and limit <= 0:
+            warn_in_red(f'Nothing will be learned: {where}.clip_grad.{name}={limit} makes all gradients 0.')
 
 
 def _check_keeping(hook: Hook, runner: Runner) -> None:

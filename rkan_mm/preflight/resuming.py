@@ -54,13 +54,13 @@ def check_resumed(runner: Runner, checkpoint: dict, path: str) -> None:
     if not isinstance(wrapper, OptimWrapper) or not saved:
         return
     name = type(wrapper.optimizer).__name__
-    if missing := [key for key in COMPARED if key in wrapper.param_groups[0] and key not in saved[0]]:
+    if missing := [key for key in COMPARED if key in wrapper.optimizer.param_groups[0] and key not in saved[0]]:
         raise PreflightError(f'--resume: the optimizer of {path!r} is another than {name}: it has no '
                              f'{", ".join(missing)}. Resume with the optimizer that it was trained with, or begin a '
                              f'training with its weights: --cfg-options load_from={path}')
     for key in COMPARED:
         old, new = ([group.get(f'initial_{key}', group.get(key)) for group in groups] for groups in (
-            saved, wrapper.param_groups))
+            saved, wrapper.optimizer.param_groups))
         if len(old) == len(new) and (differ := [pair for pair in zip(old, new, strict=True)
                                                 if not _same(*pair)]):
             warn_in_red(f'--resume goes on with the {key} of the checkpoint, {differ[0][0]}; that of the config, '

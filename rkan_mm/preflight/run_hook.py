@@ -16,6 +16,7 @@ from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
 
+from .absent import tell_absent_labels, tell_absent_objects
 from .annotations import some
 from .building import checking
 from .classification import check_labels, check_same_folders
@@ -94,6 +95,9 @@ class CheckRunHook(Hook):
         if on['classes'] and _is_classifier(model):
             with checking('Labels of folders'):
                 check_same_folders(data)
+            for what, dataset in data.items():
+                with checking(f'Classes in the data of the {what}'):
+                    tell_absent_labels(dataset, getattr(getattr(model, 'head', None), 'num_classes', None), what)
         if on['images'] and is_main_process() and _is_classifier(model):
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
@@ -182,7 +186,9 @@ def check_evaluator(loop: Any, what: str) -> None:
     if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
                for part in (dataset, *parts_of(dataset))):
         return
-    for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+    metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', ())
+    tell_absent_objects(dataset, _classes(dataset), metrics, what)
+    for metric in metrics:
         if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or not hasattr(dataset, 'get_data_info'):
             continue
         infos = [dataset.get_data_info(i) for i in range(len(dataset))]

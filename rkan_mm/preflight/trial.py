@@ -48,6 +48,8 @@ CURES = (
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
                                               "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
+    ('^model: .*selected index k out of range',
+     'it takes the best of more places than so small a picture has: a larger scale, or fewer queries or proposals'),
     ('selected index k out of range|Top-[0-9]+ accuracy is unavailable',
      'topk is more than there are classes: lower it in the evaluator'),
     ('to have [0-9]+ channels, but got|shapes cannot be multiplied|expected input.* channels',
@@ -147,8 +149,9 @@ class Trial:
         where = next(image_paths(self.batch), 'the first image') if self.batch is not None else 'the first image'
         told = str(error).rstrip('.') or traceback.extract_tb(error.__traceback__)[-1].line  # an assertion's line
         text = f'{type(error).__name__}: {told}'
+        cure = _cure(text if self.metric else f'model: {text}')
         by = f' in {type(self.metric).__name__}' if self.metric else ''
-        problem = PreflightError(f'The {what} would fail{by}, as a trial with {where} shows: {text}{_cure(text)}. To '
+        problem = PreflightError(f'The {what} would fail{by}, as a trial with {where} shows: {text}{cure}. To '
                                  'run all the same: --cfg-options preflight.trial=False')
         problem.__cause__ = error
         return problem

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import Tensor, nn
@@ -177,21 +179,40 @@ class WeightReportHook(Hook):
         model, path = self.model or innermost(runner.model), str(runner._load_from)
         weights = checkpoint['state_dict'] = state_dict_in(checkpoint, path)  # where mmengine and its EMAHook look
         if getattr(runner, '_resume', False):
-            _refuse_another(model, weights, path)
+            _check_same(model, checkpoint, runner.optim_wrapper, path)
             check_resumed(runner, checkpoint, path)
+            if another := _another_origin(checkpoint, runner.cfg):
+                warn_in_red(f'--resume: {another}')
         if self.testing:
             self.warning = _together(check_whole(model, weights, path, self.allow_partial), _no_numbers(weights, path),
                                      _another_origin(checkpoint, runner.cfg))
         _report(model, weights, path, 'the model')
 
 
-def _refuse_another(model: nn.Module, weights: dict[str, Tensor], path: str) -> None:
-    """A training goes on with the model that it was begun with."""
-    result = fit(model, weights)
-    if result.new or result.unfit or result.left:
-        some = _first([*result.unfit, *result.new, *result.left])
-        raise PreflightError(f'--resume: {path!r} is of another model; they differ in {some}. To begin a training with '
-                             f'its weights: --cfg-options load_from={path}')
+def _check_same(model: nn.Module, checkpoint: dict, wrapper: Any, path: str) -> None:
+    """A training goes on with the weights that it was begun with; buffers that it has more or less are told in red."""
+    result = fit(model, checkpoint['state_dict'])
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    differ = [name for name in (*result.unfit, *result.new) if name.partition(' ')[0] in weights]
+    if result.left and not _same_optimizer(checkpoint, wrapper):
+        differ += result.left  # no buffers, as far as can be known
+    if differ:
+        raise PreflightError(f'--resume: {path!r} is of another model; they differ in {_first(differ)}. To begin a '
+                             f'training with its weights: --cfg-options load_from={path}')
+    if begun := [*result.unfit, *result.new]:
+        warn_in_red(f'--resume: buffers of the model are not so in {path!r} and begin anew: {_first(begun)}.')
+    if result.left:
+        warn_in_red(f'--resume: buffers in {path!r} have no place in the model and are left out: '
+                    f'{_first(result.left)}.')
+
+
+def _same_optimizer(checkpoint: dict, wrapper: Any) -> bool:
+    """Whether the optimizer of a checkpoint has as many parameters as a run's, in as many groups."""
+    saved = (checkpoint.get('optimizer') or {}).get('param_groups')
+    if not saved or not isinstance(wrapper, OptimWrapper):
+        return False
+    return [len(group['params']) for group in saved] == [len(group['params'])
+                                                         for group in wrapper.optimizer.param_groups]
 
 
 def check_pretrained(model: nn.Module) -> None:

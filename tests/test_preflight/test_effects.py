@@ -36,8 +36,19 @@ RED = {
     'no early stop': (
         ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/bbox_mAP', 'val_cfg=None',
          'val_dataloader=None', 'val_evaluator=None'], 'EarlyStoppingHook waits for a validation, and there is none.'),
-    'no step': (['optim_wrapper.optimizer.lr=0'], 'Nothing will be learned: the lr of all parameters is 0.'),
+    'no step': (['optim_wrapper.optimizer.lr=0'],
+                'Nothing will be learned: the lr of all parameters is 0, by optim_wrapper.'),
+    'no step by its parts': (
+        [f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult=0' for part in ('backbone', 'neck', 'bbox_head')],
+        'Nothing will be learned: the lr of all parameters is 0, by optim_wrapper.'),
+    'no step of what is not frozen': (
+        ['model.backbone.backbone.frozen_stages=4', 'optim_wrapper.paramwise_cfg.custom_keys.neck.lr_mult=0',
+         'optim_wrapper.paramwise_cfg.custom_keys.bridges.lr_mult=0',
+         'optim_wrapper.paramwise_cfg.custom_keys.bbox_head.lr_mult=0'],
+        'Nothing will be learned: the lr of all parameters is 0, by optim_wrapper.'),
     'no gradient': (['optim_wrapper.clip_grad.max_norm=0'], 'optim_wrapper.clip_grad.max_norm=0 makes all gradients 0'),
+    'no gradient by value': (['optim_wrapper.clip_grad.type=value', 'optim_wrapper.clip_grad.clip_value=0'],
+                             'optim_wrapper.clip_grad.clip_value=0 makes all gradients 0'),
     'validated by what it learned': (
         ['train_dataloader.dataset.ann_file=annotations/val.json', 'train_dataloader.dataset.data_prefix.img=val'],
         '2 of 2 images of the training that were looked up are in the validation as well, such as '),
@@ -53,6 +64,14 @@ def test_in_red(train, capsys, case):
 
 def test_a_sound_run_says_nothing(train, capsys):
     train('det')
+    assert 'WARNING: ' not in capsys.readouterr().out
+
+
+SLOWED = [f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult=0' for part in ('backbone', 'neck')]
+
+
+def test_a_part_that_is_not_trained_says_nothing(train, capsys):
+    train('det', *SLOWED)
     assert 'WARNING: ' not in capsys.readouterr().out
 
 

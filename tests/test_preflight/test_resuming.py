@@ -1,5 +1,7 @@
 """What mmengine resumes is resumed; what then begins anew, or of the config changes nothing, is told in red."""
 
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -44,6 +46,63 @@ def test_a_checkpoint_without_schedules(train, tmp_path):
     done, printed = train(2, '--resume', without(tmp_path / 'work/epoch_1.pth', 'param_schedulers'))
     assert done.epoch == 2
     assert 'the checkpoint has no state of the param_scheduler, which begins anew' in printed
+
+
+BUFFERS = {  # what is done to the weights of a checkpoint, and what is told
+    'one less': (lambda weights: weights.pop('backbone.bn1.running_mean'),
+                 'buffers of the model are not so in {path} and begin anew: backbone.bn1.running_mean.'),
+    'another size': (lambda weights: weights.update({'backbone.bn1.running_var': torch.ones(7)}),
+                     'begin anew: backbone.bn1.running_var (7,), here (4,).'),
+    'one more': (lambda weights: weights.update({'backbone.positions': torch.arange(3)}),
+                 'buffers in {path} have no place in the model and are left out: backbone.positions.'),
+}
+OTHERS = {  # the same, what the checkpoint lacks besides, and what differs
+    'a weight less': (lambda weights: weights.pop('backbone.bn1.weight'), [], 'backbone.bn1.weight'),
+    'a weight of another size': (lambda weights: weights.update({'head.fc.bias': torch.ones(4)}), [],
+                                 'head.fc.bias (4,), here (3,)'),
+    'one more, whatever it is': (lambda weights: weights.update({'head.fc2.bias': torch.ones(3)}), ['optimizer'],
+                                 'head.fc2.bias'),
+}
+
+
+def with_weights(path, change):
+    content = torch.load(path, weights_only=False)
+    change(content['state_dict'])
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.mark.parametrize('case', BUFFERS)
+def test_a_model_with_other_buffers(train, tmp_path, case):
+    change, said = BUFFERS[case]
+    path = with_weights(tmp_path / 'work/epoch_1.pth', change)
+    done, printed = train(2, '--resume', path)
+    assert done.epoch == 2
+    assert said.format(path=repr(path)) in printed
+
+
+@pytest.mark.parametrize('case', OTHERS)
+def test_a_model_with_other_weights(train, tmp_path, case):
+    change, lacks, said = OTHERS[case]
+    path = without(with_weights(tmp_path / 'work/epoch_1.pth', change), *lacks)
+    with pytest.raises(PreflightError, match=re.escape(f'{path!r} is of another model; they differ in {said}. To beg')):
+        train(2, '--resume', path)
+
+
+def test_a_model_with_other_arguments(train):
+    """Whose weights fit all the same; others of the training, such as frozen stages, may change."""
+    _, printed = train(3, '--resume', text=SCHEDULE + "model['backbone'].update(avg_down=False, frozen_stages=1)\n")
+    assert 'WARNING: ' not in printed
+    _, printed = train(4, '--resume', text=SCHEDULE + "model['backbone'].update(style='caffe')\n")
+    assert ('WARNING: --resume: The checkpoint was trained with model.backbone.style=pytorch (here caffe). Its weights '
+            'fit, but mean something else.') in printed
+
+
+def test_a_changed_lr_of_several_groups(train, tmp_path):
+    text = SCHEDULE + "optim_wrapper.update(paramwise_cfg=dict(bias_lr_mult=1))\n"
+    train(2, text=text)
+    _, printed = train(3, '--resume', text=f"{text}optim_wrapper['optimizer'].update(lr=0.5)\n")
+    assert '--resume goes on with the lr of the checkpoint, 0.01; that of the config, 0.5, changes nothing.' in printed
 
 
 @pytest.mark.parametrize(('text', 'said'), [

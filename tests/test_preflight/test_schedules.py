@@ -1,6 +1,7 @@
-"""Schedules that a training does not come to, or gets through at once, are told in red; sound ones are not."""
+"""Schedules and averages made for another length of training are told in red, in a trial calmly; sound ones are not."""
 
 import pytest
+from mmengine.logging import MMLogger
 from small_runs import CLASSIFIER
 
 from rkan_mm.apis import runner
@@ -12,7 +13,12 @@ ODD = {
         'param_scheduler[0] (MultiStepLR) counts epochs, and this training counts iterations'),
     'milestones behind the end': (
         "param_scheduler = [dict(type='MultiStepLR', milestones=[8, 11])]\n",
-        'has milestones=[8, 11], and the training has 4 epochs: its lr never falls'),
+        'WARNING: param_scheduler is made for a longer training than this one of 4 epochs (12 iterations): MultiStepLR '
+        'first steps after 8 epochs.'),
+    'a schedule of twelve epochs': (
+        "param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500),\n"
+        "                   dict(type='MultiStepLR', milestones=[8, 11], end=12)]\n",
+        ': LinearLR warms up for 500 iterations, MultiStepLR first steps after 8 epochs.'),
     'milestones as iterations': (
         "param_scheduler = [dict(type='MultiStepLR', by_epoch=False, milestones=[2, 3])]\n",
         'has milestones=[2, 3] in iterations (by_epoch=False), all within the first of 4 epochs: are epochs meant?'),
@@ -21,16 +27,20 @@ ODD = {
         'ends after 3 iterations (by_epoch=False), within the first of 4 epochs: are epochs meant?'),
     'a warm-up without end': (
         "param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500)]\n",
-        '(LinearLR) is a warm-up of 500 iterations, and the training has 12: its lr is never reached.'),
+        'LinearLR warms up for 500 iterations.'),
     'a constant one': (
-        "param_scheduler = [dict(type='ConstantLR', factor=0.1, by_epoch=False, end=500)]\n", 'is a warm-up of 500 it'),
+        "param_scheduler = [dict(type='ConstantLR', factor=0.1, by_epoch=False, end=500)]\n",
+        'ConstantLR warms up for 500 iterations.'),
     'a plateau without a validation': (
         "val_cfg = val_dataloader = val_evaluator = None\n"
         "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
         '(ReduceOnPlateauLR) waits for a validation, and there is none: its lr stays as it is.'),
+    'averages that hardly move': (
+        "custom_hooks = [dict(type='EMAHook')]\n",
+        'averages, of which 99.8% are still the weights from before the training (momentum=0.0002, 12 updates)'),
     'a late beginning': (
         "param_scheduler = [dict(type='CosineAnnealingLR', begin=5, end=9, T_max=4)]\n",
-        'begins after 5 epochs, and the training has 4: it never does.'),
+        'CosineAnnealingLR begins after 5 epochs.'),
 }
 SOUND = {
     'a warm-up and milestones': """
@@ -45,15 +55,26 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=1, convert_to_ite
     'a plateau': ITERATIONS + "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
     'a step before the first epoch': "param_scheduler = [dict(type='MultiStepLR', milestones=[0, 1])]\n",
     'a step at the beginning': "param_scheduler = [dict(type='MultiStepLR', milestones=[0])]\n",
+    'averages that move': "custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n",
+    'averages that move at first': "custom_hooks = [dict(type='EMAHook', ema_type='MomentumAnnealingEMA')]\n",
+    'averages from the second epoch on': "custom_hooks = [dict(type='EMAHook', begin_epoch=1)]\n",
     'none': '',
+}
+
+
+TRIALS = {
+    'one epoch of twelve': ('max_epochs=1', '', 'than this one of 1 epoch (3 iterations): LinearLR warms up for 500 '
+                            'iterations, MultiStepLR first steps after 8 epochs.'),
+    'a few iterations': ('max_epochs=1', ITERATIONS, 'than this one of 4 iterations: LinearLR warms up for '
+                         '500 iterations, MultiStepLR first steps after 8 iterations.'),
 }
 
 
 @pytest.fixture
 def printed(small_data, tmp_path, capsys):
-    def train(lines):
+    def train(lines, length='max_epochs=4'):
         text = CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures')))
-        (tmp_path / 'cls.py').write_text(text.replace('max_epochs=1', 'max_epochs=4') + lines)
+        (tmp_path / 'cls.py').write_text(text.replace('max_epochs=1', length) + lines)
         runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work')])
         return capsys.readouterr().out
     return train
@@ -68,3 +89,16 @@ def test_in_red(printed, case):
 @pytest.mark.parametrize('case', SOUND)
 def test_nothing_is_said(printed, case):
     assert 'WARNING: ' not in printed(SOUND[case])
+
+
+@pytest.mark.parametrize('case', TRIALS)
+def test_a_trial_is_told_calmly_in_one_line(printed, monkeypatch, case):
+    length, loop, said = TRIALS[case]
+    by_epoch = not loop
+    lines, log = f"""
+param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, end=500),
+                   dict(type='MultiStepLR', by_epoch={by_epoch}, milestones=[8, 11], end=12)]
+""", []
+    monkeypatch.setattr(MMLogger, 'info', lambda self, text, *args, **kwargs: log.append(str(text)))
+    assert 'WARNING: ' not in printed(loop + lines, length)
+    assert [text.partition('longer training ')[2] for text in log if 'param_scheduler is made' in text] == [said]

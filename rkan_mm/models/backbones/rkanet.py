@@ -140,8 +140,10 @@ class RKANet(BaseModule):
                 continue
             parent = part.rpartition('.')[0]
             parent = parent if parent in modules else ''
-            there = ', '.join(f'{parent}.{child}'.lstrip('.') for child, _ in modules[parent].named_children())
-            raise ValueError(f'RKANet: no stage {part!r} in {type(self.backbone).__name__}; it has {there}')
+            there = [f'{parent}.{child}'.lstrip('.') for child, _ in modules[parent].named_children()]
+            numbered = [child for child in there if child[-1].isdigit()]
+            raise ValueError(f'RKANet: no stage {part!r} in {type(self.backbone).__name__}; it has {", ".join(there)}.'
+                             + ''.join(f' Name one in stages, such as stages=({last!r}, )' for last in numbered[-1:]))
         return modules[first], modules[last or first]
 
     def _settle(self) -> None:

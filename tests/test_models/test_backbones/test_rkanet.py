@@ -220,7 +220,8 @@ def test_overrides_a_stage_and_switches_one_off():
 
 
 @pytest.mark.parametrize(('stage', 'message'), [
-    ('stage4', "RKANet: no stage 'stage4' in ResNet; it has conv1, bn1, relu, maxpool, layer1, layer2, layer3, layer4"),
+    ('stage4', "RKANet: no stage 'stage4' in ResNet; it has conv1, bn1, relu, maxpool, layer1, layer2, layer3, "
+               "layer4. Name one in stages, such as stages=('layer4', )"),
     ('layer4.7', "RKANet: no stage 'layer4.7' in ResNet; it has layer4.0, layer4.1"),
     ('layer3:layer5', "RKANet: no stage 'layer5' in ResNet"),
     ('', "RKANet: no stage '' in ResNet"),

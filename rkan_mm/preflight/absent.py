@@ -1,0 +1,71 @@
+"""Classes that a data set has no example of: they are not learned, or not in the figures, and nothing says so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from .annotations import some
+from .config import is_mm
+from .datasets import parts_of
+from .red import warn_in_red
+
+OF_BOXES = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoOccludedSeparatedMetric')
+"""Metrics of mmdet whose mean leaves out classes that the data have no object of."""
+
+
+def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None:
+    """Warn in red of the classes that a classification data set has no image of.
+
+    Args:
+        dataset: of mmpretrain or ours, or a wrapper of such; others are passed over.
+        num_classes: of the head, where the data set itself does not name its classes.
+        what: 'train', 'validation' or 'test'.
+    """
+    if not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
+        return
+    present: set[int] = set()
+    for part in parts_of(dataset):
+        try:
+            labels = np.asarray(part.get_gt_labels())
+        except (AttributeError, KeyError, ValueError):
+            return
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            return
+        present.update(labels.tolist())
+    names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or range(num_classes or 0)
+    absent = [name for i, name in enumerate(names) if i not in present]
+    if not absent or not present:
+        return
+    means = 'which cannot be learned' if what == 'train' else 'of which its figures say nothing'
+    cut = any(getattr(part, '_indices', None) for part in (dataset, *parts_of(dataset)))
+    cure = " Its indices leave them out: type='rkan_mm.BalancedSubset' takes as many of each class." if cut else ''
+    warn_in_red(f'{type(next(parts_of(dataset))).__name__} of the {what} has no images of {_some_of(absent, names)}, '
+                f'{means}.{cure}')
+
+
+def tell_absent_objects(dataset: Any, classes: Sequence[str] | None, metrics: Collection[Any], what: str) -> None:
+    """Warn in red of the classes that the mean AP of a validation or test leaves out, as it has no object of them.
+
+    Args:
+        dataset: of a detector.
+        classes: their names, in the order of labels; None where they are unknown.
+        metrics: of the evaluator.
+        what: ``'validation'`` or ``'test'``.
+    """
+    metric = next((type(metric).__name__ for metric in metrics if type(metric).__name__ in OF_BOXES), None)
+    if not classes or metric is None or not hasattr(dataset, 'get_data_info'):
+        return
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    present = {instance.get('bbox_label') for info in infos for instance in info.get('instances', ())
+               if not instance.get('ignore_flag')}
+    absent = [name for i, name in enumerate(classes) if i not in present]
+    if absent and len(absent) < len(classes):
+        warn_in_red(f'{metric} of the {what} gives the mean of {len(classes) - len(absent)} classes alone: its data '
+                    f'have no object of {_some_of(absent, classes)}.')
+
+
+def _some_of(absent: Sequence, names: Sequence) -> str:
+    return f'{len(absent)} of {len(names)} classes ({"number " if isinstance(names, range) else ""}{some(absent)})'

@@ -1,0 +1,78 @@
+"""Classes without an image or an object are told in red: figures are not of them, though nothing else says so."""
+
+import json
+
+import pytest
+from small_runs import CLASSIFIER, DETECTOR
+
+from rkan_mm.apis import runner
+
+VAL = "dict(val_dataloader['dataset'], indices={})"
+LIST = """
+train_dataloader['dataset'].update(ann_file='{folder}/list.txt', classes=None)
+val_dataloader['dataset'].update(ann_file='{folder}/list.txt', classes=None, data_prefix='train')
+"""
+TOLD = {
+    'a validation that is cut to one class': (
+        f'val_dataloader = dict(val_dataloader, dataset={VAL.format(2)})\n',
+        'CustomDataset of the validation has no images of 2 of 3 classes (dog, owl), of which its figures say nothing. '
+        "Its indices leave them out: type='rkan_mm.BalancedSubset' takes as many"),
+    'a validation within a wrapper': (
+        f"val_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[{VAL.format(2)}, {VAL.format([1, 2])}])\n",
+        'CustomDataset of the validation has no images of 1 of 3 classes (owl), of which its figures say nothing.'),
+    'a training that is cut to one class': (
+        "train_dataloader = dict(train_dataloader, dataset=dict(train_dataloader['dataset'], indices=2))\n",
+        'CustomDataset of the train has no images of 2 of 3 classes (dog, owl), which cannot be learned. Its indices'),
+    'a list without names of classes': (
+        LIST, 'CustomDataset of the validation has no images of 1 of 3 classes (number 1), of which its figures say'),
+}
+NOT_TOLD = {
+    'parts that have all': f"""
+val_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[{VAL.format(2)}, {VAL.format([2, 3, 4, 5])}])
+""",
+    'a balanced subset': """
+val_dataloader['dataset'] = dict(type='rkan_mm.BalancedSubset', per_class=1, dataset=val_dataloader['dataset'])
+""",
+    'several at random': f'val_dataloader = dict(val_dataloader, dataset={VAL.format([0, 2, 5])})\n',
+}
+
+
+@pytest.fixture
+def printed(small_data, tmp_path, capsys):
+    def train(text, lines):
+        for name in ('shapes', 'pictures'):
+            text = text.replace(f"'{name}'", repr(str(small_data / name)))
+        (tmp_path / 'list.txt').write_text('cat/0.png 0\ncat/1.png 0\nowl/0.png 2\nowl/1.png 2\n')
+        (tmp_path / 'config.py').write_text(text + lines.replace('{folder}', str(tmp_path)))
+        runner.train([str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'work')])
+        return capsys.readouterr().out
+    return train
+
+
+@pytest.mark.parametrize('case', TOLD)
+def test_classes_without_an_image(printed, case):
+    lines, said = TOLD[case]
+    assert f'WARNING: {said}' in printed(CLASSIFIER, lines)
+
+
+@pytest.mark.parametrize('case', NOT_TOLD)
+def test_classes_with_images(printed, case):
+    assert 'WARNING: ' not in printed(CLASSIFIER, NOT_TOLD[case])
+
+
+@pytest.mark.parametrize('change', ['none', 'crowds'])
+def test_classes_without_an_object(printed, small_data, tmp_path, change):
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    first = content['categories'][0]
+    own = [each for each in content['annotations'] if each['category_id'] == first['id']]
+    for annotation in own:
+        annotation['iscrowd'] = 1
+        if change == 'none':
+            content['annotations'].remove(annotation)
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    lines = f"""
+val_dataloader['dataset'].update(ann_file='{tmp_path}/val.json')
+val_evaluator.update(ann_file='{tmp_path}/val.json')
+"""
+    assert (f'WARNING: CocoMetric of the validation gives the mean of 4 classes alone: its data have no object of 1 of '
+            f'5 classes ({first["name"]}).') in printed(DETECTOR, lines)
