@@ -29,7 +29,7 @@ LIBRARY.define(f'shared_polynomial_conv2d_backward({ARGUMENTS}, Tensor grad, boo
 def is_one_operation(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
                      window: Window) -> bool:
     """Whether the graph under way gets one operation for these tensors, for whose kernels alone it is there."""
-    if not EXISTS or torch.compiler.is_exporting() or not _is_on_gpu(x) or not kernels_wanted():
+    if not EXISTS or _is_exporting() or not _is_on_gpu(x) or not kernels_wanted():
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
@@ -42,6 +42,12 @@ def is_one_operation(x: Tensor, weight: Tensor, base_weight: Tensor | None, scal
             return False
     flat = all(t is None or t.dim() == 2 for t in (base_weight, scaler))
     return flat and serves(x.shape[2:], weight.shape[1:], window)
+
+
+@torch.compiler.assume_constant_result
+def _is_exporting() -> bool:
+    """Asked by the compiler itself: in the eyes of that of torch 2.11 all that it compiles is exported."""
+    return torch.compiler.is_exporting()
 
 
 def _is_on_gpu(x: Tensor) -> bool:
