@@ -127,7 +127,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
                         help='go on from a checkpoint, or from the latest in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'],
-                        help='float16 where not given; bfloat16 also on a CPU, but not with RPN and RoI heads')
+                        help='float16 where not given; bfloat16 also on a CPU, but not with RoI heads or focal loss')
     parser.add_argument('--sync-bn', action='store_true', help='batch norms over all GPUs, in RKAN blocks too')
     parser.add_argument('--channels-last', action='store_true', help='images and features as (B, H, W, C) in memory')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')

@@ -47,7 +47,8 @@ def _pytest(name: str, seconds: int, *arguments: str, needs_ops: bool = False) -
     given = [str(TESTS / argument) if argument.endswith('.py') else argument for argument in arguments]
     # each test compiles kernels, on a core of its own where pytest-xdist is there
     cores = ('-n', str(max(1, min(16, os.cpu_count() or 1) - 1))) if find_spec('xdist') else ()
-    return Step(name, ('pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', *cores, *given), seconds, needs_ops)
+    short = '-q', '--tb=short', '-p', 'no:logging', '-p', 'no:cacheprovider'  # the reasons are last in the output
+    return Step(name, ('pytest', *short, '-m', 'gpu', *cores, *given), seconds, needs_ops)
 
 
 def steps(dry: bool = False) -> list[Step]:
