@@ -223,7 +223,8 @@ def _forward_in_graph(*args: Any) -> Tensor:
 
 def _backward_in_graph(*args: Any) -> list[Tensor]:
     inputs, grad, needed = args[:4], *args[-2:]
-    form, plain = _in_graph(*args[:-2])
+    with torch.enable_grad():  # else the kernels of the forward pass alone would be checked
+        form, plain = _in_graph(*args[:-2])
     grads = (_gradients_by_pytorch(inputs, needed, plain, grad) if form is None else
              form.backward(inputs, grad, needed))
     return [g.to(t.dtype) for g, t, need in zip(grads, inputs, needed, strict=True) if need]

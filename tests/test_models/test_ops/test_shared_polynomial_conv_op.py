@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.models import RKANBlock, SharedKANConv2d
-from rkan_mm.models.ops import shared_polynomial_conv_op
+from rkan_mm.models.ops import shared_polynomial_conv, shared_polynomial_conv_op
 
 NODE = 'shared_polynomial_conv2d'
 
@@ -47,6 +47,14 @@ def test_a_training_step_equals_the_eager_one(last):
     found, expected = gradients(other, x), gradients(block, x)
     assert len(nodes) == 2
     assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_kernels_of_the_backward_pass_check_themselves(monkeypatch):
+    asked, form = [], shared_polynomial_conv._form
+    monkeypatch.setattr(shared_polynomial_conv, '_form',
+                        lambda *args, **kwargs: asked.append(torch.is_grad_enabled()) or form(*args, **kwargs))
+    gradients(compiled(SharedKANConv2d(3))[0], torch.randn(1, 3, 8, 8))
+    assert asked == [False, True]
 
 
 @pytest.mark.slow
