@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,13 +29,18 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _isolated():
-    """Seed torch; forget mmengine's default scope and visualizer and the default dtype, whoever set them."""
+    """Seed torch; forget mmengine's default scope and visualizer and the default dtype, whoever set them.
+
+    And let torch's own log of ``checkpoint(debug=True)`` propagate again: pytest would listen to it, and the records of
+    torch < 2.13 are no messages that another handler could write.
+    """
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()  # a fixture of a whole module may have set it
     yield
     DefaultScope._instance_dict.clear()
     Visualizer._instance_dict.clear()
     torch.set_default_dtype(torch.float32)
+    logging.getLogger('LoggingTensor').propagate = True
 
 
 @pytest.fixture(scope='session')
