@@ -163,7 +163,11 @@ class GridUpdate(Tied):
 
     def seen(self, x: Tensor) -> Tensor:
         """What the functions see of x. The statistics of a norm layer stay as they are."""
-        return ELEMENTWISE[self.normalization](x) if self.norm is None else copy.deepcopy(self.norm)(x)
+        if self.norm is None:
+            return ELEMENTWISE[self.normalization](x)
+        norm = copy.deepcopy(self.norm)
+        held = (t.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
+        return norm(x.to(next(held, x.dtype)))
 
     def _change_grid(self, change: Callable[[], None], samples: Tensor | None,
                      followers: Sequence[GridUpdate] = ()) -> bool:

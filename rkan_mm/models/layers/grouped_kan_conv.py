@@ -6,11 +6,12 @@ import torch
 from mmengine.model import ModuleList
 from torch import Tensor
 
-from rkan_mm.models.ops import shared_polynomial_conv2d_torch
+from rkan_mm.models.ops import is_watched, shared_polynomial_conv2d_torch
 from rkan_mm.registry import MODELS
 
 from .basis import Basis, Polynomial
 from .grid_update import ELEMENTWISE
+from .half import as_autocast
 from .shared_kan_conv import SharedKANConv2d
 from .symbolic_trace import as_leaf, is_traced
 
@@ -55,13 +56,13 @@ class GroupedKANConv2d(ModuleList):
         """Whether all are polynomials of single elements, and none is watched by hooks."""
         first = self[0]
         return (isinstance(first.basis, Polynomial) and first.normalization in ELEMENTWISE and first.bias is None
-                and not any(conv._forward_hooks or conv._forward_pre_hooks for conv in self))
+                and not any(is_watched(conv) for conv in self))
 
     def _at_once(self, x: Tensor) -> Tensor:
-        first = self[0]
+        first, x = self[0], as_autocast(x)
         weight = torch.stack([conv.masked(conv.weight) for conv in self], -3)  # (d + 1, G, kh, kw)
         if first.scaler is not None:
-            weight = weight * torch.stack([conv.scaler for conv in self])
+            weight = weight * torch.stack([as_autocast(conv.scaler) for conv in self])
         base = None if first.base_weight is None else torch.stack([conv.masked(conv.base_weight) for conv in self])
         return shared_polynomial_conv2d_torch(
             x, self.basis.to_monomials(weight), base, ELEMENTWISE[first.normalization], first.base_act,

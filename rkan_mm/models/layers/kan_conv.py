@@ -21,6 +21,7 @@ from rkan_mm.models.ops import (
 from rkan_mm.registry import MODELS
 
 from .basis.renew import has_numbers
+from .half import as_autocast
 from .kan_layer import KANLayer
 from .recompute import recompute
 from .symbolic_trace import as_leaf, is_traced
@@ -49,6 +50,7 @@ class KANConv(KANLayer):
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)
+        x = as_autocast(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
         y = self._fused(x) if x.is_cuda and fused_is_wanted() else None
@@ -205,6 +207,7 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         if is_traced(x):
             return as_leaf(self, x, output_size)
         self.check_input(x, output_size)
+        x = as_autocast(x)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)

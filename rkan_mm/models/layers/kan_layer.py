@@ -10,7 +10,15 @@ import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Functions, autocast_dtype, can_expand, folded, fused_conv2d, is_transformed
+from rkan_mm.models.ops import (
+    Functions,
+    autocast_dtype,
+    can_expand,
+    folded,
+    fused_conv2d,
+    is_transformed,
+    refuse_numbers_to_meta,
+)
 from rkan_mm.registry import BASES, build
 
 from .basis import Basis
@@ -18,10 +26,10 @@ from .basis.renew import placed_as
 from .copies import new_origin
 from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
+from .half import HALF, as_autocast
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
 
-HALF = (torch.float16, torch.bfloat16)
 INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
@@ -152,6 +160,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided and self._fits(x)
                 and (x.dtype == weight.dtype
                      or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):
+            refuse_numbers_to_meta(weight, x, lambda x: self._ordinary()(x, *args))
             self._ordinary()(x, *args)
 
     def check_samples(self, x: Tensor) -> None:
@@ -176,7 +185,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
     # -- computing ---------------------------------------------------------------------------------------------------
     def coefficients(self) -> Tensor:
         """`s c` of the functions that are not pruned, (out, in, F, ...)."""
-        weight = self.basis_weight
+        weight = as_autocast(self.basis_weight)
         if self.scaler is not None:
             weight = weight * self.scaler.unsqueeze(2)
         return weight if self.mask is None else weight * self.mask.unsqueeze(2)
@@ -186,6 +195,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         kernel, base = coefficients[:, :, 1:] if self.without_constant else coefficients, self.weight
         if base is None:
             return kernel
+        base = as_autocast(base)
         return torch.cat([(base if self.mask is None else base * self.mask).unsqueeze(2), kernel], 2)
 
     def normed(self, x: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rkan_mm.models.ops import expand, folded, fused_is_wanted, tf32_allowed
 from rkan_mm.registry import MODELS
 
+from .half import as_autocast
 from .kan_layer import KANLayer
 from .recompute import recompute
 from .symbolic_trace import as_leaf, is_traced
@@ -38,6 +39,7 @@ class KANLinear(KANLayer, nn.Linear):
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)
+        x = as_autocast(x)
         if x.is_cuda and fused_is_wanted():
             rows = x.reshape(-1, self.in_features)[..., None, None]  # pictures of one pixel
             y = self.fused(rows, tf32_allowed('matmul'))

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid_update import ELEMENTWISE
+from .half import HALF
 from .symbolic_trace import is_traced, layer_input
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Form(NamedTuple):

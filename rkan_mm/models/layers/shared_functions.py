@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .basis.grid import lasting
 from .grid_update import CHUNK, ELEMENTWISE, GridUpdate
-from .kan_layer import HALF
+from .half import as_autocast, in_full
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
 
@@ -24,7 +25,9 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
 
     def masked(self, weight: Weight) -> Weight:
         """Of (..., kh, kw) what is not pruned."""
-        return weight if self.mask is None or weight is None else weight * self.mask
+        if weight is not None:
+            weight = as_autocast(weight)
+        return weight if self.mask is None or weight is None else weight * self.mask.to(weight.dtype)
 
     def scaled(self) -> Tensor:
         """`s c` of the functions that are not pruned, (F, kh, kw)."""
@@ -59,18 +62,18 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)].to(self.weight)
         patches = F.unfold(planes, self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)
-        return (u.float(), patches.float()) if self.weight.dtype in HALF else (u, patches)
+        return in_full(u), in_full(patches)
 
-    @torch.no_grad()
+    @lasting
     def importance(self, x: Tensor | None = None) -> Tensor:
-        coefficients, base = self.scaled(), self.masked(self.base_weight)
+        coefficients, base = in_full(self.scaled()), self.masked(self.base_weight)
         if x is None:
             return coefficients.abs().sum(0) + (0 if base is None else base.abs())
         self.check_samples(x)
         u, patches = self._seen(x)
         finite = patches.isfinite().all(1)  # (n, L)
         self._finite_ones(patches, finite.any(1))
-        squares = u.new_zeros(())
+        squares = u.new_zeros((), dtype=torch.float64)
         rows = max(1, CHUNK // (u[0].numel() * len(coefficients)))
         for seen, patch, good in zip(u.split(rows), patches.split(rows), finite.split(rows), strict=True):
             value = torch.einsum('npfl,fp->npl', self.basis(seen, 1), coefficients.flatten(1).to(patch))
@@ -78,5 +81,5 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
                 patch = seen if self.normalize_base else patch
                 patch = patch if self.base_act is None else self.base_act(patch.clone())
                 value = value + patch * base.flatten().to(patch)[:, None]
-            squares = squares + value.masked_fill(~good[:, None], 0.0).square().sum((0, 2))
-        return (squares / finite.sum()).sqrt().reshape(self.kernel_size)
+            squares = squares + value.masked_fill(~good[:, None], 0.0).double().square().sum((0, 2))
+        return (squares / finite.sum()).sqrt().reshape(self.kernel_size).to(coefficients.dtype)

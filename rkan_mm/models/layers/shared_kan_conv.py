@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from rkan_mm.models.ops import folded, shared_polynomial_conv2d, static_shape
+from rkan_mm.models.ops import folded, identity, refuse_numbers_to_meta, shared_polynomial_conv2d, static_shape
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
@@ -21,7 +21,7 @@ from .basis import GridBasis, Polynomial, Window
 from .basis.renew import has_numbers
 from .copies import new_origin
 from .grid_update import ELEMENTWISE
-from .kan_layer import HALF
+from .half import HALF, as_autocast
 from .recompute import recompute
 from .shared_functions import SharedFunctions
 from .symbolic_trace import as_leaf, is_traced
@@ -167,10 +167,12 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
             if not isinstance(x, Tensor) or x.dim() != 3:  # says what is wrong, as a plain convolution does
                 F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
             return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
+        refuse_numbers_to_meta(self.weight, x, identity)
+        x = as_autocast(x)
         basis = self.basis  # a module looks long for what is its own
         if isinstance(basis, Polynomial) and self.normalization in ELEMENTWISE:
             weight, base_weight = self.weight, self.base_weight
-            if self.mask is not None:
+            if self.mask is not None or weight.dtype in HALF:
                 weight, base_weight = (folded(self.masked, w, constant=not self.training)
                                        for w in (weight, base_weight))
             out = shared_polynomial_conv2d(x, weight, base_weight, ELEMENTWISE[self.normalization], self.base_act,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .basis import GridBasis
 from .basis.grid import lasting
 from .grid_update import MAX_SAMPLES
+from .half import in_full
 from .mixin import LayerMixin
 from .symbolic_trace import layer_input
 
@@ -58,7 +59,7 @@ class Sparsity(LayerMixin):
             penalties['smoothness'] = coefficients.diff(n=2, dim=2).square().mean(2).sum()
         return penalties
 
-    @torch.no_grad()
+    @lasting
     def importance(self, x: Tensor | None = None) -> Tensor:
         """Of each function, in the shape of the ordinary layer's weight.
 
@@ -71,8 +72,8 @@ class Sparsity(LayerMixin):
         """
         coefficients = self.coefficients()
         if x is None:
-            base = 0 if self.weight is None else self.weight.abs()
-            return coefficients.abs().sum(2) + base
+            base = 0 if self.weight is None else in_full(self.weight).abs()
+            return in_full(coefficients).abs().sum(2) + base
         self.check_samples(x)
         x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike
@@ -81,16 +82,18 @@ class Sparsity(LayerMixin):
             x = x[::max(1, len(x) // MAX_SAMPLES)]
         else:
             x = self._finite_ones(x, x.flatten(1).isfinite().all(1))
-        values = self._planes(x, self.seen(x), dim, False)
+        values = in_full(self._planes(x, self.seen(x), dim, False))
         values = values.movedim((dim % x.dim(), dim % x.dim() + 1), (0, 1)).flatten(2)  # (C, P, N)
-        kernel = self.kernel(coefficients)
+        kernel = self.kernel(coefficients).to(values)
         if self.without_constant:  # which has no plane
             values = torch.cat([torch.ones_like(values[:, :1]), values], 1)
-            kernel = torch.cat([coefficients[:, :, :1], kernel], 2)
-        moment = values @ values.mT / values.shape[2]  # (C, P, P)
-        weight = self.by_channel(kernel)  # (C, P, M)
+            kernel = torch.cat([coefficients[:, :, :1].to(values), kernel], 2)
+        largest = values.abs().amax(2, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+        values = values / largest  # whose squares are numbers whatever the samples
+        moment = (values @ values.mT / values.shape[2]).double()  # (C, P, P)
+        weight = self.by_channel(kernel).double() * largest  # (C, P, M)
         square = (weight * (moment @ weight)).sum(1, keepdim=True)
-        return self.from_channel(square.clamp(min=0).sqrt()).squeeze(2)
+        return self.from_channel(square.clamp(min=0).sqrt()).squeeze(2).to(kernel.dtype)
 
     def _finite_ones(self, x: Tensor, finite: Tensor) -> Tensor:
         if not finite.any():

@@ -3,7 +3,16 @@
 from .compiled import load_kernels
 from .expand import Functions, can_expand, expand
 from .fused import fused_conv2d, fused_is_wanted, tf32_allowed
-from .gate import FLOATS, SameForm, autocast_dtype, is_transformed, is_watched, pointer, readable
+from .gate import (
+    FLOATS,
+    SameForm,
+    autocast_dtype,
+    is_transformed,
+    is_watched,
+    pointer,
+    readable,
+    refuse_numbers_to_meta,
+)
 from .shared_polynomial_conv import Norm, activated_polynomial_conv2d, shared_polynomial_conv2d
 from .shared_polynomial_conv_torch import identity, shared_polynomial_conv2d_torch
 from .spline_conv import can_spline_conv, spline_conv2d
@@ -12,6 +21,6 @@ from .tracing import as_constant, folded, static_shape
 __all__ = [
     'FLOATS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d', 'as_constant', 'autocast_dtype',
     'can_expand', 'can_spline_conv', 'expand', 'folded', 'fused_conv2d', 'fused_is_wanted', 'identity',
-    'is_transformed', 'is_watched', 'load_kernels', 'pointer', 'readable', 'shared_polynomial_conv2d',
-    'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
+    'is_transformed', 'is_watched', 'load_kernels', 'pointer', 'readable', 'refuse_numbers_to_meta',
+    'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
 ]

@@ -104,8 +104,28 @@ def _holds_all(t: Tensor) -> bool:
     return 0 < needed <= t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
 
 
+def refuse_numbers_to_meta(weight: Tensor, x: object, ordinary: Callable[[Tensor], object]) -> None:
+    """Raise for numbers that come to weights on the meta device.
+
+    PyTorch's convolutions then give what lies in memory, and its linear layer reads an input whose storage is gone.
+
+    Args:
+        weight: of the layer.
+        x: its input, which may be anything.
+        ordinary: called with the input on the meta device, to say what else is wrong with it.
+
+    Raises:
+        RuntimeError: the sentence of PyTorch's linear layer, or that of ``ordinary``.
+    """
+    if weight.is_meta and isinstance(x, Tensor) and not x.is_meta:
+        ordinary(x.to('meta'))
+        raise RuntimeError(f'Tensor on device meta is not on the expected device {x.device}!')
+
+
 def autocast_dtype(device: str) -> torch.dtype | None:
     """What autocast computes in on a type of device; None where it is off."""
+    if device == 'meta':
+        return None
     if hasattr(torch, 'get_autocast_dtype'):
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == 'cpu':  # torch < 2.4

@@ -1,6 +1,8 @@
 """No input crashes the process: every layer by its kernels beside the same layer in plain PyTorch, on any input."""
 
 import contextlib
+import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -197,6 +199,25 @@ def test_an_input_that_does_not_fit_gets_the_sentence_of_the_ordinary_layer(ours
     assert messages == [messages[2]] * 3
 
 
+@pytest.mark.parametrize('layer', [
+    KANConv2d(2, 3, 3, bias=False), KANConvTranspose2d(2, 3, 1, basis=dict(type='Chebyshev'), with_base=False),
+    KANConv1d(2, 3, 3), KANConv3d(2, 3, 3), KANLinear(2, 3), SharedKANConv2d(1, with_base=False),
+    SharedKANConv2d(3, normalization='min-max')], ids=repr)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize('given', [torch.float32, torch.float16, torch.int64], ids=str)
+def test_numbers_that_come_to_weights_on_meta_are_an_error(layer, dtype, given):
+    """PyTorch's convolutions give what lies in memory, and its linear layer reads an input whose storage is gone."""
+    layer = copy.deepcopy(layer).to('meta', dtype)
+    shape = (6, 2) if isinstance(layer, KANLinear) else (2, 2, *[4] * getattr(layer, 'spatial', 2))
+    x = torch.ones(shape, dtype=given)
+    for size in (x.untyped_storage().nbytes(), 0):
+        x.untyped_storage().resize_(size)
+        with pytest.raises(RuntimeError, match='meta is not on the expected device cpu|dtype|should be the same'):
+            layer(x)
+    if given == dtype and x.is_floating_point():
+        assert layer(x.to('meta')).is_meta
+
+
 SHORT = """
 import resource, torch
 from rkan_mm.models import KANConv2d
@@ -303,3 +324,27 @@ def test_the_gate_itself():
             pointer(x, count)
     with pytest.raises(RuntimeError, match='a kernel needs'):
         pointer(x.T, 24)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: KANConv2d(2, 3, 3, padding=1), lambda: KANConv2d(2, 3, 3, basis=dict(type='BSpline', order=1)),
+    *[lambda basis=basis: KANConv2d(2, 17, 3, basis=dict(type=basis)) for basis in (
+        'BSpline', 'GaussianRBF', 'RSWAF', 'Chebyshev')],
+    lambda: SharedKANConv2d(3, padding=1)], ids=['spline', 'order-1', 'BSpline', 'GaussianRBF', 'RSWAF', 'Chebyshev',
+                                               'shared'])
+@pytest.mark.parametrize(('value', 'every'), [(1e37, 324), (-1e37, 324), *itertools.product(
+    [1e30, -1e30, 1e-44, 2.2e9, -100.0, float('inf'), -float('inf'), float('nan')], [324, 1])])
+def test_numbers_of_any_size(make, value, every):
+    """The same as in PyTorch while they are numbers; else no NaN is lost on the way."""
+    layer, x = make(), torch.randn(2, 2, 9, 9)
+    x.flatten()[7::every] = value
+    with patch.dict(os.environ, RKAN_MM_KERNELS='0'):
+        plain = [*outcome(layer, x.requires_grad_()), x.grad]
+    x.grad = None
+    ours = [*outcome(layer, x), x.grad]
+    for a, b in zip(ours, plain, strict=True):
+        if b.isfinite().all():
+            assert_close(a, b, rtol=1e-3, atol=1e-3 * max(1.0, b.abs().max().item()))
+        else:
+            assert not a.isfinite().all()
+    assert not (ours[0].isfinite() & ~plain[0].isfinite()).any()

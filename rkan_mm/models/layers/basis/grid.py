@@ -23,14 +23,16 @@ T = TypeVar('T')
 
 
 def lasting(method: Callable[..., T]) -> Callable[..., T]:
-    """For what changes parameters: run it without autograd, so that what it makes can be used in every mode.
+    """For what changes parameters: run it without autograd and autocast, so that what it makes serves in every mode.
 
     What is made in ``torch.inference_mode`` could not be trained later. Modules that were built there stay there.
     """
     @functools.wraps(method)
     def run(self: nn.Module, *args, **kwargs) -> T:
-        built_there = any(t.is_inference() for t in (*self.parameters(), *self.buffers()))
-        with torch.inference_mode(built_there), torch.no_grad():
+        own = *self.parameters(), *self.buffers()
+        built_there = any(t.is_inference() for t in own)
+        device = next((t.device.type for t in own if not t.is_meta), 'cpu')
+        with torch.inference_mode(built_there), torch.no_grad(), torch.autocast(device, enabled=False):
             return method(self, *args, **kwargs)
     return run
 

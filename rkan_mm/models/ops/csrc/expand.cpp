@@ -74,9 +74,11 @@ struct Spline {
 struct Gaussian {
     template <bool Slope, class Put>
     static void visit(Vec u, int64_t functions, const Grid& grid, int64_t i, const Put& put) {
-        const Vec scale = grid.scale(i);
+        const Vec scale = grid.scale(i), limit = splat(30.0f);
         for (int64_t f = 0; f < functions; ++f) {
-            const Vec z = (u - grid.point(f, i)) * scale, value = exp(-z * z);
+            Vec z = (u - grid.point(f, i)) * scale;
+            if (Slope) z = z > limit ? limit : z < -limit ? -limit : z;  // whose product with the value is no number
+            const Vec value = exp(-z * z);
             put(f, Slope ? -2.0f * z * scale * value : value);
         }
     }

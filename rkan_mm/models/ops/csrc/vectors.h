@@ -79,7 +79,7 @@ static inline Vec tanh(Vec x) {
     return (Vec)((Lanes)(y / (y + 2.0f)) | ((Lanes)x & INT32_MIN));
 }
 
-// Relative error below 2e-7; 0 below -87 and finite above 88. NaN stays NaN.
+// Relative error below 2e-7; 1e-38 below -87 and finite above 88. NaN stays NaN.
 static inline Vec exp(Vec x) {
     const Vec low = splat(-87.3f), high = splat(88.3f), magic = splat(12582912.0f);  // 1.5 * 2^23 rounds to integers
     x = x < low ? low : x;
@@ -92,4 +92,8 @@ static inline Vec exp(Vec x) {
     return (p * r * r + r + 1.0f) * (Vec)power;
 }
 
-static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
+// 0 below -88, however far: x sigmoid(x) is 0 there, too.
+static inline Vec sigmoid(Vec x) {
+    const Vec y = 1.0f / (1.0f + exp(-x));
+    return x < -88.0f ? Vec{} : y;
+}
