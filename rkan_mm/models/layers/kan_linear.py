@@ -38,6 +38,8 @@ class KANLinear(KANLayer, nn.Linear):
         x = input
         if is_traced(x):
             return as_leaf(self, x)
+        if isinstance(x, Tensor) and x.is_nested and x.layout is torch.strided:
+            return self._of_nested(x)
         self.check_input(x)
         x = as_autocast(x)
         if x.is_cuda and fused_is_wanted():
@@ -49,6 +51,14 @@ class KANLinear(KANLayer, nn.Linear):
         if self.memory == 'low':
             return recompute(self._forward, x, normed, reads=self._read(x))
         return self._forward(x, normed)
+
+    def _of_nested(self, x: Tensor) -> Tensor:
+        """The rows of all tensors in a nested one at once, as in PyTorch's layer."""
+        parts = x.unbind()
+        rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+        y = self.forward(torch.cat(rows)).split([len(each) for each in rows])
+        return torch.nested.as_nested_tensor([out.reshape(*part.shape[:-1], out.shape[-1])
+                                              for out, part in zip(y, parts, strict=True)])
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
