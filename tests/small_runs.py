@@ -37,10 +37,11 @@ custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
 data_root = 'shapes'
 model = dict(
     type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
-    backbone=dict(type='rkan_mm.RKANet', backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)),
+    backbone=dict(type='rkan_mm.RKANet', backbone=dict(
+        type='ResNet', depth=18, base_channels=4, stem_channels=4, norm_eval=False)),
     neck=dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=8, num_outs=5),
     bbox_head=dict(type='RetinaHead', num_classes=5, in_channels=8, feat_channels=8, stacked_convs=1),
-    test_cfg=dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=5),
+    test_cfg=dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=20),
     train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,
                                  ignore_iof_thr=-1), sampler=dict(type='PseudoSampler'), allowed_border=-1,
                    pos_weight=-1, debug=False))

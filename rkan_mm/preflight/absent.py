@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .annotations import some
-from .config import is_mm
+from .config import dicts_with, is_mm
 from .datasets import parts_of
 from .red import warn_in_red
+
+COUNTED = 100
+"""Boxes of a picture that COCO's evaluation looks at."""
 
 OF_BOXES = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoOccludedSeparatedMetric')
 """Metrics of mmdet whose mean leaves out classes that the data have no object of."""
@@ -46,25 +49,30 @@ def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None
                 f'{means}.{cure}')
 
 
-def tell_absent_objects(dataset: Any, classes: Sequence[str] | None, metrics: Collection[Any], what: str) -> None:
-    """Warn in red of the classes that the mean AP of a validation or test leaves out, as it has no object of them.
+def tell_absent_objects(loop: Any, classes: Sequence[str] | None, what: str) -> None:
+    """Warn in red of classes that a mean AP leaves out, having no object of them, and of too few boxes to find all.
 
     Args:
-        dataset: of a detector.
-        classes: their names, in the order of labels; None where they are unknown.
-        metrics: of the evaluator.
+        loop: the validation or test of a detector.
+        classes: names, in the order of labels; None where they are unknown.
         what: ``'validation'`` or ``'test'``.
     """
+    dataset, metrics = loop.dataloader.dataset, getattr(getattr(loop, 'evaluator', None), 'metrics', ())
     metric = next((type(metric).__name__ for metric in metrics if type(metric).__name__ in OF_BOXES), None)
     if not classes or metric is None or not hasattr(dataset, 'get_data_info'):
         return
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    present = {instance.get('bbox_label') for info in infos for instance in info.get('instances', ())
-               if not instance.get('ignore_flag')}
+    labels = [[instance.get('bbox_label') for instance in info.get('instances', ()) if not instance.get('ignore_flag')]
+              for info in infos]
+    present, most = set().union(*labels), max(map(len, labels), default=0)
     absent = [name for i, name in enumerate(classes) if i not in present]
     if absent and len(absent) < len(classes):
         warn_in_red(f'{metric} of the {what} gives the mean of {len(classes) - len(absent)} classes alone: its data '
                     f'have no object of {_some_of(absent, classes)}.')
+    for path, part in dicts_with(loop.runner.cfg.get('model') or {}, 'max_per_img'):
+        limit = part['max_per_img']
+        if 'test_cfg' in path and isinstance(limit, int) and 0 < limit < min(most, COUNTED):
+            warn_in_red(f'model.{path}.max_per_img={limit} leaves out objects: a picture of the {what} has {most}.')
 
 
 def _some_of(absent: Sequence, names: Sequence) -> str:

@@ -6,6 +6,8 @@ import itertools
 import os
 import urllib.error
 import urllib.request
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,29 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
                                  f'images are so. {SWITCH}')
     if getattr(dataset, 'folder_to_idx', None) and not getattr(dataset, 'ann_file', ''):
         _check_endings(dataset)
+
+
+def tell_figures(dataset: Any, metrics: Iterable[Any], num_classes: int | None, what: str) -> None:
+    """Warn in red of an accuracy that counts some pictures more often than others, or that can be no other than 100.
+
+    Args:
+        dataset: of the validation or test.
+        metrics: of the evaluator.
+        num_classes: of the head.
+        what: ``'validation'`` or ``'test'``.
+    """
+    for metric in metrics:
+        most = max(getattr(metric, 'topk', None) or [0]) if is_mm(type(metric)) else 0
+        if most and most == num_classes:
+            warn_in_red(f'top{most} of the {what} will be 100: there are {num_classes} classes.')
+    if not hasattr(dataset, 'get_data_info') or not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
+        return
+    counts = Counter(path for i in range(len(dataset))
+                     if isinstance(path := dataset.get_data_info(i).get('img_path'), str))
+    if len(set(counts.values())) > 1:
+        often = [path for path, count in counts.items() if count > 1]
+        warn_in_red(f'{len(often)} of {len(counts)} pictures of the {what} are counted more than once, such as '
+                    f'{some(often[:3])}: its figures are not those of the pictures as they are.')
 
 
 def check_same_folders(data: dict[str, Any]) -> None:

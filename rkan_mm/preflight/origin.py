@@ -40,6 +40,17 @@ def differences(content: dict, cfg: Config) -> str | None:
     return f'The checkpoint was trained with {some(found)}. Its weights fit, but mean something else.'
 
 
+def other_batches(content: dict, cfg: Config) -> str | None:
+    """By how many pictures a step was taken where the checkpoint of a training comes from, if by others; else None."""
+    before = _read((content.get('meta') or {}).get('cfg'))
+    for part, key, default in (('train_dataloader', 'batch_size', None), ('optim_wrapper', 'accumulative_counts', 1)):
+        old, new = ((each.get(part) or {}).get(key, default) for each in (before, cfg))
+        if before and None not in (old, new) and old != new:
+            return (f'the checkpoint comes from {part}.{key}={old}, here it is {new}: iterations, and schedules that '
+                    'count them, are of other numbers of pictures.')
+    return None
+
+
 def _model(cfg: dict | Config) -> dict:
     model = cfg.get('model')
     if not isinstance(model, dict):

@@ -29,7 +29,7 @@ def check_steps(model: nn.Module, dataset: Any, what: str) -> None:
         dataset: of the validation or test.
         what: ``'validation'`` or ``'test'``, for messages.
     """
-    steps = [step for given in _steps(dataset) for step in _within(given) if is_mm(type(step)) and _acts(step)]
+    steps = [step for given in steps_of(dataset) for step in _within(given) if is_mm(type(step)) and _acts(step)]
     names = list(dict.fromkeys(type(step).__name__ for step in steps))
     moving = [name for name in names if name in MOVING]
     detector = any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
@@ -42,14 +42,14 @@ def check_steps(model: nn.Module, dataset: Any, what: str) -> None:
                     'figures are not those of the pictures as they are.')
 
 
-def _steps(dataset: Any) -> Iterator[Any]:
+def steps_of(dataset: Any) -> Iterator[Any]:
     """Of the pipelines of a data set and of those within; what test-time augmentation does is undone by it."""
     pipeline = getattr(dataset, 'pipeline', None)
     given = getattr(pipeline, 'transforms', pipeline)
     yield from given if isinstance(given, (list, tuple)) else ()
     for inner in [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]:
         if inner is not None:
-            yield from _steps(inner)
+            yield from steps_of(inner)
 
 
 def _within(step: Any) -> Iterator[Any]:

@@ -18,13 +18,15 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .absent import tell_absent_labels, tell_absent_objects
 from .annotations import some
+from .beginnings import tell_order, tell_random
 from .building import checking
-from .classification import check_labels, check_same_folders
+from .classification import check_labels, check_same_folders, tell_figures
 from .config import is_mm, switches
 from .datasets import check_same_classes, parts_of
 from .effects import check_apart, check_predicting, check_training, watch_small_maps
 from .fit import innermost
 from .images import check_pictures
+from .pixels import tell_pixels
 from .random_steps import check_steps
 from .trial import check_monitors, try_first
 
@@ -65,6 +67,8 @@ class CheckRunHook(Hook):
             loops['test'] = runner.test_loop
         with checking('What the training would do'):
             check_training(runner)
+            tell_random(runner)
+            tell_order(getattr(runner.train_loop, 'dataloader', None))
         self._check(runner, loops)
         self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
 
@@ -97,12 +101,14 @@ class CheckRunHook(Hook):
                 check_same_folders(data)
             for what, dataset in data.items():
                 with checking(f'Classes in the data of the {what}'):
-                    tell_absent_labels(dataset, getattr(getattr(model, 'head', None), 'num_classes', None), what)
+                    tell_absent_labels(dataset, _num_classes(model), what)
         if on['images'] and is_main_process() and _is_classifier(model):
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
                     for part in parts_of(dataset):
                         check_pictures(part, what)
+        with checking('Pixels'):
+            tell_pixels(model, data)
         for what in [what for what in data if what != 'train']:
             loop = loops[what]
             if on['evaluator']:
@@ -110,6 +116,8 @@ class CheckRunHook(Hook):
                     check_predicting(loop, what)
                     check_steps(model, data[what], what)
                     check_evaluator(loop, what)
+                    if _is_classifier(model):
+                        tell_figures(data[what], getattr(loop.evaluator, 'metrics', ()), _num_classes(model), what)
                     if 'train' in data:
                         check_apart(data['train'], data[what], what)
             if on['trial']:
@@ -127,6 +135,10 @@ def _validates(loop: Any) -> bool:
 
 def _is_classifier(model: nn.Module) -> bool:
     return any(base.__name__ == 'BaseClassifier' for base in type(model).__mro__)
+
+
+def _num_classes(model: nn.Module) -> int | None:
+    return getattr(getattr(model, 'head', None), 'num_classes', None)
 
 
 def _answers_by_labels(model: nn.Module) -> bool:
@@ -150,7 +162,7 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
     classes, warn = _classes(dataset), MMLogger.get_current_instance().warning
     name = type(next(parts_of(dataset))).__name__
     if _is_classifier(model):
-        number = getattr(getattr(model, 'head', None), 'num_classes', None)
+        number = _num_classes(model)
         check_labels(dataset, number)
         if classes and isinstance(number, int) and number > len(classes):
             warn(f'head ({type(model.head).__name__}) has num_classes={number}, {name} of the {what} has '
@@ -187,7 +199,7 @@ def check_evaluator(loop: Any, what: str) -> None:
                for part in (dataset, *parts_of(dataset))):
         return
     metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', ())
-    tell_absent_objects(dataset, _classes(dataset), metrics, what)
+    tell_absent_objects(loop, _classes(dataset), what)
     for metric in metrics:
         if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or not hasattr(dataset, 'get_data_info'):
             continue

@@ -20,7 +20,7 @@ from rkan_mm.models import RKANet
 from .building import checking
 from .checks import PreflightError, check_checkpoint, load_weights, state_dict_in
 from .fit import Fit, fit, innermost, summary
-from .origin import differences
+from .origin import differences, other_batches
 from .red import warn_in_red
 from .resuming import check_resumed
 
@@ -181,8 +181,9 @@ class WeightReportHook(Hook):
         if getattr(runner, '_resume', False):
             _check_same(model, checkpoint, runner.optim_wrapper, path)
             check_resumed(runner, checkpoint, path)
-            if another := _another_origin(checkpoint, runner.cfg):
-                warn_in_red(f'--resume: {another}')
+            with checking('The config that the checkpoint was trained with'):
+                for line in filter(None, (differences(checkpoint, runner.cfg), other_batches(checkpoint, runner.cfg))):
+                    warn_in_red(f'--resume: {line}')
         if self.testing:
             self.warning = _together(check_whole(model, weights, path, self.allow_partial), _no_numbers(weights, path),
                                      _another_origin(checkpoint, runner.cfg))

@@ -76,3 +76,11 @@ val_evaluator.update(ann_file='{tmp_path}/val.json')
 """
     assert (f'WARNING: CocoMetric of the validation gives the mean of 4 classes alone: its data have no object of 1 of '
             f'5 classes ({first["name"]}).') in printed(DETECTOR, lines)
+
+
+@pytest.mark.parametrize(('limit', 'told'), [(1, True), (20, False)])
+def test_fewer_boxes_than_objects(printed, small_data, limit, told):
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    most = max(sum(each['image_id'] == image['id'] for each in content['annotations']) for image in content['images'])
+    said = f'WARNING: model.test_cfg.max_per_img={limit} leaves out objects: a picture of the validation has {most}.'
+    assert (said in printed(DETECTOR, f"model['test_cfg'].update(max_per_img={limit})\n")) == told

@@ -98,6 +98,15 @@ def test_a_model_with_other_arguments(train):
             'fit, but mean something else.') in printed
 
 
+@pytest.mark.parametrize(('line', 'said'), [
+    ("train_dataloader['batch_size'] = 3\n", 'train_dataloader.batch_size=2, here it is 3'),
+    ("optim_wrapper['accumulative_counts'] = 2\n", 'optim_wrapper.accumulative_counts=1, here it is 2'),
+])
+def test_steps_by_other_numbers_of_pictures(train, line, said):
+    _, printed = train(3, '--resume', text=SCHEDULE + line)
+    assert f'WARNING: --resume: the checkpoint comes from {said}: iterations, and schedules that' in printed
+
+
 def test_a_changed_lr_of_several_groups(train, tmp_path):
     text = SCHEDULE + "optim_wrapper.update(paramwise_cfg=dict(bias_lr_mult=1))\n"
     train(2, text=text)
