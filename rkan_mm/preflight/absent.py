@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .annotations import some
+from .classification import labels_of
 from .config import dicts_with, is_mm
 from .datasets import parts_of
 from .red import warn_in_red
@@ -31,13 +32,10 @@ def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None
         return
     present: set[int] = set()
     for part in parts_of(dataset):
-        try:
-            labels = np.asarray(part.get_gt_labels())
-        except (AttributeError, KeyError, ValueError):
+        labels = labels_of(part)
+        if labels is None:
             return
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            return
-        present.update(labels.tolist())
+        present.update(np.unique(labels).tolist())
     names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or range(num_classes or 0)
     absent = [name for i, name in enumerate(names) if i not in present]
     if not absent or not present:

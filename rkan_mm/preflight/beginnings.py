@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from rkan_mm.engine.resume_state import sampler_of
 
+from .classification import labels_of
 from .config import is_mm
 from .fit import innermost
 from .red import warn_in_red
@@ -70,13 +71,9 @@ def tell_order(loader: Any) -> None:
     sampler = sampler_of(loader)
     if type(sampler) is not SequentialSampler and not (type(sampler) is DefaultSampler and not sampler.shuffle):
         return
-    try:
-        labels = np.asarray(loader.dataset.get_gt_labels())
-    except (AttributeError, KeyError, ValueError):
+    labels = labels_of(loader.dataset)
+    if labels is None or len(labels) <= (loader.batch_size or 1):
         return
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        return
-    classes = len(np.unique(labels))
-    if classes > 1 and len(labels) > (loader.batch_size or 1) and np.count_nonzero(np.diff(labels)) == classes - 1:
+    if 1 < len(np.unique(labels)) == np.count_nonzero(np.diff(labels)) + 1:
         warn_in_red("The training takes its pictures class by class: give train_dataloader.sampler=dict(type='Default"
                     "Sampler', shuffle=True).")

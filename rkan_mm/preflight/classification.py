@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torchvision
@@ -103,13 +104,28 @@ def check_labels(dataset: Any, num_classes: int | None) -> None:
             _check_labels(part, num_classes)
 
 
+_LABELS: WeakKeyDictionary[Any, tuple[int, np.ndarray]] = WeakKeyDictionary()
+"""Labels of data sets that have been read, which takes seconds for a million images, by how many there were."""
+
+
+def labels_of(dataset: Any) -> np.ndarray | None:
+    """The label of each image of a classification data set; None where it gives none, or several of an image."""
+    if not hasattr(dataset, 'get_gt_labels'):
+        return None
+    size, labels = _LABELS.get(dataset, (-1, None))
+    if labels is None or size != len(dataset):
+        try:
+            labels = np.asarray(dataset.get_gt_labels())
+        except (AttributeError, KeyError, ValueError):
+            return None
+        _LABELS[dataset] = len(dataset), labels
+    return labels if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else None
+
+
 def _check_labels(dataset: Any, num_classes: int | None) -> None:
     who = type(dataset).__name__
-    try:
-        labels = np.asarray(dataset.get_gt_labels())
-    except (AttributeError, KeyError, ValueError):
-        return
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    labels = labels_of(dataset)
+    if labels is None:
         return
     if num_classes is not None:
         outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
