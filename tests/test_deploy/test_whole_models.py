@@ -117,6 +117,8 @@ def test_computes_the_same(form, name, dynamic, tmp_path):
     others = list(OTHERS)
     if form in ('torch.export', 'AOTInductor') and digit_version(torch.__version__) < digit_version('2.13'):
         others[1] = EVEN  # what torch 2.12 exports of a max pool, in plain backbones too, is for odd or for even maps
+    if (form, name) == ('AOTInductor', 'timm'):
+        others[1] = EVEN  # garbage from odd maps on, by ceil_mode, in the plain backbone too (torch 2.14)
     for image in (x, *(torch.randn(size) for size in others if dynamic)):
         with torch.no_grad():
             expected, out = model(image), run(image)
