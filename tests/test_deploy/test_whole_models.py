@@ -111,6 +111,8 @@ FAST = {('onnx, TorchScript, opset 11', 'resnet'), ('torch.jit.trace', 'densenet
 @pytest.mark.parametrize(('form', 'name'), [
     pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow) for case in itertools.product(FORMS, CASES)])
 def test_computes_the_same(form, name, dynamic, tmp_path):
+    if (form, name, dynamic) == ('AOTInductor', 'swin', True):
+        pytest.skip("torch 2.14 simplifies Swin's sizes for more than ten minutes, those of the plain backbone too")
     model, x = Stacked(name).eval(), torch.randn(TRACED)
     with exportable(model), torch.no_grad():
         run = FORMS[form](model, x, dynamic, str(tmp_path / 'model.onnx'))
