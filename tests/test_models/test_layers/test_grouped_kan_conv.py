@@ -46,6 +46,16 @@ def test_pruned_functions_stay_pruned_and_hooks_see_every_part():
     assert_close(torch.cat(seen, 1), expected)
 
 
+def test_backward_hooks_and_replaced_forwards_of_parts_are_called():
+    conv, x, seen = GroupedKANConv2d(4, 2, kernel_size=3, padding=1), torch.randn(2, 4, 5, 5, requires_grad=True), []
+    conv[0].register_full_backward_hook(lambda module, grads, _: seen.append('backward'))
+    conv[1].forward = lambda x: seen.append('forward') or 0 * x
+    out = conv(x)
+    out.sum().backward()
+    assert seen == ['forward', 'backward']
+    assert not out[:, 2:].any()
+
+
 def test_groups_that_do_not_divide_the_channels():
     for groups in (0, 5):
         with pytest.raises(ValueError, match=f'groups must divide the 12 channels, got {groups}'):
