@@ -143,7 +143,7 @@ class RKANet(BaseModule):
             there = [f'{parent}.{child}'.lstrip('.') for child, _ in modules[parent].named_children()]
             numbered = [child for child in there if child[-1].isdigit()]
             raise ValueError(f'RKANet: no stage {part!r} in {type(self.backbone).__name__}; it has {", ".join(there)}.'
-                             + ''.join(f' Name one in stages, such as stages=({last!r}, )' for last in numbered[-1:]))
+                             + (f' Name one in stages, such as stages=({numbered[-1]!r}, )' if numbered else ''))
         return modules[first], modules[last or first]
 
     def _settle(self) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from mmengine.logging import MMLogger
 
@@ -55,7 +56,7 @@ def _load(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None) -> ct
         if sys.platform != 'linux':
             raise OSError(f'they are compiled on Linux only, not on {sys.platform}')
         library = _library(source)
-        if check is not None and not _alone(check, library):
+        if check is not None and not alone(check, library):
             raise OSError('their results differ from those of PyTorch')
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         MMLogger.get_current_instance().log(
@@ -64,10 +65,10 @@ def _load(source: str | Path, check: Callable[[ctypes.CDLL], bool] | None) -> ct
     return library
 
 
-def _alone(check: Callable[[ctypes.CDLL], bool], library: ctypes.CDLL) -> bool:
-    """``check(library)`` in its own thread, out of reach of the caller's grad mode, autocast, devices and hooks."""
+def alone(check: Callable[..., bool], *args: Any) -> bool:
+    """``check(*args)`` in its own thread, out of reach of the caller's grad mode, autocast, devices and hooks."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(check, library).result()
+        return thread.submit(check, *args).result()
 
 
 def _library(source: Path) -> ctypes.CDLL:

@@ -17,6 +17,7 @@ from . import fused_kernels as kernels
 from . import fused_weights
 from .definition import conv_by_definition
 from .functions import BASES, KINDS, Functions, example
+from .gate import is_channels_last
 from .triton_launch import HALF, Launch, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
 PROGRAMS = 512
@@ -78,7 +79,7 @@ def forward(x: Tensor, parameters: Parameters, functions: Functions, setting: Se
     """(B, C, H, W) -> (B, O, H', W') of ``dtype``, in which the products are computed, too."""
     parameters = _contiguous(parameters)
     outputs, inputs = parameters.basis_weight.shape[:2]
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    last = is_channels_last(x)
     y = torch.empty((len(x), outputs, *setting.output_size(x)), dtype=dtype, device=x.device,
                     memory_format=torch.channels_last if last else torch.contiguous_format)
     if not y.numel():

@@ -104,6 +104,11 @@ def _holds_all(t: Tensor) -> bool:
     return 0 < needed <= t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels come last in memory, and in no other order."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def refuse_numbers_to_meta(weight: Tensor, x: object, ordinary: Callable[[Tensor], object]) -> None:
     """Raise for numbers that come to weights on the meta device.
 

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gate import autocast_dtype, gradients, readable
+from .gate import autocast_dtype, gradients, is_channels_last, readable
 from .optional import optional_module as _module
-from .shared_polynomial_conv_op import implement, is_one_operation, one_operation, window_of
+from .shared_polynomial_conv_op import DTYPES, implement, is_one_operation, one_operation, window_of
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, changed, identity, shared_polynomial_conv2d_torch
 from .tracing import folded
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Norm = tuple[Tensor, Tensor, Tensor, Tensor, float]
 
 
@@ -115,8 +114,7 @@ class _OnCpu(NamedTuple):
     def forward(self, x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: None) -> Tensor:
         weights, dtype = _folded(weight, base_weight, self.squash), autocast_dtype('cpu') or x.dtype
         y = _module('shared_polynomial_conv_cpu').forward(x, *weights, self.squash, self.window, dtype)
-        channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+        return y.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else y
 
     def backward(self, inputs: tuple[Any, ...], grad: Tensor,
                  needed: tuple[bool, ...]) -> tuple[Tensor | None, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .compiled import kernels_wanted
-from .gate import autocast_dtype
+from .gate import autocast_dtype, is_channels_last
 from .shared_polynomial_conv_torch import MAX_DEGREE, Window, serves
 
 ARGUMENTS = ('Tensor x, Tensor weight, Tensor? base_weight, Tensor? scaler, float[]? change, bool squash, '
@@ -79,8 +79,7 @@ def implement(forward: Callable[..., Tensor], backward: Callable[..., list[Tenso
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def _size(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None, change: Sequence[float] | None,

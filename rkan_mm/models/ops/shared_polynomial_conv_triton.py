@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import shared_polynomial_conv_kernels as kernels
 from . import shared_polynomial_conv_strip_kernels as strips
+from .gate import is_channels_last
 from .shared_polynomial_conv_torch import Window, _output_size, changed, identity, shared_polynomial_conv2d_torch
 from .triton_launch import HALF, Launch, cdiv, interpreted, is_close, is_right, launch, power_of_2
 
@@ -43,7 +44,7 @@ def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
         return False
     weight, base_weight, scaler = parameters
     dtypes = weight.dtype, None if base_weight is None else base_weight.dtype, None if scaler is None else scaler.dtype
-    last = _is_channels_last(x)
+    last = is_channels_last(x)
     return is_right(_agrees, x.dtype, dtypes, weight.shape, change, squash, window, dtype, last,
                     torch.is_grad_enabled(), _like(x.shape[1]) if last else 5, act,
                     norm and (*(t.dtype for t in norm[:4]), norm[4]))
@@ -138,7 +139,7 @@ def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, win
 
     ``act``, SiLU of the input, and ``norm``, behind all, are for kernels of few taps.
     """
-    last = _is_channels_last(x)
+    last = is_channels_last(x)
     x = x if last else x.contiguous()
     case = _case(x, last, parameters, change, squash, window, act, norm and norm[4])
     call, size = _forward(case)
@@ -154,7 +155,7 @@ def forward(x: Tensor, parameters: Parameters, change: Change, squash: bool, win
 def backward(x: Tensor, parameters: Parameters, change: Change, squash: bool, window: Window, grad: Tensor,
              for_input: bool, for_parameters: bool, act: bool = False) -> tuple[Tensor | None, ...]:
     """Gradients of ``x`` and of the parameters, given that of the output."""
-    last = _is_channels_last(x)
+    last = is_channels_last(x)
     x, parameters = x if last else x.contiguous(), _contiguous(parameters)
     grad = grad.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     case, grad_x, grads = _case(x, last, parameters, change, squash, window, act), None, (None,) * len(parameters)
@@ -215,10 +216,6 @@ def _agrees(dtype: torch.dtype, dtypes: tuple[torch.dtype | None, ...], shape: t
 def _like(channels: int) -> int:
     """A number of channels for which the kernels are compiled in the same way, where channels come last."""
     return channels if channels < 128 else 128 if channels % 16 == 0 else 125
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _contiguous(parameters: Parameters) -> Parameters:

@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import triton
 from mmengine.logging import MMLogger
 from torch import Tensor
 
-from .compiled import kernels_wanted
+from .compiled import alone, kernels_wanted
 
 HALF = (torch.float16, torch.bfloat16)
 TAKES_ALL_ARGUMENTS = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 3)
@@ -109,15 +108,13 @@ def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
 
 def _run(check: Callable[..., bool], case: tuple) -> bool:
     def checked() -> bool:
-        device = torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext()
-        with device, torch.device('cpu'):  # the latter for what names no device
+        with torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext():
             return check(*case) and check(*case)  # once as Triton launches, once as `Launch` does
 
     gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
     try:
-        with ThreadPoolExecutor(1) as thread:  # out of reach of the caller's grad mode, autocast, modes and hooks
-            if thread.submit(checked).result():
-                return True
+        if alone(checked):
+            return True
         reason = 'their results differ from those of PyTorch'
     except Exception as error:  # whatever Triton, its compiler or the driver may raise
         reason = f'{type(error).__name__}: {error}'
