@@ -7,4 +7,5 @@ _base_ = [
 ]
 custom_imports = dict(imports=['rkan_mm', 'rkan_mm.datasets.crop_and_flip'], allow_failed_imports=False)
 default_hooks = dict(checkpoint=dict(interval=3, max_keep_ckpts=1))
+custom_hooks = [dict(type='rkan_mm.ChannelsLastHook')]
 randomness = dict(seed=0)

@@ -13,3 +13,4 @@ param_scheduler = [
 val_evaluator = dict(metric=['bbox', 'proposal'])
 test_evaluator = val_evaluator
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=1))
+custom_hooks = [dict(type='rkan_mm.ChannelsLastHook')]

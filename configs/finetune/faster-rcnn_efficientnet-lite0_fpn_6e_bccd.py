@@ -8,4 +8,5 @@ _base_ = [
 custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
 model = dict(roi_head=dict(bbox_head=dict(num_classes=3)))
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1), logger=dict(interval=25))
+custom_hooks = [dict(type='rkan_mm.ChannelsLastHook')]
 randomness = dict(seed=0)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from rkan_mm.engine.channels_last_hook import to_channels_last
+
 AMP = dict(fp16=torch.float16, bf16=torch.bfloat16)
 SPAN = 2e-3
 """Seconds that a measurement on a GPU takes at least, by as many calls of the step as this needs."""
@@ -32,9 +34,11 @@ class Running(NamedTuple):
     def place(self, thing: nn.Module | torch.Tensor) -> nn.Module | torch.Tensor:
         """A model or input on the device; what has four dimensions lies there as asked for."""
         thing = thing.to(self.device)
-        if self.channels_last and (isinstance(thing, nn.Module) or thing.dim() == 4):
-            thing = thing.to(memory_format=torch.channels_last)
-        return thing
+        if not self.channels_last:
+            return thing
+        if isinstance(thing, nn.Module):
+            return to_channels_last(thing)
+        return thing.to(memory_format=torch.channels_last) if thing.dim() == 4 else thing
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Without its cache of converted weights while a graph is captured, which would outlive it."""
