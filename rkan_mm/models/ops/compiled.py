@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -72,14 +73,13 @@ def alone(check: Callable[..., bool], *args: Any) -> bool:
 
 
 def _library(source: Path) -> ctypes.CDLL:
-    """The cached library, compiled if it is not there or does not load."""
+    """The cached library, compiled if it is not there, not whole or does not load."""
     command = _command(source)
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rkan_mm' / 'kernels'
     path = cache / f'{source.stem}-{_fingerprint(source, command)}.so'
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:  # not there, or cut short
-        pass
+    with contextlib.suppress(OSError):
+        if _is_whole(path):
+            return ctypes.CDLL(str(path))
     try:
         cache.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=cache)
@@ -91,8 +91,17 @@ def _library(source: Path) -> ctypes.CDLL:
         result = subprocess.run([*command, '-o', str(fresh)], capture_output=True, text=True, timeout=TIMEOUT)
         if result.returncode or not fresh.exists():
             raise OSError(f'`{shlex.join(command)}` failed: {result.stderr.strip()[-2000:]}')
+        with fresh.open('r+b') as file:
+            digest = hashlib.sha256(file.read()).digest()
+            file.write(digest)
         os.replace(fresh, path)
         return ctypes.CDLL(str(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library ends with the hash of what is before; the loader dies of one that was cut short."""
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 def _command(source: Path) -> list[str]:

@@ -76,13 +76,22 @@ def test_a_changed_source_is_compiled_anew(source, suffix):
     assert len(cached(source)) == 2
 
 
-def test_a_library_cut_short_is_compiled_anew(source, messages):
+@pytest.mark.parametrize('break_it', [
+    lambda whole: b'', lambda whole: b'\x7fELF', *(lambda whole, part=part: whole[:int(part * len(whole))]
+                                                   for part in (0.1, 0.5, 0.9)),
+    lambda whole: whole[:4096] + bytes(len(whole) - 4096)], ids=['empty', 'magic', '10%', '50%', '90%', 'zeros'])
+def test_a_library_that_is_not_whole_is_compiled_anew(source, messages, break_it):
+    """As after a power cut or on a full disk. The loader would end the process by SIGBUS."""
     compiled.load_kernels(source)
     compiled._load.cache_clear()
     path, = cached(source)
-    path.unlink()
-    path.write_bytes(b'\x7fELF')
+    whole = path.read_bytes()
+    path.unlink()  # the memory of the loaded one stays as it is
+    path.write_bytes(break_it(whole))
+    assert not compiled._is_whole(path)
     assert twice(compiled.load_kernels(source)).equal(2 * torch.arange(1000.0))
+    assert compiled._is_whole(path)
+    assert len(path.read_bytes()) == len(whole)
     assert messages == []
 
 
