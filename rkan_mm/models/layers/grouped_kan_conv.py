@@ -48,6 +48,10 @@ class GroupedKANConv2d(ModuleList):
     def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
         if is_traced(input):
             return as_leaf(self, input)
+        if not isinstance(input, Tensor) or input.dim() < 3 or input.is_nested:
+            return self[0](input)  # says what is wrong
+        if input.is_mkldnn:
+            return self.forward(input.to_dense()).to_mkldnn()
         if input.dim() == 4 and self._is_plain():
             return self._at_once(input)
         return torch.cat([conv(part) for conv, part in zip(self, input.chunk(len(self), -3), strict=True)], -3)

@@ -22,16 +22,16 @@ from rkan_mm.registry import MODELS
 
 from .basis.renew import has_numbers
 from .half import as_autocast
-from .kan_layer import KANLayer
+from .kan_layer import NO_STRIDES, KANLayer
 from .recompute import recompute
 from .symbolic_trace import as_leaf, is_traced
 from .whole_weights import laid_out
+from .window import SetLater
 
 
-class KANConv(KANLayer):
+class KANConv(SetLater, KANLayer):
     """Forward pass of the convolutions: expand each channel to the values of its functions, then one convolution."""
 
-    spatial: int
     channel_dim = 1
 
     def _check_base_act(self) -> None:
@@ -50,6 +50,8 @@ class KANConv(KANLayer):
         if is_traced(x):
             return as_leaf(self, x)
         self.check_input(x)
+        if x.layout in NO_STRIDES:
+            return self.of_dense(x)
         x = as_autocast(x)
         if x.dim() == self.spatial + 1:  # without a batch, as PyTorch's convolutions take it
             return self.forward(x.unsqueeze(0)).squeeze(0)
@@ -207,6 +209,8 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         if is_traced(x):
             return as_leaf(self, x, output_size)
         self.check_input(x, output_size)
+        if x.layout in NO_STRIDES:
+            return self.of_dense(x, output_size)
         x = as_autocast(x)
         if x.dim() == 3:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)

@@ -31,6 +31,7 @@ from .sparsity import Sparsity
 from .whole_weights import WholeWeights
 
 INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
+NO_STRIDES = (torch._mkldnn, torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 COMPILED_ACTS = {type(None): 'identity', nn.SiLU: 'silu'}
 
 
@@ -109,13 +110,13 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
     @property
     def num_inputs(self) -> int:
         """Number of input channels or features."""
-        return getattr(self, 'in_channels', None) or self.in_features
+        return self.in_channels if hasattr(self, 'in_channels') else self.in_features
 
     @property
     def fan_in(self) -> int:
         """Number of functions that are summed into one output."""
         shape = self.basis_weight.shape
-        return shape[1] * shape[3:].numel()
+        return max(1, shape[1] * shape[3:].numel())
 
     @property
     def without_constant(self) -> bool:
@@ -157,11 +158,17 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         """
         weight = self.basis_weight
         self.__dict__.pop('_folded', None)  # weights that were set without a bias
-        if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided and self._fits(x)
+        if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided
+                and not x.is_nested and self._fits(x)
                 and (x.dtype == weight.dtype
                      or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):
             refuse_numbers_to_meta(weight, x, lambda x: self._ordinary()(x, *args))
             self._ordinary()(x, *args)
+
+    def of_dense(self, x: Tensor, *args: Any) -> Tensor:
+        """Of an input in a layout without strides, which the ordinary layer takes: functions are not 0 where it is."""
+        y = self.forward(x.to_dense(), *args)
+        return y.to_mkldnn() if x.is_mkldnn else y
 
     def check_samples(self, x: Tensor) -> None:
         if not (isinstance(x, Tensor) and x.is_floating_point() and self._fits(x)):
@@ -258,6 +265,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         """What the functions give at 0, summed: (out,). ``zero`` is (rows, F)."""
         out, inputs, functions = coefficients.shape[:3]
         groups = getattr(self, 'groups', 1)
-        summed = coefficients.reshape(groups, out // groups, inputs, functions, -1).sum(-1)
+        taps = coefficients.shape[3:].numel()
+        summed = coefficients.reshape(groups, out // groups, inputs, functions, taps).sum(-1)
         zero = zero.expand(groups * inputs, functions).reshape(groups, 1, inputs, functions)
         return (summed * zero).sum((2, 3)).reshape(out)

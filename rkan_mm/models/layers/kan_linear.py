@@ -11,7 +11,7 @@ from rkan_mm.models.ops import expand, folded, fused_is_wanted, tf32_allowed
 from rkan_mm.registry import MODELS
 
 from .half import as_autocast
-from .kan_layer import KANLayer
+from .kan_layer import NO_STRIDES, KANLayer
 from .recompute import recompute
 from .symbolic_trace import as_leaf, is_traced
 
@@ -41,6 +41,8 @@ class KANLinear(KANLayer, nn.Linear):
         if isinstance(x, Tensor) and x.is_nested and x.layout is torch.strided:
             return self._of_nested(x)
         self.check_input(x)
+        if x.layout in NO_STRIDES:
+            return self.of_dense(x)
         x = as_autocast(x)
         if x.is_cuda and fused_is_wanted():
             rows = x.reshape(-1, self.in_features)[..., None, None]  # pictures of one pixel

@@ -26,6 +26,7 @@ from .recompute import recompute
 from .shared_functions import SharedFunctions
 from .symbolic_trace import as_leaf, is_traced
 from .whole_weights import laid_out
+from .window import SetLater
 
 PATCHWISE = {
     'min-max': lambda u, conv: 2 * (u - u.amin(1, True)) / (u.amax(1, True) - u.amin(1, True) + 1e-8) - 1,
@@ -37,7 +38,7 @@ PATCHWISE = {
 
 
 @MODELS.register_module()
-class SharedKANConv2d(SharedFunctions, BaseModule):
+class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
     r"""KAN convolution with a kernel shared by all channels, the core of RKAN (arXiv 2410.05500).
 
     One function of the `k` taps of a patch is applied to the patches of every channel:
@@ -163,10 +164,12 @@ class SharedKANConv2d(SharedFunctions, BaseModule):
         x = input
         if is_traced(x):
             return as_leaf(self, x)
-        if not isinstance(x, Tensor) or x.dim() != 4:
-            if not isinstance(x, Tensor) or x.dim() != 3:  # says what is wrong, as a plain convolution does
-                F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))
-            return self.forward(x.unsqueeze(0)).squeeze(0)  # without a batch
+        if not isinstance(x, Tensor) or x.dim() not in (3, 4) or x.layout is not torch.strided or x.is_nested:
+            if isinstance(x, Tensor) and x.is_mkldnn:
+                return self.forward(x.to_dense()).to_mkldnn()
+            F.conv2d(x, self.weight.new_zeros(1, 1, *self.kernel_size))  # says what is wrong, as a plain one does
+        if x.dim() == 3:  # without a batch
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         refuse_numbers_to_meta(self.weight, x, identity)
         x = as_autocast(x)
         basis = self.basis  # a module looks long for what is its own

@@ -51,6 +51,8 @@ def fused_conv2d(x: Tensor, parameters: tuple[Tensor | None, ...], functions: Fu
     if not functions.fit(x.shape[1]):
         return None
     setting, given = kernels.Setting(*layer), kernels.Parameters(*parameters)
+    if not fit_together(x, given, functions, setting):
+        return None
     autocast = autocast_dtype('cuda')
     dtype = autocast or x.dtype
     if not _is_taken(x, given.basis_weight, functions, setting, dtype, tf32):
@@ -70,6 +72,19 @@ def tf32_allowed(backend: str) -> bool:
         return torch.backends.cudnn.allow_tf32 if backend == 'cudnn' else torch.backends.cuda.matmul.allow_tf32
     except RuntimeError:  # it was set by torch's newer settings, which do not go with these
         return False
+
+
+def fit_together(x: Tensor, parameters: Any, functions: Functions, setting: Any) -> bool:
+    """Whether the parameters have the shapes that the kernels expect of them; PyTorch broadcasts others, or refuses."""
+    outputs, flat = len(parameters.basis_weight), setting.kernel == (1, 1) and parameters.basis_weight.dim() == 3
+    taps = () if flat else setting.kernel
+    shape = outputs, x.shape[1], *taps
+    if parameters.basis_weight.shape != (*shape[:2], functions.count + setting.constant, *taps):
+        return False
+    if not all(len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair) for pair in setting[3:]):
+        return False
+    return (parameters.bias is None or parameters.bias.shape == (outputs,)) and all(
+        t is None or t.shape == shape for t in (parameters.weight, parameters.scaler, parameters.mask))
 
 
 def _is_taken(x: Tensor, basis_weight: Tensor, functions: Functions, setting, dtype: torch.dtype, tf32: bool) -> bool:

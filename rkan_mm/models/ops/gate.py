@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,22 @@ def _holds_all(t: Tensor) -> bool:
     if needed and not t.is_contiguous():
         needed = (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.element_size()
     return 0 < needed <= t.untyped_storage().nbytes() - t.storage_offset() * t.element_size()
+
+
+def fingerprint(t: Tensor) -> Hashable:
+    """What changes when somebody writes to a tensor or puts other memory under it; None where nobody can tell.
+
+    On the CPU its bytes, since writing to ``t.data`` is known to nobody else: for small tensors. On a GPU, which is not
+    to be waited for, address and version.
+    """
+    if is_transformed():
+        return None
+    if _is_readable(t, FLOATS, True):
+        t = t.contiguous()
+        return ctypes.string_at(t.data_ptr(), t.nbytes)
+    if not _is_readable(t, FLOATS, False) or torch.cuda.is_current_stream_capturing():
+        return None
+    return t.data_ptr(), t.dtype, None if t.is_inference() else t._version
 
 
 def is_channels_last(x: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .gate import autocast_dtype, gradients, is_channels_last, readable
 from .optional import optional_module as _module
 from .shared_polynomial_conv_op import DTYPES, implement, is_one_operation, one_operation, window_of
-from .shared_polynomial_conv_torch import MAX_DEGREE, Window, changed, identity, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_torch import MAX_DEGREE, Window, changed, identity, in_each, shared_polynomial_conv2d_torch
 from .tracing import folded
 
 Norm = tuple[Tensor, Tensor, Tensor, Tensor, float]
@@ -62,7 +62,7 @@ def shared_polynomial_conv2d(x: Tensor,
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
-    window = Window(stride, padding, dilation)
+    window = Window(in_each(stride), in_each(padding), in_each(dilation))
     plain = base_act is None and normalize in (torch.tanh, identity)
     if plain and torch.compiler.is_compiling() and is_one_operation(x, weight, base_weight, scaler, window):
         return one_operation(x, weight, base_weight, scaler, None if basis is None else [*basis.change],

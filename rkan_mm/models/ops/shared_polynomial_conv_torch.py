@@ -65,6 +65,18 @@ def changed(weight: Tensor, change: Sequence[float]) -> Tensor:
     return torch.einsum('nj,jhw->nhw', weight.new_tensor(change).reshape(len(weight), len(weight)), weight)
 
 
+def in_each(value: Any, dims: int = 2) -> Any:
+    """A stride, padding or dilation as PyTorch's convolutions read it: a single number counts for each dimension.
+
+    A tuple where it is made of such numbers; what else there may be, such as ``padding='same'``, stays as it is.
+    """
+    if type(value) is int:
+        return (value,) * dims
+    if not isinstance(value, (tuple, list)):
+        return value
+    return tuple(value) * dims if len(value) == 1 and type(value[0]) is int else tuple(value)
+
+
 def identity(x: Tensor) -> Tensor:
     return x
 

@@ -36,7 +36,8 @@ def can_spline_conv(x: Tensor, weight: Tensor, grid: Tensor, functions: Function
     knots = functions.count + int(functions.kind[-1]) + 1
     return (x.dim() == 4 and weight.dim() == 5 and weight.shape[1:3] == (x.shape[1], functions.count)
             and grid.shape in ((1, knots), (x.shape[1], knots))
-            and (bias is None or bias.shape == weight.shape[:1]) and min(padding) >= 0
+            and (bias is None or bias.shape == weight.shape[:1])
+            and len(padding) == 2 and all(type(p) is int and p >= 0 for p in padding)
             and all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], padding, weight.shape[-2:], strict=True))
             and _library() is not None)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, folded
+from rkan_mm.models.ops import Functions, fingerprint, folded
 from rkan_mm.registry import BASES
 
+from ..half import HALF
 from .grid import GridBasis, lasting
 from .renew import has_numbers, placed, renew
 
@@ -34,6 +36,9 @@ class BSpline(GridBasis):
     """
 
     second: ClassVar[dict] = dict(order=2, grid_size=2)
+    _uniform = True
+    _seen: Hashable = None
+    """The `fingerprint` of the grid for which that was found."""
 
     def __init__(self,
                  grid_size: int = 5,
@@ -45,7 +50,6 @@ class BSpline(GridBasis):
         if not isinstance(order, int) or order < 1:
             raise ValueError(f'BSpline: order must be an integer of at least 1, got {order!r}')
         self.order, self.noise_scale = order, noise_scale
-        self.uniform = True  # equal intervals, for which there is a closed form
         self.register_buffer('grid', torch.empty(1, grid_size + 2 * order + 1))
         self.reset_parameters()
 
@@ -70,11 +74,30 @@ class BSpline(GridBasis):
         renew(self.grid, torch.cat([points[:, :1] - beyond.flip(1), points, points[:, -1:] + beyond], 1))
         self.refresh()
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all intervals are equal, for which there is a closed form.
+
+        The grid is looked at again after somebody has written to it; what is set here holds until then.
+        """
+        found = fingerprint(self.grid)
+        if found is not None and found != self._seen:
+            self.refresh()
+        return self._uniform
+
+    @uniform.setter
+    def uniform(self, value: bool) -> None:
+        self._uniform, self._seen = value, fingerprint(self.grid)
+
     def refresh(self) -> None:
         if not has_numbers(self.grid):  # without values; as it was
             return
-        widths = self.grid.diff(dim=1)
-        self.uniform = bool((widths.amax(1) - widths.amin(1) <= 1e-4 * widths.mean(1)).all())
+        grid = self.grid.detach()
+        widths, (middles, inverse) = grid.diff(dim=1), self._middles()
+        rounding = 2 * torch.finfo(grid.dtype).eps * grid.abs().amax(1) if grid.dtype in HALF else 0.0
+        even = widths.amax(1) - widths.amin(1) <= 1e-4 * widths.mean(1) + rounding
+        numbers = inverse.isfinite().all() and middles.isfinite().all()
+        self.uniform = bool(numbers and even.all() and (inverse > 0).all())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
