@@ -9,8 +9,10 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from rkan_mm.models.layers.fusion import Addition, SEFusion
+from rkan_mm.models.layers.recompute import can_recompute
 from rkan_mm.models.layers.symbolic_trace import is_traced
 from rkan_mm.models.ops import identity, is_transformed, static_shape
 
@@ -59,13 +61,23 @@ def fitted(residual: Tensor, x: Tensor, out: Tensor, stage: str) -> Tensor:
 
 
 class _Inputs(threading.local):
-    """Inputs of the stages under way, for each thread its own. A copy of a model begins without any."""
+    """Of the stage under way, for each thread its own: its input, and whether it ran. A copy begins without any."""
 
     def __init__(self) -> None:
-        self.stack = []
+        self.stack, self.ran = [], False
 
     def __reduce__(self) -> tuple:
         return type(self), ()
+
+
+class _InputsAgain(WeakTensorKeyDictionary):
+    """Inputs of stages over two modules by those of their last module, which a checkpoint alone may run again."""
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+    def __deepcopy__(self, memo: dict) -> _InputsAgain:
+        return type(self)()
 
 
 class BridgedStage(BaseModule):
@@ -85,7 +97,7 @@ class BridgedStage(BaseModule):
         self.name, self.frozen, self.norm_eval = name, frozen, norm_eval
         self.block = block
         self.fusion = fusion
-        self._inputs = _Inputs()
+        self._inputs, self._again = _Inputs(), _InputsAgain()
         first, _, last = name.partition(':')
         self.first, self.last = first, last or first
         if self.first == self.last:
@@ -103,20 +115,56 @@ class BridgedStage(BaseModule):
         self._inputs.stack = [feature_map(stage_input(args, kwargs), token_size(args, kwargs))]
 
     def after(self, name: str, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self._inputs.ran = True
         size = token_size(args, kwargs)
-        if self.first == self.last:
-            x = feature_map(stage_input(args, kwargs), size)
-        elif self._inputs.stack:
-            x = self._inputs.stack.pop()
-        else:
-            raise RuntimeError(f'RKANet: stage {self.name!r}: {self.last!r} was called, but {self.first!r} was not '
-                               'called since the call before; a stage over two modules needs both in turn')
-        fused = self(x, feature_map(out, size))
+        x = self._input_of_span(stage_input(args, kwargs)) if self.first != self.last else feature_map(
+            stage_input(args, kwargs), size)
+        fused = self.__dict__.get('_acting', self)(x, feature_map(out, size))
         if is_traced(fused):  # a node in the stage, the last of it, by whose name others ask for its output
             return fused.tracer.create_proxy('call_function', identity, (fused,), {})
         if size is not None and out.dim() == 3:
             return fused.permute(0, 2, 3, 1).flatten(1, 2)
         return fused
+
+    def let_act(self, module: nn.Module) -> None:
+        """Have a module called instead of this one: what wraps it, perhaps."""
+        self.__dict__['_acting'] = module  # not a child
+
+    def _input_of_span(self, of_last: Any) -> Any:
+        keeps = isinstance(of_last, Tensor) and can_recompute()
+        again = self._again.get(of_last) if keeps else None
+        if again is not None:
+            return again
+        if not self._inputs.stack:
+            raise RuntimeError(f'RKANet: stage {self.name!r}: {self.last!r} was called, but {self.first!r} was not '
+                               'called since the call before; a stage over two modules needs both in turn, and '
+                               'activation checkpoints of each alone need use_reentrant=False')
+        x = self._inputs.stack.pop()
+        if keeps and x is not of_last:
+            self._again[of_last] = x
+        return x
+
+    def begin(self) -> None:
+        """Before a pass of the backbone."""
+        self._inputs.ran = False
+
+    def check_run(self, backbone: nn.Module) -> None:
+        """After a pass of the backbone.
+
+        Raises:
+            RuntimeError: it did not call the stage, and no compiler or tracer knows it better.
+        """
+        if self._inputs.ran or any(isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)) or
+                                   module._compiled_call_impl is not None or hasattr(module, '_orig_mod')
+                                   for module in backbone.modules()):
+            return
+        parts = [f'{self.last}.{name}' for name, _ in backbone.get_submodule(self.last).named_children()]
+        raise RuntimeError(
+            f'RKANet: {type(backbone).__name__} did not call {self.last!r}, so the RKAN block of stage {self.name!r} '
+            'had no part in what came out' + (
+                '. Where it calls the parts of the stage one by one, as timm does under set_grad_checkpointing, name '
+                f"them: stages=('{':'.join(dict.fromkeys((parts[0], parts[-1])))}', )" if parts else ''))
 
     def forward(self, x: Tensor, out: Tensor) -> Tensor:
         """Input and output of the stage -> the fused output; called as a module, so that hooks on it see each."""

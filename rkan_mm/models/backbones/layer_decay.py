@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -25,6 +25,21 @@ def get_layer_depth(self: nn.Module, param_name: str, prefix: str = '') -> tuple
     if param_name.startswith(prefix):
         param_name = prefix + plain_name(self, param_name[len(prefix):])
     return self.backbone.get_layer_depth(param_name, prefix)
+
+
+def no_weight_decay(self: nn.Module) -> set[str]:
+    """As from a TIMM backbone, under the names that its parameters have here."""
+    return {f'backbone.{name}' for name in self.backbone.no_weight_decay()}
+
+
+def group_matcher(self: nn.Module, coarse: bool = False) -> Callable[[str], float]:
+    """As from a TIMM backbone, for ``timm.optim.param_groups_layer_decay``: the layer of a parameter, by its name."""
+    from timm.models._manipulate import group_with_matcher
+
+    plain = {name: plain_name(self, name) for name, _ in self.named_parameters()}
+    layers = group_with_matcher(((name, None) for name in plain.values()), self.backbone.group_matcher(coarse),
+                                reverse=True)
+    return lambda name: layers[plain[name]]
 
 
 class PlainDetector:

@@ -49,7 +49,7 @@ def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], 
 
     who = type(backbone).__name__
     for name, probe in probes.items():
-        probe.check(f'of stage {name!r} of {who}')
+        probe.check(f'of stage {name!r} of {who}', size)
     _check_use(backbone, probes, outputs)
     measured = {}
     for name, probe in probes.items():
@@ -90,7 +90,7 @@ class _Probe:
             for handle in handles:
                 handle.remove()
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, size: tuple[int, int]) -> None:
         if not all(self.ran):
             raise ValueError(f'RKANet: {where.removeprefix("of ")} does not run in its forward pass')
         for side, value in (('input', self.x), ('output', self.out)):
@@ -98,6 +98,10 @@ class _Probe:
                 what = f'of shape {tuple(value.shape)}' if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f'RKANet: the {side} {where} is {what}; an RKAN block needs feature maps '
                                  '(B, C, H, W)')
+            by_last = [tuple(round(n / m) for n, m in zip(size, value.shape[i:i + 2], strict=True)) for i in (1, 2)]
+            if len(set(by_last[0])) == 1 < len(set(by_last[1])):
+                raise ValueError(f'RKANet: the {side} {where} is of shape {tuple(value.shape)} for images of '
+                                 f'{size[0]} x {size[1]} px, as of (B, H, W, C); an RKAN block needs (B, C, H, W)')
 
 
 def _check_use(backbone: nn.Module, probes: dict[str, _Probe], outputs: Any) -> None:

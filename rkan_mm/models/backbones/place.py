@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from rkan_mm.models.layers.symbolic_trace import is_traced
 
@@ -43,7 +44,7 @@ class Place:
         self._sides = before, after
         self._token = uuid.uuid4().hex  # a copy of the module alone brings a copy of this, under the same token
         self._module: nn.Module | None = None
-        self._keys: tuple[int | None, int | None] = (None, None)
+        self._handles: list[RemovableHandle] = []  # unpickled, they see to it that no hook to come takes their ids
 
     def settle(self, root: nn.Module) -> None:
         """Hang at the module that has the name now.
@@ -62,13 +63,20 @@ class Place:
             for each in module.modules():  # copies of the old module may be among them
                 self._clear(each)
             before, after = self._sides
-            self._keys = (module.register_forward_pre_hook(self._before, with_kwargs=True).id if before else None,
-                          module.register_forward_hook(self._after, with_kwargs=True).id if after else None)
+            self._handles = [register(hook, with_kwargs=True) for wanted, register, hook in (
+                (before, module.register_forward_pre_hook, self._before),
+                (after, module.register_forward_hook, self._after)) if wanted]
             self._module = module
 
+    def leave(self) -> None:
+        """Hang nowhere."""
+        if self._module is not None:
+            self._clear(self._module)
+        self._module = None
+
     def _hangs_at(self, module: nn.Module) -> bool:
-        (before, after), (first, second) = self._keys, (module._forward_pre_hooks, module._forward_hooks)
-        return self._is_mine(module) and (before is None or before in first) and (after is None or after in second)
+        before, after = module._forward_pre_hooks, module._forward_hooks
+        return self._is_mine(module) and all(handle.id in before or handle.id in after for handle in self._handles)
 
     def _is_mine(self, module: nn.Module) -> bool:
         """`torch.export` shows a model that has a module twice through stand-ins, which share the module's dict."""

@@ -31,7 +31,7 @@ class Tap:
         self.block, self.layer = block, layer
         self.place = Place(module, self, before=not after, after=after)
         self.place.settle(block)
-        block.register_forward_pre_hook(self.settle)
+        self.handle = block.register_forward_pre_hook(self.settle)  # as in Place
 
     def settle(self, block: nn.Module, args: tuple) -> None:
         if getattr(block, '_is_replica', False):

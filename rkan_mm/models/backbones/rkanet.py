@@ -7,23 +7,24 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from mmengine.model import BaseModule, ModuleDict
+import torch
+from mmengine.model import ModuleDict
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from rkan_mm.models.layers.symbolic_trace import is_traced
 from rkan_mm.registry import FUSIONS, MODELS, build
 
+from .attributes import OWN, BackboneAttributes
 from .bridged_stage import BridgedStage
-from .layer_decay import get_layer_depth, teach_mmdet
+from .layer_decay import teach_mmdet
 from .measure import measure
 from .place import places_of, show_places
-from .rfp import rfp_forward
 
 
 @MODELS.register_module()
 @MMENGINE_MODELS.register_module()
-class RKANet(BaseModule):
+class RKANet(BackboneAttributes):
     """A backbone whose stages carry RKAN blocks (Residual Kolmogorov-Arnold Network, arXiv 2410.05500).
 
     The inner backbone is built from its own config and stays as it is; hooks fuse the residual of a block into the
@@ -46,6 +47,8 @@ class RKANet(BaseModule):
         frozen_stages: names of the stages whose blocks and fusions are frozen: no gradients, norms in eval mode.
         pretrained: weights of the inner backbone, which the models of mmsegmentation hand to their backbone.
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
+        inner: further arguments of the inner backbone, before those in its config, such as ``out_indices``: what is
+            written for any backbone, as by mmpretrain's ``get_model(..., backbone=dict(out_indices=...))``.
 
     Raises:
         ValueError: no such stage, one that is not a feature map (B, C, H, W), or one that no output depends on; a
@@ -69,10 +72,13 @@ class RKANet(BaseModule):
                  norm_eval: bool = False,
                  frozen_stages: Sequence[str] = (),
                  pretrained: str | None = None,
-                 init_cfg: dict | list | None = None) -> None:
+                 init_cfg: dict | list | None = None,
+                 **inner: Any) -> None:
         super().__init__(init_cfg)
         if pretrained is not None:
-            backbone = self._with_pretrained(backbone, pretrained)
+            inner['pretrained'] = pretrained
+        if inner:
+            backbone = self._with_args(backbone, inner)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
         self._check_unbridged()
         if isinstance(stages, str):
@@ -81,8 +87,9 @@ class RKANet(BaseModule):
             stages = {name: {} for name in stages}
         overrides = {name: dict(override) for name, override in stages.items() if override is not None}
         spans = {name: self._find(name) for name in overrides}
-        frozen = {frozen_stages} if isinstance(frozen_stages, str) else set(frozen_stages)
-        if not frozen <= set(overrides):
+        names = [frozen_stages] if isinstance(frozen_stages, (str, int)) else frozen_stages
+        frozen = set(overrides).intersection(names)
+        if len(frozen) < len(names):
             raise ValueError(f'RKANet: frozen_stages={frozen_stages!r}, but the stages are {", ".join(overrides)}; '
                              'those of the inner backbone stand in its own config')
         while isinstance(backbone, dict) and 'in_channels' not in backbone and 'backbone' in backbone:
@@ -91,6 +98,7 @@ class RKANet(BaseModule):
         measured = measure(self.backbone, spans, input_size, in_channels)
 
         self.bridges = ModuleDict()
+        self._stages: dict[str, BridgedStage] = {}  # under the keys of bridges, where others may take their places
         for name, override in overrides.items():
             caller, sample = f'RKANet: stage {name!r}', measured[name].pop('out')
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
@@ -98,21 +106,23 @@ class RKANet(BaseModule):
             stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name],
                                 **(dict(with_cp=True) if with_cp else {}))
             bridge = BridgedStage(name, stage_block, stage_fusion, name in frozen, norm_eval)
-            self.bridges[name.replace('.', '_').replace(':', '-')] = bridge.to(sample.device, sample.dtype)
-        self._settle()
+            key = name.replace('.', '_').replace(':', '-')
+            self.bridges[key] = self._stages[key] = bridge.to(sample.device, sample.dtype)
+        self.settle()
+        self.know_backbone()
         if len(inspect.signature(self.backbone.forward).parameters) > 1:
             self.forward = self._forward_all  # type: ignore[method-assign]
         if 'ConvNeXt' in type(self.backbone).__name__ and 'mmdet' in sys.modules:
             teach_mmdet(RKANet)
 
     @staticmethod
-    def _with_pretrained(backbone: dict, pretrained: str) -> dict:
-        if not isinstance(backbone, dict):
-            raise TypeError(f'RKANet: pretrained={pretrained!r} needs a config of a backbone, got a '
-                            f'{type(backbone).__name__}; load the weights into it before')
+    def _with_args(backbone: dict | nn.Module, args: dict) -> dict:
+        if isinstance(backbone, nn.Module):
+            raise TypeError(f'RKANet: {", ".join(f"{name}={value!r}" for name, value in args.items())} needs a config '
+                            f'of a backbone, got a {type(backbone).__name__}, which is built already')
         if 'backbone' in backbone:  # a PluggedBackbone
-            return {**backbone, 'backbone': RKANet._with_pretrained(backbone['backbone'], pretrained)}
-        return {**backbone, 'pretrained': pretrained}
+            return {**backbone, 'backbone': RKANet._with_args(backbone['backbone'], args)}
+        return {**backbone, **args}
 
     @staticmethod
     def _build_backbone(cfg: dict) -> nn.Module:
@@ -146,9 +156,15 @@ class RKANet(BaseModule):
                              + (f' Name one in stages, such as stages=({numbered[-1]!r}, )' if numbered else ''))
         return modules[first], modules[last or first]
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """See to it that the blocks act at the modules that have the stages' names now."""
-        for bridge in self.bridges.values():
+        for key, bridge in list(self._stages.items()):
+            if key not in self.bridges:  # somebody took it away
+                del self._stages[key]
+                for place in bridge.places:
+                    place.leave()
+                continue
+            bridge.let_act(self.bridges[key])
             for place in bridge.places:
                 try:
                     place.settle(self.backbone)
@@ -157,13 +173,27 @@ class RKANet(BaseModule):
                                          f'{type(self.backbone).__name__}: {error}') from error
 
     def take_plain(self, state_dict: dict, prefix: str = '') -> None:
-        """Rename, in place, the keys of a plain backbone's checkpoint for those of the inner backbone."""
+        """Rename, in place, the keys of a plain backbone's checkpoint for those of the inner backbone.
+
+        What is in no state_dict may be of an older form, which the backbone translates by the names that it knows.
+        """
         own, inner = self.state_dict(), self.backbone.state_dict()
+        old = {}
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix):]
-            target = f'{prefix}backbone.{name}'
-            if name in inner and name not in own and target not in state_dict:
-                state_dict[target] = state_dict.pop(key)
+            if name in own or f'{prefix}backbone.{name}' in state_dict:
+                continue
+            if name in inner:
+                state_dict[f'{prefix}backbone.{name}'] = state_dict.pop(key)
+            elif name.partition('.')[0] not in OWN:
+                old[key] = state_dict.pop(key)
+        known = set(old)
+        if old:
+            self.backbone._load_from_state_dict(old, prefix, {}, False, [], [], [])
+        for key, value in old.items():
+            name = key[len(prefix):]
+            of_inner = key not in known or name.partition('.')[0] in self.backbone._modules
+            state_dict.setdefault(f'{prefix}backbone.{name}' if of_inner else key, value)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         self.take_plain(state_dict, prefix)
@@ -171,54 +201,25 @@ class RKANet(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """The inner backbone's, with the blocks in it."""
-        self._settle()
         if is_traced(x):
+            self.settle()
             show_places(x.tracer)
-        return self.backbone(x)
+            return self.backbone(x)
+        return self._forward_all(x)
 
     def _forward_all(self, *args: Any, **kwargs: Any) -> Any:
         """Instead of `forward`, whose arguments a tracer can count, for backbones that take more than images."""
-        self._settle()
-        return self.backbone(*args, **kwargs)
-
-    # -- what recipes ask of a backbone --------------------------------------------------------------------------------
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            inner = self.__dict__.get('_modules', {}).get('backbone')
-            if inner is None or name in OWN or (name.startswith('_') and (name.startswith('__')
-                                                                          or not hasattr(type(inner), name))):
-                raise
-        found = getattr(inner, name)
-        if name in ADAPTED:
-            return ADAPTED[name].__get__(self)
-        self._settle()  # a method may run the backbone
-        return found
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        inner = self.__dict__.get('_modules', {}).get('backbone')
-        own = (name in OWN or name.startswith('_') or name in self.__dict__ or name in self._modules
-               or hasattr(type(self), name))
-        if inner is None or own or not hasattr(inner, name):
-            super().__setattr__(name, value)
-        else:
-            setattr(inner, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        inner = self._modules.get('backbone')
-        if inner is None or any(name in own for own in (self.__dict__, self._modules, self._parameters, self._buffers)):
-            super().__delattr__(name)
-        else:
-            delattr(inner, name)
+        self.settle()
+        if torch.compiler.is_compiling():
+            return self.backbone(*args, **kwargs)
+        for bridge in self._stages.values():
+            bridge.begin()
+        out = self.backbone(*args, **kwargs)
+        for bridge in self._stages.values():
+            bridge.check_run(self.backbone)
+        return out
 
     def _replicate_for_data_parallel(self) -> NoReturn:
         raise RuntimeError('RKANet: nn.DataParallel runs copies of the modules whose hooks call the blocks of the '
                            'original, on one device; use DistributedDataParallel, as mm does')
 
-
-OWN = ('backbone', 'bridges')
-"""Modules of a RKANet, whatever the inner backbone has: it may be one, too."""
-
-ADAPTED = dict(get_layer_depth=get_layer_depth, rfp_forward=rfp_forward)
-"""Methods of backbones that a RKANet has in its own form, where the inner backbone has them."""

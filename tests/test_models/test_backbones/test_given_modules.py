@@ -1,6 +1,7 @@
 """A RKANet over modules as they are given, and with others in the place of its parts."""
 
 import copy
+import pickle
 from collections import OrderedDict
 
 import pytest
@@ -10,6 +11,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from test_recipes import CONVNEXT, RESNET
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.hooks import RemovableHandle
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from rkan_mm.models import RKANet
@@ -74,6 +76,24 @@ def test_hooks_that_somebody_clears_are_hung_again():
     for other in (net, copy.deepcopy(net)):
         assert_close(other(x)[-1], expected)
         assert sum(len(module._forward_hooks) for module in other.modules()) == 2
+
+
+@pytest.mark.parametrize('backbone', [
+    RESNET, dict(type='rkan_mm.PluggedBackbone', backbone=RESNET, plugins=[dict(cfg=dict(type='rkan_mm.ECA'))])],
+    ids=['plain', 'plugged'])
+def test_hooks_in_another_process(backbone):
+    """Their ids are counted from 0 there, and would run into those that came along."""
+    net = RKANet(copy.deepcopy(backbone), ('layer2:layer3', 'layer4'))
+    net.eval()
+    x = torch.rand(1, 3, 64, 64)
+    expected, text = net(x)[-1], pickle.dumps(net)
+    before = RemovableHandle.next_id
+    RemovableHandle.next_id = 0
+    other = pickle.loads(text)
+    taken = [key for module in other.modules() for key in (*module._forward_hooks, *module._forward_pre_hooks)]
+    assert RemovableHandle.next_id > max(taken)
+    assert_close(other(x)[-1], expected)
+    RemovableHandle.next_id = before
 
 
 def test_a_rkanet_over_a_rkanet():
