@@ -31,7 +31,8 @@ class Place:
 
     Hooks hang on an object. Conversions put others into its place: SyncBN and back, norms fused into convolutions,
     wrappers of FSDP and of activation checkpointing; or they clear all hooks. So before each forward pass of a module
-    that stays, its owner calls :meth:`settle`, which finds the name again and takes the hooks along.
+    that stays, its owner calls :meth:`settle`, which finds the name again and takes the hooks along. Two models that
+    share a module take turns at it.
 
     Args:
         name: of the module, below the root that :meth:`settle` is given.
@@ -44,6 +45,7 @@ class Place:
         self._sides = before, after
         self._token = uuid.uuid4().hex  # a copy of the module alone brings a copy of this, under the same token
         self._module: nn.Module | None = None
+        self._root: nn.Module | None = None
         self._handles: list[RemovableHandle] = []  # unpickled, they see to it that no hook to come takes their ids
 
     def settle(self, root: nn.Module) -> None:
@@ -52,7 +54,7 @@ class Place:
         Raises:
             AttributeError: none has it.
         """
-        module = root.get_submodule(self.name)
+        module, self._root = root.get_submodule(self.name), root
         if self._hangs_at(module):
             return
         with LOCK:  # several threads may be the first
@@ -62,11 +64,23 @@ class Place:
                 self._clear(self._module)
             for each in module.modules():  # copies of the old module may be among them
                 self._clear(each)
+            for other in places_of(module):
+                if other._is_in_another_model(root):  # which settles, too, when its turn comes
+                    other.leave()
             before, after = self._sides
             self._handles = [register(hook, with_kwargs=True) for wanted, register, hook in (
                 (before, module.register_forward_pre_hook, self._before),
                 (after, module.register_forward_hook, self._after)) if wanted]
             self._module = module
+
+    def _is_in_another_model(self, root: nn.Module) -> bool:
+        """Whether it is neither around that root nor within it, and only shares a module with it."""
+        mine = self._root
+        return mine is not None and not any(module is root for module in mine.modules()) and not any(
+            module is mine for module in root.modules())
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_root': None}  # a copy of the actor alone is no reason to copy the model
 
     def leave(self) -> None:
         """Hang nowhere."""

@@ -43,7 +43,10 @@ class Tap:
             show_places(args[0].tracer)
 
     def before(self, name: str, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return (self.block.get_submodule(self.layer)(stage_input(args, kwargs)),), {}
+        layer, x = self.block.get_submodule(self.layer), stage_input(args, kwargs)
+        if isinstance(x, (list, tuple)):  # of the branches of a TridentNet
+            return ([layer(branch) for branch in x],), {}
+        return (layer(x),), {}
 
     def after(self, name: str, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
         return self.block.get_submodule(self.layer)(out)

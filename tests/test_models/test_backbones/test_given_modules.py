@@ -65,6 +65,22 @@ def test_a_stage_that_is_replaced_keeps_its_block():
         net(x)
 
 
+def test_a_stage_that_two_nets_share():
+    """As of nets for two kinds of images, whose deep stages have the same weights."""
+    nets = [RKANet(copy.deepcopy(RESNET), ('layer3:layer4', 'layer4')).eval() for _ in range(2)]
+    x, first = torch.rand(1, 3, 64, 64), nets[0]
+    for name in ('layer1', 'layer2', 'layer3', 'conv1', 'bn1'):
+        getattr(nets[1], name).load_state_dict(getattr(first, name).state_dict())
+    nets[1].layer4.load_state_dict(first.layer4.state_dict())
+    expected = [net(x)[-1] for net in nets]
+    assert not torch.allclose(*expected)
+    nets[1].layer4 = first.layer4
+    for _ in range(2):
+        for net, right in zip(nets, expected, strict=True):
+            assert_close(net(x)[-1], right)
+    assert_close(copy.deepcopy(nets[1])(x)[-1], expected[1])
+
+
 def test_hooks_that_somebody_clears_are_hung_again():
     net = RKANet(copy.deepcopy(RESNET), ('layer2:layer3', 'layer4'))
     net.eval()

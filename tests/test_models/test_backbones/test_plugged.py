@@ -80,6 +80,21 @@ def test_efficientnet_of_timm_carries_it_in_every_block(position):
     assert_close(block(x), out + x)
 
 
+@pytest.mark.parametrize('position', POSITIONS)
+def test_tridentnet_carries_it_in_every_branch(position, image):
+    trident = dict(type='mmdet.TridentResNet', depth=50, num_branch=3, test_branch_idx=1, trident_dilations=(1, 2, 3),
+                   num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,), **NARROW)
+    ours = plugged_backbone(trident, [plugin(position=position)])
+    theirs = MMENGINE_MODELS.build(dict(trident, plugins=[plugin(stages=(True,) * 3, position=position)]))
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for mode in (True, False):
+        for model in (ours, theirs):
+            model.train(mode)
+        assert_close(ours(image)[0], theirs(image)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_frozen_stages_norm_eval_and_init_cfg_reach_the_plugins():
     model = plugged_backbone(resnet(frozen_stages=2, norm_eval=True), [plugin(dict(type='rkan_mm.ELA'),
                                                                               stages=(False, True, True, True))])
