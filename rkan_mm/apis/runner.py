@@ -159,6 +159,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     if not any(kind(hook) == 'RunSummaryHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.AbsentFiguresHook')]
     if args.channels_last:
         cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
     if args.resume and args.resume != 'auto':
@@ -176,7 +177,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     with safe_loading(), building('The training cannot begin', checks.has_begun):
         runner, _ = _build(cfg)
         runner.register_hook(checks)
-        check_pretrained(runner.model)
+        check_pretrained(runner.model, cfg)
         runner.train()
         if args.test:
             runner.test()

@@ -1,5 +1,6 @@
 """What mmengine runs with: hooks, loops, whole checkpoints, FSDP, and the errors that end a run."""
 
+from .absent_figures_hook import AbsentFiguresHook
 from .atomic_backend import AtomicBackend
 from .autocast_optim_wrapper import AutocastOptimWrapper
 from .channels_last_hook import ChannelsLastHook
@@ -14,7 +15,7 @@ from .summary import RunSummaryHook
 from .visualization_hook import KANVisualizationHook
 from .wrap_policy import wrap_classes
 
-__all__ = ['AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook', 'KANRegularizationHook',
-           'KANVisualizationHook', 'LossCheckHook', 'ResumableCheckpointHook', 'ResumableEpochLoop',
-           'ResumableFSDPStrategy', 'ResumableIterLoop', 'RunError', 'RunSummaryHook', 'allow_mmengine_globals',
-           'wrap_classes']
+__all__ = ['AbsentFiguresHook', 'AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook',
+           'KANRegularizationHook', 'KANVisualizationHook', 'LossCheckHook', 'ResumableCheckpointHook',
+           'ResumableEpochLoop', 'ResumableFSDPStrategy', 'ResumableIterLoop', 'RunError', 'RunSummaryHook',
+           'allow_mmengine_globals', 'wrap_classes']

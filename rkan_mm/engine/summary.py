@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from contextlib import nullcontext
+from math import isnan, nan
 from pathlib import Path
 
 import mmengine
@@ -30,10 +31,10 @@ from .resume_state import batches_in
 class RunSummaryHook(Hook):
     """Write ``summary.json`` to the work dir when training is over.
 
-    It holds every validation metric of every epoch, with the last and the best value (the highest; for names with
-    ``loss`` the lowest), the median seconds of a training epoch without validation, the peak memory in MiB (of the GPU,
-    else resident), parameters, seed and versions; metrics of a test that follows are added. The best value of a metric
-    was chosen by the data it is measured on, the last one was not.
+    It holds every validation metric of every epoch, nan where a validation lacked it, with the last and the best value
+    (the highest; for names with ``loss`` the lowest), the median seconds of a training epoch without validation, the
+    peak memory in MiB (of the GPU, else resident), parameters, seed and versions; metrics of a test that follows are
+    added. The best value of a metric was chosen by the data it is measured on, the last one was not.
 
     It also holds the fingerprint of the data of each split and the commit of the code; of a run that was resumed, all
     that it had. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other
@@ -101,7 +102,9 @@ class RunSummaryHook(Hook):
         for name, buffer in history.items():
             if name.startswith('val/') and name not in ('val/time', 'val/data_time'):
                 curve = buffer.data[0].tolist()
-                best = min(curve) if 'loss' in name else max(curve)
+                curve = [nan] * (runner.message_hub.get_info('validations', 0) - len(curve)) + curve
+                numbers = [value for value in curve if not isnan(value)] or curve
+                best = min(numbers) if 'loss' in name else max(numbers)
                 metrics[name.removeprefix('val/')] = dict(
                     last=curve[-1], best=best, best_epoch=curve.index(best) + 1, curve=curve)
         summary = dict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,13 @@ from .red import warn_in_red
 COUNTED = 100
 """Boxes of a picture that COCO's evaluation looks at."""
 
-OF_BOXES = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoOccludedSeparatedMetric')
-"""Metrics of mmdet whose mean leaves out classes that the data have no object of."""
+PANOPTIC = 'CocoPanopticMetric'
+
+OF_OBJECTS = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoOccludedSeparatedMetric', PANOPTIC)
+"""Metrics of mmdet whose mean leaves out classes that the data have no object of, on data that should have all.
+
+LVIS and Open Images have thousands of classes, and their own validation has not all.
+"""
 
 
 def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None:
@@ -47,27 +52,39 @@ def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None
                 f'{means}.{cure}')
 
 
-def tell_absent_objects(loop: Any, classes: Sequence[str] | None, what: str) -> None:
-    """Warn in red of classes that a mean AP leaves out, having no object of them, and of too few boxes to find all.
+def tell_absent_objects(infos: Sequence[dict], classes: Sequence[str] | None, metrics: Sequence[str],
+                        what: str) -> None:
+    """Warn in red of classes that a mean over classes leaves out, since the data have no object of them.
 
     Args:
-        loop: the validation or test of a detector.
+        infos: of each picture, as a data set of mmdet gives them.
         classes: names, in the order of labels; None where they are unknown.
+        metrics: names of the types of those that judge.
         what: ``'validation'`` or ``'test'``.
     """
-    dataset, metrics = loop.dataloader.dataset, getattr(getattr(loop, 'evaluator', None), 'metrics', ())
-    metric = next((type(metric).__name__ for metric in metrics if type(metric).__name__ in OF_BOXES), None)
-    if not classes or metric is None or not hasattr(dataset, 'get_data_info'):
+    metric = next((name for name in metrics if name in OF_OBJECTS), None)
+    if not classes or metric is None:
         return
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    labels = [[instance.get('bbox_label') for instance in info.get('instances', ()) if not instance.get('ignore_flag')]
-              for info in infos]
-    present, most = set().union(*labels), max(map(len, labels), default=0)
+    present = {label for info in infos for label in _labels(info, metric)}
     absent = [name for i, name in enumerate(classes) if i not in present]
     if absent and len(absent) < len(classes):
-        warn_in_red(f'{metric} of the {what} gives the mean of {len(classes) - len(absent)} classes alone: its data '
+        alone = ', and 0 for others that are predicted' if metric == PANOPTIC else ' alone'
+        warn_in_red(f'{metric} of the {what} gives the mean of {len(classes) - len(absent)} classes{alone}: its data '
                     f'have no object of {_some_of(absent, classes)}.')
-    for path, part in dicts_with(loop.runner.cfg.get('model') or {}, 'max_per_img'):
+
+
+def _labels(info: dict, metric: str) -> Iterator[int]:
+    """Of the objects that count, in panoptic data also those of stuff."""
+    if metric == PANOPTIC:
+        return (each['category'] for each in info.get('segments_info', ()))
+    return (each['bbox_label'] for each in info.get('instances', ()) if not each.get('ignore_flag')
+            and 'bbox_label' in each)
+
+
+def tell_limits(infos: Sequence[dict], model: dict, what: str) -> None:
+    """Warn in red of a ``max_per_img`` in a model's config with which the objects of a picture cannot all be found."""
+    most = max((sum(not each.get('ignore_flag') for each in info.get('instances', ())) for info in infos), default=0)
+    for path, part in dicts_with(model, 'max_per_img'):
         limit = part['max_per_img']
         if 'test_cfg' in path and isinstance(limit, int) and 0 < limit < min(most, COUNTED):
             warn_in_red(f'model.{path}.max_per_img={limit} leaves out objects: a picture of the {what} has {most}.')

@@ -37,6 +37,14 @@ def parts_of(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
+def names_of(dataset: Any) -> tuple[str, ...] | None:
+    """The classes of a data set that has been built; None where it has none, or gives the model their names."""
+    if any(getattr(part, 'return_classes', False) for part in parts_of(dataset)):
+        return None
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return tuple(classes) if classes and not isinstance(classes, str) else None
+
+
 def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
     """Raise `PreflightError` at the first fault of the data sets of these splits of a config."""
     on = switches(cfg)

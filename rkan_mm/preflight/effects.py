@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, IterableDataset
@@ -36,6 +36,12 @@ def check_training(runner: Runner) -> None:
     """Raise `PreflightError` if a training would take no step; warn in red where nothing would be learned or kept."""
     loop, wrapper = runner.train_loop, runner.optim_wrapper
     _check_batches(getattr(loop, 'dataloader', None))
+    endless = isinstance(getattr(loop, 'dataloader', None), DataLoader) and isinstance(
+        sampler_of(loop.dataloader), InfiniteSampler)
+    if endless and isinstance(loop, EpochBasedTrainLoop) and is_mm(type(loop)):
+        raise PreflightError('The first epoch of the training would never end: its sampler is an InfiniteSampler. Give '
+                             "train_dataloader.sampler=dict(type='DefaultSampler', shuffle=True), or count iterations: "
+                             "train_cfg=dict(type='IterBasedTrainLoop', max_iters=...).")
     name, done, unit = (('max_iters', runner.iter, 'iterations') if isinstance(loop, IterBasedTrainLoop) else
                         ('max_epochs', runner.epoch, 'epochs'))
     last = getattr(loop, f'_{name}', None)
@@ -54,11 +60,38 @@ def check_training(runner: Runner) -> None:
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
     tell_schedules(runner)
     tell_averages(runner)
+    _check_scaling(runner)
+    _check_keys(runner)
     if isinstance(wrapper, OptimWrapper):
         _check_learning(wrapper)
     elif isinstance(wrapper, OptimWrapperDict):
         for name, each in wrapper.items():
             _check_learning(each, f'optim_wrapper.{name}')
+
+
+def _check_scaling(runner: Runner) -> None:
+    """Mmengine scales the lr by the pictures of an iteration, however many iterations make a step of the optimizer."""
+    scaling, size = runner.cfg.get('auto_scale_lr') or {}, getattr(runner.train_dataloader, 'batch_size', None)
+    counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if scaling.get('enable') and size and counts > 1:
+        pictures = size * runner.world_size
+        warn_in_red(f'--auto-scale-lr scales the lr to {pictures} pictures, those of an iteration, and each step is '
+                    f'made of {pictures * counts} (accumulative_counts={counts}). Where base_batch_size='
+                    f'{scaling.get("base_batch_size")} means those of a step, give lr times {counts}.')
+
+
+def _check_keys(runner: Runner) -> None:
+    """Mmengine's custom_keys are parts of names of parameters; those that are part of none change nothing."""
+    given = runner.cfg.get('optim_wrapper') or {}
+    keys = (given.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    if not keys or given.get('constructor', 'DefaultOptimWrapperConstructor') != 'DefaultOptimWrapperConstructor':
+        return
+    model = innermost(runner.model)
+    names = [name for name, _ in model.named_parameters()]
+    if not any(key in name for key in keys for name in names):
+        parts = list(dict.fromkeys(name.partition('.')[0] for name in names))
+        warn_in_red(f'optim_wrapper.paramwise_cfg.custom_keys ({", ".join(keys)}) are part of no name of a parameter, '
+                    f'and change nothing: names begin with {", ".join(parts)}.')
 
 
 def _check_learning(wrapper: OptimWrapper, where: str = 'optim_wrapper') -> None:

@@ -9,8 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmengine.logging import MMLogger
 from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader
+
+from rkan_mm.engine.run_error import PreflightError
 
 from .config import is_mm
 from .faults import Faults
@@ -21,6 +25,9 @@ SIDEWAYS = (5, 6, 7, 8)
 READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
 LOOKED_AT = 5000
 """Images of a data set for classification, at most, that are looked at."""
+
+SIZES_TRIED = 8
+"""Pictures, evenly spread over a data set, that go through its pipeline to see whether they make a batch."""
 
 
 def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
@@ -123,3 +130,21 @@ def look_at(path: Path) -> tuple[int, int, int] | None:
         return None if picture is None else (*picture.shape[1::-1], 0)
     except (OSError, SyntaxError, ValueError):
         return None
+
+
+def check_sizes(loader: DataLoader, what: str) -> None:
+    """Raise `PreflightError` if a few pictures come out of a pipeline in sizes that make no batch."""
+    name = getattr(getattr(loader.collate_fn, 'func', loader.collate_fn), '__name__', '')
+    if name != 'default_collate' or (loader.batch_size or 1) < 2:
+        return
+    places = np.unique(np.linspace(0, len(loader.dataset) - 1, SIZES_TRIED).round().astype(int)).tolist()
+    try:
+        pictures = [loader.dataset[place]['inputs'] for place in places]
+    except Exception:  # the run will tell
+        return
+    sizes = list(dict.fromkeys(tuple(picture.shape) for picture in pictures if isinstance(picture, torch.Tensor)))
+    if len(sizes) > 1:
+        raise PreflightError(f'The pipeline of the {what} gives pictures of several sizes, such as {sizes[0]} and '
+                             f'{sizes[1]}, which make no batch: end it by a step to one size, as Resize(scale=224) or '
+                             'CenterCrop(crop_size=224), or set batch_size=1. To run all the same: --cfg-options '
+                             'preflight.trial=False')

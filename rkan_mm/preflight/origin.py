@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import MODELS, TASK_UTILS
 
@@ -18,8 +19,12 @@ from .config import built_from, kind
 OF_TRAINING = {'init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'frozen_stages', 'norm_eval', 'requires_grad',
                'with_cp', 'memory', 'topk', 'cal_acc', 'augments', 'batch_augments', 'drop_path_rate', 'drop_rate',
                'attn_drop_rate', 'dropout', 'dropout_ratio', 'dn_cfg', 'reg_decoded_bbox', 'sync_num_pos',
-               'input_size', '_scope_', '_delete_'}
+               'input_size', 'momentum', '_scope_', '_delete_'}
 """Arguments of models that leave predictions as they are, and ``test_cfg``, which a test may change."""
+
+OF_TASK = {'out_indices', 'out_type', 'final_norm', 'gap_before_final_norm', 'img_size', 'pretrain_img_size', 'stages',
+           'strides', 'dilations', 'plugins', 'dcn', 'stage_with_dcn', 'layer_scale_init_value'}
+"""Arguments of backbones that a training for another task has otherwise on purpose."""
 
 
 def differences(content: dict, cfg: Config) -> str | None:
@@ -34,10 +39,48 @@ def differences(content: dict, cfg: Config) -> str | None:
         before = before['detector']
     if not before or kind(before) != kind(now):
         return None
-    found = list(_differ(before, now, 'model', cfg))
+    return _told(list(_differ(before, now, 'model', cfg)))
+
+
+def _told(found: list[str]) -> str | None:
     if not found:
         return None
     return f'The checkpoint was trained with {some(found)}. Its weights fit, but mean something else.'
+
+
+def other_beginning(content: dict, cfg: Config, name: str = 'backbone', prefix: str = 'backbone') -> str | None:
+    """Where a training begins with weights of a backbone of other arguments, or for other pixels; else None.
+
+    Heads may differ: a training for another task has its own.
+
+    Args:
+        content, cfg: see `differences`.
+        name: of the part of the model that the weights are for.
+        prefix: of the part of the checkpoint's model that they are from.
+    """
+    before, now = _model(_read((content.get('meta') or {}).get('cfg'))), _model(cfg)
+    old, new = _part(before, prefix), _part(now, name)
+    if not old or kind(old) not in (kind(new), kind(new.get('backbone') if kind(new) == 'RKANet' else new)):
+        return None  # of another net; what of it fits is told otherwise
+    return _told([*_differ(old, new, f'model.{name}', cfg, OF_TRAINING | OF_TASK),
+                  *_other_pixels(before.get('data_preprocessor') or {}, now.get('data_preprocessor') or {})])
+
+
+def _part(model: Any, name: str) -> dict:
+    for key in filter(None, name.split('.')):
+        model = model.get(key) if isinstance(model, dict) else None
+    return model if isinstance(model, dict) else {}
+
+
+def _other_pixels(before: dict, now: dict) -> Iterator[str]:
+    """Mean, std and order of colours, however the kinds of preprocessors call it."""
+    for name in ('mean', 'std'):
+        old, new = ([float(value) for value in each.get(name) or ()] for each in (before, now))
+        if len(old) == len(new) and not np.allclose(old, new, rtol=0.02):
+            yield f'model.data_preprocessor.{name}={_short(old)} (here {_short(new)})'
+    flags = [bool(each.get('bgr_to_rgb') or each.get('to_rgb')) for each in (before, now)]
+    if before.get('mean') and now.get('mean') and flags[0] != flags[1]:
+        yield f'pictures in {" (here in ".join("RGB" if flag else "BGR" for flag in flags)})'
 
 
 def other_batches(content: dict, cfg: Config) -> str | None:
@@ -81,7 +124,7 @@ def _value(node: ast.AST) -> Any:
     return ast.literal_eval(node)
 
 
-def _differ(before: Any, now: Any, path: str, cfg: Config) -> Iterator[str]:
+def _differ(before: Any, now: Any, path: str, cfg: Config, left_out: Collection[str] = OF_TRAINING) -> Iterator[str]:
     """Each argument with another value, as a text of path, value and value here."""
     if isinstance(before, dict) and isinstance(now, dict):
         if kind(now) == 'RKANet' != kind(before) and isinstance(now.get('backbone'), dict):
@@ -92,15 +135,15 @@ def _differ(before: Any, now: Any, path: str, cfg: Config) -> Iterator[str]:
             return
         default = _defaults(now, cfg)
         for name in {**before, **now}:
-            if name == 'type' or name in OF_TRAINING or name.startswith('loss'):
+            if name == 'type' or name in left_out or name.startswith('loss'):
                 continue
             old, new = (each.get(name, default.get(name, _UNKNOWN)) for each in (before, now))
             if old is not _UNKNOWN and new is not _UNKNOWN:
-                yield from _differ(old, new, f'{path}.{name}', cfg)
+                yield from _differ(old, new, f'{path}.{name}', cfg, left_out)
     elif isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)) and len(before) == len(now) and any(
             isinstance(each, dict) for each in now):
         for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            yield from _differ(old, new, f'{path}[{i}]', cfg)
+            yield from _differ(old, new, f'{path}[{i}]', cfg, left_out)
     elif _plain(before) != _plain(now):
         yield f'{path}={_short(before)} (here {_short(now)})'
 

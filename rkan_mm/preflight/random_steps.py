@@ -29,7 +29,7 @@ def check_steps(model: nn.Module, dataset: Any, what: str) -> None:
         dataset: of the validation or test.
         what: ``'validation'`` or ``'test'``, for messages.
     """
-    steps = [step for given in steps_of(dataset) for step in _within(given) if is_mm(type(step)) and _acts(step)]
+    steps = [step for given in steps_of(dataset) for step in within(given) if is_mm(type(step)) and acts(step)]
     names = list(dict.fromkeys(type(step).__name__ for step in steps))
     moving = [name for name in names if name in MOVING]
     detector = any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
@@ -52,15 +52,16 @@ def steps_of(dataset: Any) -> Iterator[Any]:
             yield from steps_of(inner)
 
 
-def _within(step: Any) -> Iterator[Any]:
+def within(step: Any) -> Iterator[Any]:
     """A step and those that it chooses from."""
     yield step
     if type(step).__name__.startswith(('RandomApply', 'RandomChoice', 'RandomOrder', 'Compose')):
         inner = getattr(step, 'transforms', ())
         for each in getattr(inner, 'transforms', inner):
-            yield from _within(each)
+            yield from within(each)
 
 
-def _acts(step: Any) -> bool:
+def acts(step: Any) -> bool:
+    """Whether a step is on and not of probability 0."""
     prob = getattr(step, 'prob', None)
     return not getattr(step, 'test_mode', False) and (sum(prob) if isinstance(prob, (list, tuple)) else prob) != 0

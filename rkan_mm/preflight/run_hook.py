@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -16,21 +13,21 @@ from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
 
-from .absent import tell_absent_labels, tell_absent_objects
+from .absent import tell_absent_labels
 from .annotations import some
 from .beginnings import tell_order, tell_random
 from .building import checking
 from .classification import check_labels, check_same_folders, tell_figures
 from .config import is_mm, switches
-from .datasets import check_same_classes, parts_of
+from .datasets import check_same_classes, names_of, parts_of
 from .effects import check_apart, check_predicting, check_training, watch_small_maps
+from .evaluators import check_evaluator
 from .fit import innermost
 from .images import check_pictures
+from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
 from .trial import check_monitors, try_first
-
-OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 
 
 class CheckRunHook(Hook):
@@ -90,7 +87,7 @@ class CheckRunHook(Hook):
                 if hasattr(getattr(loop, 'dataloader', None), 'dataset')}
         if on['classes'] and _answers_by_labels(model):
             with checking('Classes of the data'):
-                found = {f'the data of the {what}': _classes(dataset) for what, dataset in data.items()}
+                found = {f'the data of the {what}': names_of(dataset) for what, dataset in data.items()}
                 learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
                 check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
             for what, dataset in data.items():
@@ -109,6 +106,10 @@ class CheckRunHook(Hook):
                         check_pictures(part, what)
         with checking('Pixels'):
             tell_pixels(model, data)
+        if any(base.__name__ == 'BaseDetector' for base in type(model).__mro__):
+            with checking('Steps of the pipelines'):
+                tell_steps(data, {what: getattr(getattr(loop, 'evaluator', None), 'metrics', ())
+                                  for what, loop in loops.items()})
         for what in [what for what in data if what != 'train']:
             loop = loops[what]
             if on['evaluator']:
@@ -147,19 +148,12 @@ def _answers_by_labels(model: nn.Module) -> bool:
     return 'RPN' not in kinds and bool(kinds & {'BaseClassifier', 'BaseDetector', 'BaseSegmentor'})
 
 
-def _classes(dataset: Any) -> tuple[str, ...] | None:
-    if any(getattr(part, 'return_classes', False) for part in parts_of(dataset)):
-        return None  # the model is given the names
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return tuple(classes) if classes and not isinstance(classes, str) else None
-
-
 def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
     """Raise `PreflightError` if a head of a detector has another number of classes than the data, or a classifier less.
 
     A classifier with more is warned about: its figures are right. So is a detector of the user's own.
     """
-    classes, warn = _classes(dataset), MMLogger.get_current_instance().warning
+    classes, warn = names_of(dataset), MMLogger.get_current_instance().warning
     name = type(next(parts_of(dataset))).__name__
     if _is_classifier(model):
         number = _num_classes(model)
@@ -190,82 +184,3 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
 def _is_head(path: str) -> bool:
     parts = [part for part in path.split('.') if not part.isdigit()]
     return bool(parts) and parts[-1] in ('bbox_head', 'mask_head')
-
-
-def check_evaluator(loop: Any, what: str) -> None:
-    """Raise `PreflightError` if COCO's metric reads annotations of other images than those that will be predicted."""
-    dataset = loop.dataloader.dataset
-    if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
-               for part in (dataset, *parts_of(dataset))):
-        return
-    metrics = getattr(getattr(loop, 'evaluator', None), 'metrics', ())
-    tell_absent_objects(loop, _classes(dataset), what)
-    for metric in metrics:
-        if type(metric).__name__ not in OF_COCO or not is_mm(type(metric)) or not hasattr(dataset, 'get_data_info'):
-            continue
-        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-        if not all('img_id' in info and 'img_path' in info for info in infos):
-            continue
-        _check_once(infos, type(metric).__name__, what)
-        if (coco := getattr(metric, '_coco_api', None)) is None:
-            continue
-        name = type(metric).__name__
-        _check_numbering(dataset, coco, name, what)
-        mine, theirs = {info['img_id']: info for info in infos}, coco.imgs
-        odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, theirs.get(key))]
-        if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
-            strange = [info['img_path'] for info in mine.values() if not _shares_boxes(info, coco)]
-            odd = strange if 2 * len(strange) > len(mine) else []
-        cure = ('Give the evaluator the ann_file of this data set. To run all the same: --cfg-options '
-                'preflight.evaluator=False')
-        if odd:
-            raise PreflightError(f'{name} of the {what} has other annotations than its data set: {len(odd)} of '
-                                 f'{len(mine)} images are not so in its ann_file, such as {some(odd[:3])}. {cure}')
-        missing = [str(theirs[key]['file_name']) for key in theirs if key not in mine and coco.imgToAnns[key]]
-        if missing:
-            raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
-                                 'which its data set leaves out (by filter_cfg or indices), such as '
-                                 f'{some(missing[:3])}. {cure}')
-
-
-def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
-    """A metric numbers labels by the categories of its json, in their order."""
-    classes = _classes(dataset)
-    if not classes:
-        return
-    numbered = coco.get_cat_ids(cat_names=list(classes))
-    names = [coco.cats[key]['name'] for key in numbered]
-    if names != list(classes) and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
-        raise PreflightError(f'{name} of the {what} numbers labels as its ann_file does, {some(names)}, and '
-                             f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
-                             'the json alike, and leave sort_categories out. To run all the same: --cfg-options '
-                             'preflight.evaluator=False')
-
-
-def _check_once(infos: list[dict], name: str, what: str) -> None:
-    """Two predictions of one image would be taken for one image's: half of them count as false."""
-    counts = Counter(info['img_id'] for info in infos)
-    if double := [info['img_path'] for info in infos if counts[info['img_id']] > 1]:
-        raise PreflightError(
-            f'{name} of the {what} would count the predictions of {len(double)} images as those of '
-            f'{sum(count > 1 for count in counts.values())}, such as {some(double[:3])}: '
-            'the data set is repeated, or two have the same ids. Give each image once, under its own id. To run all '
-            'the same: --cfg-options preflight.evaluator=False')
-
-
-def _is_of(info: dict, image: dict | None) -> bool:
-    """Whether an image of a data set is one of an evaluator's json."""
-    if image is None:
-        return False
-    mine, theirs = (PurePath(str(path)).parts for path in (info['img_path'], image['file_name']))
-    return mine[-1:] == theirs[-1:]
-
-
-def _shares_boxes(info: dict, coco: Any) -> bool:
-    """Whether an image has an object in common with the evaluator's json; mended boxes are of the same object."""
-    from mmdet.evaluation.functional import bbox_overlaps
-    mine = [instance['bbox'] for instance in info.get('instances', ())]
-    boxes = [[x, y, x + width, y + height] for x, y, width, height in (
-        annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
-    overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
-    return not mine or overlaps.max(initial=0) > 0.5

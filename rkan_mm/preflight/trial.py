@@ -32,6 +32,7 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
 from .config import is_mm
+from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
           'AveragePrecision')  # metrics that give figures for one image
@@ -82,6 +83,7 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
         raise PreflightError(f'The data of the {what} are empty: check ann_file, data_prefix and metainfo.classes of '
                              f'{type(loader.dataset).__name__}.')
     with _as_before(runner), _silent():
+        check_sizes(loader, what)
         first = next(iter(loader.batch_sampler))
         for indices, changes in (first[:1], dict(num_workers=0, timeout=0)), (first, {}):
             trial = Trial(runner, loop)
@@ -220,6 +222,9 @@ def _check_coco(metric: Any) -> None:
     """Settings at which COCO's evaluation of more than one image fails."""
     if len(metric.proposal_nums) < 3:
         raise ValueError(f"proposal_nums={tuple(metric.proposal_nums)}, and COCO's summary is of three")
+    if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
+        raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
+                         f'{tuple(metric.proposal_nums)}: let one be 100')
     if 'proposal_fast' in metric.metrics and digit_version(np.__version__) >= digit_version('1.24'):
         raise ValueError(f"mmdet's proposal_fast fails with numpy {np.__version__}, from 1.24 on: take "
                          "metric='proposal'")

@@ -20,7 +20,7 @@ from rkan_mm.models import RKANet
 from .building import checking
 from .checks import PreflightError, check_checkpoint, load_weights, state_dict_in
 from .fit import Fit, fit, innermost, summary
-from .origin import differences, other_batches
+from .origin import differences, other_batches, other_beginning
 from .red import warn_in_red
 from .resuming import check_resumed
 
@@ -187,6 +187,10 @@ class WeightReportHook(Hook):
         if self.testing:
             self.warning = _together(check_whole(model, weights, path, self.allow_partial), _no_numbers(weights, path),
                                      _another_origin(checkpoint, runner.cfg))
+        elif not getattr(runner, '_resume', False):
+            with checking('The config that the checkpoint was trained with'):
+                if told := other_beginning(checkpoint, runner.cfg):
+                    warn_in_red(f'load_from: {told}')
         _report(model, weights, path, 'the model')
 
 
@@ -216,8 +220,10 @@ def _same_optimizer(checkpoint: dict, wrapper: Any) -> bool:
                                                          for group in wrapper.optimizer.param_groups]
 
 
-def check_pretrained(model: nn.Module) -> None:
+def check_pretrained(model: nn.Module, cfg: Config | None = None) -> None:
     """Report in the log what each ``init_cfg=dict(type='Pretrained')`` in a model will load; call before init_weights.
+
+    Weights that a ``cfg`` means otherwise than the one that they were trained by are told in red.
 
     Raises:
         PreflightError: one fits nothing of its module; mmengine would go on with random weights.
@@ -241,6 +247,10 @@ def check_pretrained(model: nn.Module) -> None:
             owner = type(module).init_weights.__module__.partition('.')[0]
             if owner in ('mmengine', 'mmpretrain', 'rkan_mm'):  # others may rename first, as mmdet's Swin does
                 _report(module, state_dict, path, where)
+            if cfg is not None:
+                with checking('The config that the checkpoint was trained with'):
+                    if told := other_beginning(content, cfg, name, prefix.rstrip('.')):
+                        warn_in_red(f'init_cfg of {where}: {told}')
 
 
 def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import textwrap
@@ -79,7 +80,9 @@ def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:
 
 
 def spread(numbers: Sequence[float], form: str = '.2f') -> str:
-    """``mean ± standard deviation``, or the number of a single run."""
+    """``mean ± standard deviation``, or the number of a single run; ``nan`` where one of them is none."""
+    if any(map(math.isnan, numbers)):
+        return 'nan'
     mean = format(statistics.mean(numbers), form)
     return f'{mean} ± {statistics.stdev(numbers):.2f}' if len(numbers) > 1 else mean
 
@@ -128,7 +131,7 @@ def models(tables: Sequence[Table]) -> list[dict]:
                     common, Metrics={'best epoch': float(row['published'])}, Source='paper'))
             lines = [line for line in results if line['row'] == name]
             if lines:
-                means = {label: round(statistics.mean(values(table, lines, key)), 2)
+                means = {label: round(statistics.fmean(values(table, lines, key)), 2)
                          for key, label in figures(table).items()}
                 entry['Results'].append(dict(
                     common, Metrics=means, Source='ours',

@@ -15,6 +15,7 @@ from rkan_mm.apis.command_line import at_least, command_line, file_to_write, pos
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.red import warn_in_red
 
+from .record import disagreements
 from .report import markdown, plot, publish
 from .table import Table
 
@@ -105,6 +106,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     if table.results():
         plot(table, table.record.with_suffix('.png'))
     logger.info(f'{table.record.with_suffix(".md")}:\n{markdown(table)}')
+    for line in disagreements(table.results()):
+        warn_in_red(line)
     if not args.record:
         publish([Table(path) for path in sorted(table.path.parent.glob('*.yml'))])
     if failures:

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import yaml
 
 from rkan_mm.apis.configs import find_config
 from rkan_mm.preflight import PreflightError
+
+from .record import read_record
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data',
@@ -122,13 +124,17 @@ class Table:
         return [(name, seed) for seed in order for name, each in wanted.items() if seed in each]
 
     def results(self) -> list[dict]:
-        """Lines of the record, in the order of the rows; columns that an older record lacks are empty."""
-        if not self.record.exists():
-            return []
-        with self.record.open(newline='') as file:
-            lines = [dict.fromkeys(FIELDS, '') | line for line in csv.DictReader(file) if line['row'] in self.rows]
+        """Lines of the record, in the order of the rows; see `read_record` for what is raised."""
+        return self._sorted(line for line in self._lines() if line['row'] in self.rows)
+
+    def _lines(self) -> list[dict]:
+        return read_record(self.record, FIELDS) if self.record.exists() else []
+
+    def _sorted(self, lines: Iterable[dict]) -> list[dict]:
+        """In the order of the rows, and then of the seeds; those of no row come last."""
         order = list(self.rows)
-        return sorted(lines, key=lambda line: (order.index(line['row']), int(line['seed'])))
+        return sorted(lines, key=lambda line: (
+            order.index(line['row']) if line['row'] in order else len(order), int(line['seed'])))
 
     def add(self, name: str, seed: int, work_dir: Path) -> None:
         """Put a finished run into the record."""
@@ -151,15 +157,14 @@ class Table:
             data=' '.join(f'{split}:{"+".join(prints)}' for split, prints in summary.get('data', {}).items()),
             other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])),
             options=self._options_of(name))
-        done = {(each['row'], int(each['seed'])): each for each in self.results()}
+        done = {(each['row'], int(each['seed'])): each for each in self._lines()}
         done[name, seed] = line
-        order = list(self.rows)
         self.record.parent.mkdir(parents=True, exist_ok=True)
         partial = self.record.with_suffix('.partial')
         with partial.open('w', newline='') as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
             writer.writeheader()
-            writer.writerows(done[key] for key in sorted(done, key=lambda key: (order.index(key[0]), key[1])))
+            writer.writerows(self._sorted(done.values()))
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.record)

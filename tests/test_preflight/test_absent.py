@@ -6,6 +6,7 @@ import pytest
 from small_runs import CLASSIFIER, DETECTOR
 
 from rkan_mm.apis import runner
+from rkan_mm.preflight.absent import tell_absent_objects
 
 VAL = "dict(val_dataloader['dataset'], indices={})"
 LIST = """
@@ -84,3 +85,13 @@ def test_fewer_boxes_than_objects(printed, small_data, limit, told):
     most = max(sum(each['image_id'] == image['id'] for each in content['annotations']) for image in content['images'])
     said = f'WARNING: model.test_cfg.max_per_img={limit} leaves out objects: a picture of the validation has {most}.'
     assert (said in printed(DETECTOR, f"model['test_cfg'].update(max_per_img={limit})\n")) == told
+
+
+def test_panoptic_data_without_a_class(capsys):
+    infos = [dict(instances=[dict(bbox_label=0)], segments_info=[dict(category=0, is_thing=1), dict(category=2)])]
+    tell_absent_objects(infos, ('cat', 'dog', 'sky'), ['CocoPanopticMetric'], 'test')
+    assert ('WARNING: CocoPanopticMetric of the test gives the mean of 2 classes, and 0 for others that are predicted: '
+            'its data have no object of 1 of 3 classes (dog).') in capsys.readouterr().out
+    infos[0]['segments_info'].append(dict(category=1, is_thing=1))
+    tell_absent_objects(infos, ('cat', 'dog', 'sky'), ['CocoPanopticMetric'], 'test')
+    assert not capsys.readouterr().out

@@ -49,6 +49,13 @@ RED = {
     'no gradient': (['optim_wrapper.clip_grad.max_norm=0'], 'optim_wrapper.clip_grad.max_norm=0 makes all gradients 0'),
     'no gradient by value': (['optim_wrapper.clip_grad.type=value', 'optim_wrapper.clip_grad.clip_value=0'],
                              'optim_wrapper.clip_grad.clip_value=0 makes all gradients 0'),
+    'an lr for the pictures of an iteration': (
+        ['auto_scale_lr.enable=True', 'auto_scale_lr.base_batch_size=2', 'optim_wrapper.accumulative_counts=2'],
+        '--auto-scale-lr scales the lr to 2 pictures, those of an iteration, and each step is made of 4'),
+    'parts of a model that are not there': (
+        ['optim_wrapper.paramwise_cfg.custom_keys.bakbone.lr_mult=0.1'],
+        'optim_wrapper.paramwise_cfg.custom_keys (bakbone) are part of no name of a parameter, and change nothing: '
+        'names begin with backbone, neck, bbox_head.'),
     'validated by what it learned': (
         ['train_dataloader.dataset.ann_file=annotations/val.json', 'train_dataloader.dataset.data_prefix.img=val'],
         '2 of 2 images of the training that were looked up are in the validation as well, such as '),
@@ -87,6 +94,13 @@ def test_going_on_with_what_the_checkpoint_has(train, capsys):
     assert done.optim_wrapper.param_groups[0]['lr'] == 0.01
     with pytest.raises(PreflightError, match='is another than AdamW: it has no betas, eps. Resume with the optimizer'):
         train('cls', 'train_cfg.max_epochs=3', 'optim_wrapper.optimizer.type=AdamW', flags=['--resume'])
+
+
+def test_an_epoch_without_an_end(train):
+    with pytest.raises(PreflightError, match='The first epoch of the training would never end: its sampler is an Inf'):
+        train('cls', 'train_dataloader.sampler.type=InfiniteSampler')
+    train('cls', 'train_dataloader.sampler.type=InfiniteSampler', 'train_cfg._delete_=True',
+          'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2')
 
 
 def test_a_last_batch_of_one_image(train):

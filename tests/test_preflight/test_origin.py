@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import runner
-from rkan_mm.preflight.origin import differences
+from rkan_mm.preflight.origin import differences, other_beginning
 
 COCO = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 OTHERS = {  # an option of the test, and what is said of it; None where predictions stay as they are
@@ -106,3 +106,64 @@ def test_a_test_says_so_in_red(small_data, tmp_path, capsys):
     runner.test([*argv, '--work-dir', str(tmp_path), '--cfg-options', 'model.backbone.backbone.style=caffe'])
     assert ('WARNING: The checkpoint was trained with model.backbone.backbone.style=pytorch (here caffe). Its weights '
             'fit, but mean something else.') in capsys.readouterr().out
+
+
+BEGINNINGS = {  # what of a training's config is another than the checkpoint's, and what is said of it
+    'model.backbone.backbone.style="caffe"': 'model.backbone.backbone.style=pytorch (here caffe)',
+    'model.backbone.block=dict(basis=dict(type="Legendre"),type="RKANBlock")':
+        'model.backbone.block.basis.type=Chebyshev (here Legendre)',
+    'model.data_preprocessor.bgr_to_rgb=False': 'pictures in RGB (here in BGR)',
+    'model.data_preprocessor.mean=[103.53,116.28,123.675]':
+        'model.data_preprocessor.mean=[123.675, 116.28, 103.53] (here [103.53, 116.28, 123.675])',
+    'model.data_preprocessor.mean=[123.68,116.28,103.53]': None,
+    'model.backbone.backbone.out_indices=(3,)': None,
+    'model.backbone.backbone.norm_cfg=dict(type="BN",momentum=0.01)': None,
+    'model.bbox_head.num_classes=7': None,
+    'model.bbox_head.anchor_generator=dict(type="AnchorGenerator",strides=[8])': None,
+}
+
+
+@pytest.mark.parametrize('option', BEGINNINGS)
+@pytest.mark.parametrize('classifier', [True, False])
+def test_weights_to_begin_with(option, classifier):
+    init_default_scope('mmdet')
+    pixels = 'model.data_preprocessor=dict(type="DetDataPreprocessor",bgr_to_rgb=True,**COCO)'
+    trained = read(DETECTOR, pixels)
+    if classifier:
+        trained.model.type, trained.model.bbox_head = 'ImageClassifier', None
+        trained.model.data_preprocessor = dict(type='ClsDataPreprocessor', to_rgb=True, **COCO)
+    expected = BEGINNINGS[option]
+    assert other_beginning(dict(meta=dict(cfg=trained.pretty_text)), read(DETECTOR, pixels, option)) == (
+        expected and f'The checkpoint was trained with {expected}. Its weights fit, but mean something else.')
+
+
+def test_another_net_to_begin_with_is_not_told_here():
+    init_default_scope('mmdet')
+    trained = read(DETECTOR, 'model.backbone=dict(type="ResNeXt",depth=50)', 'model.data_preprocessor=dict(**COCO)')
+    assert other_beginning(dict(meta=dict(cfg=trained.pretty_text)), read(DETECTOR)) is None
+
+
+def test_pretrained_backbones_say_so_in_red(small_data, tmp_path, capsys):
+    argv = write_run(tmp_path, 'detector', DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))))
+    content = torch.load(argv[1], weights_only=True)
+    torch.save(dict(content, meta=dict(cfg=Config.fromfile(argv[0]).pretty_text)), argv[1])
+    inner = 'model.backbone.backbone'
+    command = [argv[0], '--work-dir', str(tmp_path / 'work'), '--cfg-options', f'{inner}.init_cfg.type=Pretrained',
+               f'{inner}.init_cfg.checkpoint={argv[1]}', f'{inner}.init_cfg.prefix=backbone.backbone.']
+    runner.train(command)
+    assert 'WARNING: init_cfg' not in capsys.readouterr().out
+    runner.train([*command, f'{inner}.style=caffe'])
+    assert (f'WARNING: init_cfg of backbone.backbone (ResNet): The checkpoint was trained with {inner}.style=pytorch '
+            '(here caffe).' in capsys.readouterr().out)
+
+
+def test_a_training_says_so_in_red(small_data, tmp_path, capsys):
+    argv = write_run(tmp_path, 'detector', DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))))
+    content = torch.load(argv[1], weights_only=True)
+    torch.save(dict(content, meta=dict(cfg=Config.fromfile(argv[0]).pretty_text)), argv[1])
+    command = [argv[0], '--work-dir', str(tmp_path / 'work'), '--cfg-options', f'load_from={argv[1]}']
+    runner.train(command)
+    assert 'load_from: ' not in capsys.readouterr().out
+    runner.train([*command, 'model.backbone.backbone.style=caffe'])
+    assert ('WARNING: load_from: The checkpoint was trained with model.backbone.backbone.style=pytorch (here caffe).'
+            in capsys.readouterr().out)

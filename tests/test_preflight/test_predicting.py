@@ -30,6 +30,9 @@ REFUSED = {
         'has RandomFlip, and boxes are predicted'),
     'two numbers of proposals': (NOTHING + "val_evaluator.update(proposal_nums=(1, 10))\n",
                                  r"ValueError: proposal_nums=\(1, 10\), and COCO's summary is of three. To run"),
+    'no AP by the numbers of proposals': (
+        NOTHING + "val_evaluator.update(proposal_nums=(1, 10, 300))\n",
+        "COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums=.1, 10, 300.: let one be 100"),
     'one threshold': (NOTHING + "val_evaluator.update(iou_thrs=0.5)\n", "leave iou_thrs out: COCO's summary is of"),
     'proposals by the fast way': ("val_evaluator.update(metric='proposal_fast')\n",
                                   "mmdet's proposal_fast fails with numpy .*: take metric='proposal'"),

@@ -151,7 +151,9 @@ class RKANet(BackboneAttributes):
             parent = part.rpartition('.')[0]
             parent = parent if parent in modules else ''
             there = [f'{parent}.{child}'.lstrip('.') for child, _ in modules[parent].named_children()]
-            numbered = [child for child in there if child[-1].isdigit()]
+            numbered = [child for child in there if child[-1].isdigit()] or [
+                f'{child}.{len(inner) - 1}' for child in there if isinstance(inner := modules[child], nn.ModuleList)
+                and len(inner)][:1]
             raise ValueError(f'RKANet: no stage {part!r} in {type(self.backbone).__name__}; it has {", ".join(there)}.'
                              + (f' Name one in stages, such as stages=({numbered[-1]!r}, )' if numbered else ''))
         return modules[first], modules[last or first]

@@ -239,6 +239,16 @@ def test_stage_without_feature_maps():
         RKANet(cfg, ('layers.1',))
 
 
+def test_unknown_stage_of_a_backbone_that_numbers_them_further_in():
+    cfg = dict(type='mmdet.HourglassNet', downsample_times=1, num_stacks=2, stage_channels=[8, 8], stage_blocks=[1, 1],
+               feat_channel=8)
+    with pytest.raises(ValueError, match='no stage .layer4. in HourglassNet; it has stem, hourglass_modu') as told:
+        RKANet(cfg)
+    stage = re.search(r"such as stages=\('(.*)', \)", str(told.value))[1]
+    assert stage == 'hourglass_modules.1'
+    assert len(RKANet(cfg, (stage,)).bridges) == 1
+
+
 HRNET = dict(type='mmdet.HRNet', extra={
     f'stage{i}': dict(num_modules=1, num_branches=i, block='BOTTLENECK' if i == 1 else 'BASIC', num_blocks=(1,) * i,
                       num_channels=(4,) * i) for i in (1, 2, 3, 4)})

@@ -1,0 +1,47 @@
+"""A validation that lacks a figure: mmengine would log the one of the validation before in its place."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.runner import Runner
+
+from rkan_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class AbsentFiguresHook(Hook):
+    """Let figures that a validation lacks be nan there: in logs, in ``summary.json``, for schedules that wait for them.
+
+    mmdet's CocoMetric gives no figures where a model finds nothing in any picture. mmengine's log then shows those of
+    the validation before, and ReduceOnPlateau schedules stop the run with a KeyError.
+    """
+
+    priority = 'ABOVE_NORMAL'  # behind mmengine's RuntimeInfoHook, before what logs and what waits for figures
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if metrics is None:
+            return
+        hub = runner.message_hub
+        given, known = list(metrics), hub.get_info('validated_figures', [])
+        for name in _waited_for(runner.param_schedulers):
+            metrics.setdefault(name, nan)
+        if missing := [name for name in dict.fromkeys([*known, *metrics]) if name not in given]:
+            runner.logger.warning(f'This validation gave no {", ".join(missing)}, as where nothing is found in any '
+                                  'picture; in logs and summary.json it is nan.')
+        for name in missing:
+            hub.update_scalar(f'val/{name}', nan)
+        scalars = [name for name in given if f'val/{name}' in hub.log_scalars]
+        hub.update_info('validated_figures', list(dict.fromkeys([*known, *scalars])))
+        hub.update_info('validations', hub.get_info('validations', 0) + 1)
+
+
+def _waited_for(schedules: Any) -> list[str]:
+    """Figures that schedules, which may be those of several optimizers, wait for."""
+    if isinstance(schedules, dict):
+        return [name for each in schedules.values() for name in _waited_for(each)]
+    return [each.monitor for each in schedules or () if getattr(each, 'need_val_args', False)]

@@ -1,0 +1,101 @@
+"""Whether COCO's metric judges the images that are predicted, once each, by their own annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from rkan_mm.engine.run_error import PreflightError
+
+from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
+from .annotations import some
+from .config import is_mm
+from .datasets import names_of, parts_of
+
+OF_COCO = ('CocoMetric', 'FasterCocoMetric')
+
+
+def check_evaluator(loop: Any, what: str) -> None:
+    """Raise `PreflightError` if COCO's metric reads annotations of other images than those that will be predicted."""
+    dataset = loop.dataloader.dataset
+    if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
+               for part in (dataset, *parts_of(dataset))):
+        return
+    metrics = [metric for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()) if is_mm(type(metric))
+               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS}]
+    if not metrics or not hasattr(dataset, 'get_data_info'):
+        return
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    tell_absent_objects(infos, names_of(dataset), [type(metric).__name__ for metric in metrics], what)
+    tell_limits(infos, loop.runner.cfg.get('model') or {}, what)
+    if not all('img_id' in info and 'img_path' in info for info in infos):
+        return
+    for metric in metrics:
+        if type(metric).__name__ not in OF_COCO:
+            continue
+        _check_once(infos, type(metric).__name__, what)
+        if (coco := getattr(metric, '_coco_api', None)) is None:
+            continue
+        name = type(metric).__name__
+        _check_numbering(dataset, coco, name, what)
+        mine, theirs = {info['img_id']: info for info in infos}, coco.imgs
+        odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, theirs.get(key))]
+        if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
+            strange = [info['img_path'] for info in mine.values() if not _shares_boxes(info, coco)]
+            odd = strange if 2 * len(strange) > len(mine) else []
+        cure = ('Give the evaluator the ann_file of this data set. To run all the same: --cfg-options '
+                'preflight.evaluator=False')
+        if odd:
+            raise PreflightError(f'{name} of the {what} has other annotations than its data set: {len(odd)} of '
+                                 f'{len(mine)} images are not so in its ann_file, such as {some(odd[:3])}. {cure}')
+        missing = [str(theirs[key]['file_name']) for key in theirs if key not in mine and coco.imgToAnns[key]]
+        if missing:
+            raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
+                                 'which its data set leaves out (by filter_cfg or indices), such as '
+                                 f'{some(missing[:3])}. {cure}')
+
+
+def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
+    """A metric numbers labels by the categories of its json, in their order."""
+    classes = names_of(dataset)
+    if not classes:
+        return
+    numbered = coco.get_cat_ids(cat_names=list(classes))
+    names = [coco.cats[key]['name'] for key in numbered]
+    if names != list(classes) and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
+        raise PreflightError(f'{name} of the {what} numbers labels as its ann_file does, {some(names)}, and '
+                             f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
+                             'the json alike, and leave sort_categories out. To run all the same: --cfg-options '
+                             'preflight.evaluator=False')
+
+
+def _check_once(infos: list[dict], name: str, what: str) -> None:
+    """Two predictions of one image would be taken for one image's: half of them count as false."""
+    counts = Counter(info['img_id'] for info in infos)
+    if double := [info['img_path'] for info in infos if counts[info['img_id']] > 1]:
+        raise PreflightError(
+            f'{name} of the {what} would count the predictions of {len(double)} images as those of '
+            f'{sum(count > 1 for count in counts.values())}, such as {some(double[:3])}: '
+            'the data set is repeated, or two have the same ids. Give each image once, under its own id. To run all '
+            'the same: --cfg-options preflight.evaluator=False')
+
+
+def _is_of(info: dict, image: dict | None) -> bool:
+    """Whether an image of a data set is one of an evaluator's json."""
+    if image is None:
+        return False
+    mine, theirs = (PurePath(str(path)).parts for path in (info['img_path'], image['file_name']))
+    return mine[-1:] == theirs[-1:]
+
+
+def _shares_boxes(info: dict, coco: Any) -> bool:
+    """Whether an image has an object in common with the evaluator's json; mended boxes are of the same object."""
+    from mmdet.evaluation.functional import bbox_overlaps
+    mine = [instance['bbox'] for instance in info.get('instances', ())]
+    boxes = [[x, y, x + width, y + height] for x, y, width, height in (
+        annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
+    overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
+    return not mine or overlaps.max(initial=0) > 0.5

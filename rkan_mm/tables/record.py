@@ -1,0 +1,71 @@
+"""The record of a table's runs, read back: each run once and whole, and of one row by the same training and data."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rkan_mm.preflight import PreflightError
+
+NEEDED = ('row', 'seed', 'config', 'last', 'best')
+NUMBERS = ('last', 'best', 'test')
+MERGED = ('<<<<<<<', '=======', '>>>>>>>')
+
+
+def read_record(path: Path, fields: Sequence[str]) -> list[dict]:
+    """Lines of a record, of whatever rows; columns that an older record lacks are empty.
+
+    Raises:
+        PreflightError: it is no record, a line is not whole or no number, or a run stands in it twice.
+    """
+    with path.open(newline='', encoding='utf-8-sig') as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
+            raise PreflightError(f'{path} is no record of runs, with commas between its columns: it has no column '
+                                 f'{", ".join(missing)}.')
+        lines: dict[tuple[str, int], dict] = {}
+        for line in reader:
+            where = f'{path}, line {reader.line_num}'
+            if str(line['row']).startswith(MERGED):
+                raise PreflightError(f'{where}: {line["row"][:7]} is of a merge that git could not do: do it by hand.')
+            if not _is_whole(line):
+                raise PreflightError(f'{where}, of {line["row"]}, is torn: take it out, and the run that it is of will '
+                                     'be collected, or made, anew.')
+            key = line['row'], int(line['seed'])
+            if key in lines:
+                raise PreflightError(f'{where}: seed {key[1]} of {key[0]} stands there twice, and would count twice: '
+                                     'take one out.')
+            lines[key] = dict.fromkeys(fields, '') | line
+    return list(lines.values())
+
+
+def _is_whole(line: dict) -> bool:
+    if None in line or None in line.values() or not line['seed'].isdecimal():
+        return False
+    try:
+        return all(math.isfinite(number) or math.isnan(number) for number in (
+            float(line[name]) for name in NUMBERS if line.get(name) or name in NEEDED))
+    except ValueError:
+        return False
+
+
+def disagreements(lines: Sequence[dict]) -> Iterator[str]:
+    """What of the runs of a record does not go together, or is no number, in sentences."""
+    for row in dict.fromkeys(line['row'] for line in lines):
+        mine = [line for line in lines if line['row'] == row]
+        for name in ('epochs', 'parameters'):
+            if len(found := {line[name] for line in mine if line[name]}) > 1:
+                yield (f'{row}: its runs are of {" and ".join(sorted(found))} {name}, and its mean is of different '
+                       'trainings.')
+        if seeds := [line['seed'] for line in mine if any(math.isnan(float(line[name])) for name in NUMBERS
+                                                         if line[name])]:
+            yield f'{row}: figures of seed {", ".join(seeds)} are no number, and so is its mean.'
+    for split in ('val', 'test'):
+        prints = {part for line in lines for part in line['data'].split() if part.startswith(f'{split}:')}
+        if len(prints) > 1:
+            who = list(dict.fromkeys(line['row'] for line in lines
+                                     if not {*line['data'].split()}.isdisjoint(sorted(prints)[1:])))
+            yield (f'The {split} data of the runs are not the same ({", ".join(sorted(prints))}, as in {who[0]}): '
+                   'their figures do not compare.')

@@ -1,0 +1,57 @@
+"""A validation without a figure shows none, rather than that of the validation before."""
+
+import json
+import math
+
+import pytest
+from mmpretrain.evaluation import Accuracy
+from small_runs import CLASSIFIER
+
+from rkan_mm.apis import runner
+
+PLATEAU = """
+param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0, factor=0.5)]
+"""
+
+
+@pytest.fixture
+def train(small_data, tmp_path, monkeypatch):
+    """Train the small classifier for three epochs; the figures of its validations are given, None for none at all."""
+    def run(figures, lines='', *flags):
+        left = [0.0, *figures]  # the first one is of the trial
+
+        def compute(metric, results):
+            value = left.pop(0)
+            return {} if value is None else {'top1': value}
+        monkeypatch.setattr(Accuracy, 'compute_metrics', compute)
+        (tmp_path / 'cls.py').write_text(
+            CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))) + lines + 'train_cfg = dict('
+            f'by_epoch=True, max_epochs={len(figures)}, val_interval=1)\n')
+        done = runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), *flags])
+        return done, json.loads((tmp_path / 'work/summary.json').read_text())['metrics']['accuracy/top1']
+    return run
+
+
+@pytest.mark.parametrize(('figures', 'best', 'best_epoch'), [
+    ([10.0, 30.0, None], 30.0, 2), ([None, 10.0, 30.0], 30.0, 3), ([None, None, 20.0], 20.0, 3),
+    ([20.0, None, 10.0], 20.0, 1), ([10.0, 20.0, 30.0], 30.0, 3)])
+def test_the_summary_counts_all_validations(train, figures, best, best_epoch):
+    _, found = train(figures)
+    assert [None if math.isnan(value) else value for value in found['curve']] == figures
+    assert (found['best'], found['best_epoch']) == (best, best_epoch)
+    assert found['last'] == figures[-1] or (figures[-1] is None and math.isnan(found['last']))
+
+
+def test_the_log_shows_no_figure_of_the_validation_before(train, tmp_path):
+    train([10.0, None])
+    lines = next((tmp_path / 'work').glob('*/*.log')).read_text().splitlines()
+    shown = {line.partition('Epoch(val) ')[2][:3]: line for line in lines if 'Epoch(val)' in line}
+    assert 'accuracy/top1: 10.0000' in shown['[1]']
+    assert 'accuracy/top1: nan' in shown['[2]']
+    assert any('WARNING - This validation gave no accuracy/top1, as where nothing is found' in line for line in lines)
+
+
+def test_a_schedule_that_waits_for_a_figure_goes_on_without(train):
+    done, _ = train([None, 10.0, None], PLATEAU)
+    assert done.epoch == 3
+    assert done.optim_wrapper.param_groups[0]['lr'] < 0.01

@@ -1,0 +1,102 @@
+"""What a record cannot be read back as is refused; what of its runs does not go together is told."""
+
+import csv
+
+import pytest
+import yaml
+
+from rkan_mm.preflight import PreflightError
+from rkan_mm.tables.record import disagreements
+from rkan_mm.tables.report import markdown
+from rkan_mm.tables.run import run_table
+from rkan_mm.tables.statistics import statistics
+from rkan_mm.tables.table import FIELDS, Table
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A table of the rows A and B with seeds 0 and 1, and a record of four runs, changed line by line."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'ab':
+        (tmp_path / f'{name}.py').write_text('x = 1\n')
+    (tmp_path / 't.yml').write_text(yaml.safe_dump(dict(
+        title='T', metric='accuracy/top1', seeds=[0, 1], baseline='A',
+        rows=[dict(name='A', config='a.py'), dict(name='B', config='b.py')])))
+
+    def record(changes=(), tail='', rows='AB'):
+        lines = [dict.fromkeys(FIELDS, '') | dict(
+            row=row, seed=seed, config=f'{row.lower()}.py', epochs=4, last=f'9{seed}.0', best='95.0', best_epoch=1,
+            peak_memory_mib=10, parameters=7, options='{}', data='train:1 val:2') for row in rows for seed in (0, 1)]
+        for number, change in dict(changes).items():
+            lines[number].update(change)
+        (tmp_path / 'logs').mkdir(exist_ok=True)
+        with (tmp_path / 'logs/t.csv').open('w', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(lines)
+            file.write(tail)
+        return Table('t.yml')
+    return record
+
+
+@pytest.mark.parametrize(('changes', 'tail', 'message'), [
+    ({3: dict(seed='00')}, '', 'line 5: seed 0 of B stands there twice, and would count twice: take one out.'),
+    ({}, 'B,2,b.py', 'line 6, of B, is torn: take it out, and the run that it is of will be collected, or made, anew.'),
+    ({}, 'B', 'line 6, of B, is torn'),
+    ({2: dict(last='')}, '', 'line 4, of B, is torn'),
+    ({2: dict(best='9o.0')}, '', 'line 4, of B, is torn'),
+    ({}, '<<<<<<< HEAD\n', 'line 6: <<<<<<< is of a merge that git could not do: do it by hand.'),
+])
+def test_refused(write, changes, tail, message):
+    with pytest.raises(PreflightError, match=message):
+        write(changes, tail).results()
+
+
+def test_another_file(write, tmp_path):
+    table = write()
+    (tmp_path / 'logs/t.csv').write_text('row;seed;last\nA;0;1\n')
+    with pytest.raises(PreflightError, match=r't.csv is no record of runs, with commas .*: it has no column row, seed'):
+        table.results()
+
+
+def test_a_record_as_excel_saves_it(write, tmp_path):
+    table = write()
+    path = tmp_path / 'logs/t.csv'
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes().replace(b'\n', b'\r\n'))
+    assert [line['last'] for line in table.results()] == ['90.0', '91.0'] * 2
+
+
+@pytest.mark.parametrize(('changes', 'told'), [
+    ({}, []),
+    ({2: dict(epochs=1)}, ['B: its runs are of 1 and 4 epochs, and its mean is of different trainings.']),
+    ({2: dict(parameters=9)}, ['B: its runs are of 7 and 9 parameters, and its mean is of different trainings.']),
+    ({2: dict(parameters=''), 3: dict(data='')}, []),
+    ({0: dict(epochs=2), 1: dict(epochs=2)}, []),  # another row may train for longer
+    ({3: dict(data='train:5 val:2')}, []),
+    ({3: dict(data='train:1 val:3')},
+     ['The val data of the runs are not the same (val:2, val:3, as in B): their figures do not compare.']),
+    ({2: dict(last='nan')}, ['B: figures of seed 0 are no number, and so is its mean.']),
+])
+def test_told(write, changes, told, capsys):
+    assert list(disagreements(write(changes).results())) == told
+    run_table(['t.yml', '--collect', '--record', 'logs/t.csv'])
+    assert all(f'WARNING: {each}' in capsys.readouterr().out for each in told)
+
+
+def test_a_figure_that_is_no_number_stops_no_table(write):
+    table = write({2: dict(last='nan')})
+    assert '| nan | 95.00 ± 0.00 | nan |' in markdown(table)
+    assert '| B | +nan | +nan to +nan | nan | nan | 2 |' in statistics(table)
+
+
+def test_lines_of_rows_that_the_table_has_no_more_stay(write, tmp_path):
+    table = write(rows='ZAB')
+    assert [line['row'] for line in table.results()] == ['A', 'A', 'B', 'B']
+    (tmp_path / 'summary.json').write_text(
+        '{"metrics": {"accuracy/top1": {"last": 1, "best": 2, "best_epoch": 1, "curve": [2, 1]}}, "epochs": 4, '
+        '"seconds_per_epoch": 1, "peak_memory_mib": 1, "parameters": 7, "processes": 1, "device": "CPU", '
+        '"versions": {"torch": "2"}}')
+    table.add('B', 1, tmp_path)
+    with (tmp_path / 'logs/t.csv').open() as file:
+        assert [(line['row'], line['last']) for line in csv.DictReader(file)] == [
+            ('A', '90.0'), ('A', '91.0'), ('B', '90.0'), ('B', '1.0000'), ('Z', '90.0'), ('Z', '91.0')]
