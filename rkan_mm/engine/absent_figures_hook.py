@@ -27,7 +27,7 @@ class AbsentFiguresHook(Hook):
         if metrics is None:
             return
         hub = runner.message_hub
-        given, known = list(metrics), hub.get_info('validated_figures', [])
+        given, known = list(metrics), hub.get_info('known_figures', [])
         for name in _waited_for(runner.param_schedulers):
             metrics.setdefault(name, nan)
         if missing := [name for name in dict.fromkeys([*known, *metrics]) if name not in given]:
@@ -36,8 +36,8 @@ class AbsentFiguresHook(Hook):
         for name in missing:
             hub.update_scalar(f'val/{name}', nan)
         scalars = [name for name in given if f'val/{name}' in hub.log_scalars]
-        hub.update_info('validated_figures', list(dict.fromkeys([*known, *scalars])))
-        hub.update_info('validations', hub.get_info('validations', 0) + 1)
+        hub.update_info('known_figures', list(dict.fromkeys([*known, *scalars])))
+        hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
 
 
 def _waited_for(schedules: Any) -> list[str]:

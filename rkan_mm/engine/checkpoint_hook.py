@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from math import nan
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -108,8 +109,24 @@ class ResumableCheckpointHook(CheckpointHook):
                 AtomicBackend().put_text(self.last_ckpt, Path(runner.work_dir) / 'last_checkpoint')
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with self._removing_last(runner):
-            super()._save_best_checkpoint(runner, metrics)
+        if self.save_best and (metrics := self._with_all(runner, metrics)):
+            with self._removing_last(runner):
+                super()._save_best_checkpoint(runner, metrics)
+
+    def _with_all(self, runner: Runner, metrics: dict) -> dict:
+        """With nan, which is never the best, for what save_best waits for in vain: mmengine would stop the run."""
+        if 'auto' in self.key_indicators and metrics:
+            try:
+                self._init_rule(self.rules, [next(iter(metrics))])
+            except ValueError as error:
+                runner.logger.error(f"save_best='auto' keeps no best checkpoint: {error}. Give "
+                                    "default_hooks.checkpoint.rule='greater', or 'less', beside the name of a figure.")
+                return {}
+        missing = [] if 'auto' in self.key_indicators else [key for key in self.key_indicators if key not in metrics]
+        if missing:
+            runner.logger.error(f'save_best keeps no checkpoint of this validation: it gave no {", ".join(missing)}, '
+                                f'but {", ".join(metrics) or "nothing, as where nothing is found in any picture"}.')
+        return {**dict.fromkeys(missing, nan), **metrics}
 
     def _remove(self, name: str) -> None:
         path = self.file_backend.join_path(self.out_dir, name)

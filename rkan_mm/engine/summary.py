@@ -102,7 +102,7 @@ class RunSummaryHook(Hook):
         for name, buffer in history.items():
             if name.startswith('val/') and name not in ('val/time', 'val/data_time'):
                 curve = buffer.data[0].tolist()
-                curve = [nan] * (runner.message_hub.get_info('validations', 0) - len(curve)) + curve
+                curve = [nan] * (runner.message_hub.get_info('count_of_validations', 0) - len(curve)) + curve
                 numbers = [value for value in curve if not isnan(value)] or curve
                 best = min(numbers) if 'loss' in name else max(numbers)
                 metrics[name.removeprefix('val/')] = dict(

@@ -107,15 +107,22 @@ def _check_learning(wrapper: OptimWrapper, where: str = 'optim_wrapper') -> None
 
 def _check_keeping(hook: Hook, runner: Runner) -> None:
     """Warn in red of a hook that keeps no checkpoint, or waits for a validation that does not come."""
-    best = isinstance(hook, CheckpointHook) and bool(hook.save_best)
-    if not runner.val_loop and (best or isinstance(hook, EarlyStoppingHook)):
+    best, validated = isinstance(hook, CheckpointHook) and bool(hook.save_best), bool(
+        runner.val_loop and validates(runner.train_loop))
+    if not validated and (best or isinstance(hook, EarlyStoppingHook)):
         warn_in_red(f'{type(hook).__name__}{"(save_best)" if best else ""} waits for a validation, and there is none.')
-    if not isinstance(hook, CheckpointHook) or hook.save_last or (best and runner.val_loop):
+    if not isinstance(hook, CheckpointHook) or hook.save_last or (best and validated):
         return
     steps = getattr(runner.train_loop, 'max_epochs' if hook.by_epoch else 'max_iters', None)
     if hook.interval < 1 or (steps and hook.interval > steps):
         warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
                     f'save_last=False and {"save_best without a validation" if best else "no save_best"}.')
+
+
+def validates(loop: Any) -> bool:
+    """Whether a training loop comes to its first validation."""
+    last = getattr(loop, 'max_epochs', None) or getattr(loop, 'max_iters', None)
+    return last is None or getattr(loop, 'val_begin', 1) <= last
 
 
 def _judged(hook: Hook) -> Iterator[tuple[str, str, str | None]]:

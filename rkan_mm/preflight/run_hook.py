@@ -20,7 +20,7 @@ from .building import checking
 from .classification import check_labels, check_same_folders, tell_figures
 from .config import is_mm, switches
 from .datasets import check_same_classes, names_of, parts_of
-from .effects import check_apart, check_predicting, check_training, watch_small_maps
+from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
 from .evaluators import check_evaluator
 from .fit import innermost
 from .images import check_pictures
@@ -58,7 +58,7 @@ class CheckRunHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loops = {'train': runner.train_loop}
-        if runner.val_loop is not None and _validates(runner.train_loop):
+        if runner.val_loop is not None and validates(runner.train_loop):
             loops['validation'] = runner.val_loop
         if self.test:
             loops['test'] = runner.test_loop
@@ -126,12 +126,6 @@ class CheckRunHook(Hook):
                     figures = try_first(runner, loop, what)
                     if what == 'validation':
                         check_monitors(runner, figures)
-
-
-def _validates(loop: Any) -> bool:
-    """Whether a training loop comes to its first validation."""
-    last = getattr(loop, 'max_epochs', None) or getattr(loop, 'max_iters', None)
-    return last is None or getattr(loop, 'val_begin', 1) <= last
 
 
 def _is_classifier(model: nn.Module) -> bool:

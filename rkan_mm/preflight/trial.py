@@ -48,6 +48,8 @@ CURES = (
      "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
                                               "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
+    ("img_meta.get|KeyError: '(img_id|img_path|img_shape|ori_shape|scale_factor)'",
+     'PackDetInputs of its pipeline does not keep it: add it to meta_keys'),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('^model: .*selected index k out of range',
      'it takes the best of more places than so small a picture has: a larger scale, or fewer queries or proposals'),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rkan_mm.preflight import PreflightError
 
-NEEDED = ('row', 'seed', 'config', 'last', 'best')
+NEEDED = ('row', 'seed', 'config', 'last')
 NUMBERS = ('last', 'best', 'test')
 MERGED = ('<<<<<<<', '=======', '>>>>>>>')
 
@@ -45,8 +45,8 @@ def _is_whole(line: dict) -> bool:
     if None in line or None in line.values() or not line['seed'].isdecimal():
         return False
     try:
-        return all(math.isfinite(number) or math.isnan(number) for number in (
-            float(line[name]) for name in NUMBERS if line.get(name) or name in NEEDED))
+        numbers = [float(line[name]) for name in NUMBERS if line.get(name)]
+        return bool(numbers) and not any(map(math.isinf, numbers))
     except ValueError:
         return False
 

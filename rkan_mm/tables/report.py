@@ -76,7 +76,8 @@ def paired(table: Table, results: Sequence[dict], name: str) -> str:
 
 def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:
     """A column of the record, scaled; a digit as ``key`` means one of the other metrics."""
-    return [table.scale * float(line['others'].split()[int(key)] if key.isdigit() else line[key]) for line in lines]
+    found = (line['others'].split()[int(key)] if key.isdigit() else line[key] for line in lines)
+    return [table.scale * float(value or 'nan') for value in found]
 
 
 def spread(numbers: Sequence[float], form: str = '.2f') -> str:

@@ -12,23 +12,24 @@ from rkan_mm.apis import runner
 PLATEAU = """
 param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0, factor=0.5)]
 """
+BEST = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='{}'))\n"
 
 
 @pytest.fixture
 def train(small_data, tmp_path, monkeypatch):
     """Train the small classifier for three epochs; the figures of its validations are given, None for none at all."""
     def run(figures, lines='', *flags):
-        left = [0.0, *figures]  # the first one is of the trial
+        left = [*([] if 'preflight' in lines else [0.0]), *figures]  # the first one is of the trial
 
         def compute(metric, results):
             value = left.pop(0)
-            return {} if value is None else {'top1': value}
+            return {} if value is None else {'top1' if metric.prefix == 'accuracy' else 'figure': value}
         monkeypatch.setattr(Accuracy, 'compute_metrics', compute)
         (tmp_path / 'cls.py').write_text(
             CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))) + lines + 'train_cfg = dict('
             f'by_epoch=True, max_epochs={len(figures)}, val_interval=1)\n')
         done = runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), *flags])
-        return done, json.loads((tmp_path / 'work/summary.json').read_text())['metrics']['accuracy/top1']
+        return done, json.loads((tmp_path / 'work/summary.json').read_text())['metrics'].get('accuracy/top1')
     return run
 
 
@@ -48,6 +49,7 @@ def test_the_log_shows_no_figure_of_the_validation_before(train, tmp_path):
     shown = {line.partition('Epoch(val) ')[2][:3]: line for line in lines if 'Epoch(val)' in line}
     assert 'accuracy/top1: 10.0000' in shown['[1]']
     assert 'accuracy/top1: nan' in shown['[2]']
+    assert 'figures' not in shown['[1]']
     assert any('WARNING - This validation gave no accuracy/top1, as where nothing is found' in line for line in lines)
 
 
@@ -55,3 +57,30 @@ def test_a_schedule_that_waits_for_a_figure_goes_on_without(train):
     done, _ = train([None, 10.0, None], PLATEAU)
     assert done.epoch == 3
     assert done.optim_wrapper.param_groups[0]['lr'] < 0.01
+
+
+@pytest.mark.parametrize('best', ['accuracy/top1', 'auto'])
+def test_the_best_checkpoint_is_that_of_another_validation(train, tmp_path, best):
+    done, _ = train([10.0, None, 5.0], BEST.format(best))
+    assert done.epoch == 3
+    assert [path.name for path in (tmp_path / 'work').glob('best_*')] == ['best_accuracy_top1_epoch_1.pth']
+
+
+@pytest.mark.parametrize('best', ['accuracy/top1', 'auto'])
+def test_no_best_checkpoint_of_validations_that_give_nothing(train, tmp_path, best):
+    done, _ = train([None, None], BEST.format(best))
+    assert done.epoch == 2
+    assert not list((tmp_path / 'work').glob('best_*'))
+
+
+@pytest.mark.parametrize(('best', 'prefix', 'said'), [
+    ('mine', 'accuracy', 'save_best keeps no checkpoint of this validation: it gave no mine, but accuracy/top1.'),
+    ('auto', 'mine', "save_best='auto' keeps no best checkpoint: Cannot infer the rule for key mine/")])
+def test_save_best_by_a_figure_that_never_comes_stops_no_training(train, tmp_path, best, prefix, said):
+    done, _ = train([10.0, 20.0], BEST.format(best).replace('save_best', "rule='greater', save_best" if best == 'mine'
+                                                            else 'save_best') + f"""
+val_evaluator = dict(type='Accuracy', topk=(1,), prefix={prefix!r}, collect_device='cpu')
+preflight = dict(trial=False)
+""")
+    assert done.epoch == 2
+    assert said in next((tmp_path / 'work').glob('*/*.log')).read_text()

@@ -33,6 +33,10 @@ RED = {
         ['default_hooks.checkpoint.interval=-1', 'default_hooks.checkpoint.save_last=False', 'val_cfg=None',
          'default_hooks.checkpoint.save_best=auto', 'val_dataloader=None', 'val_evaluator=None'],
         'No checkpoint will be kept: default_hooks.checkpoint has interval=-1, save_last=False and save_best without'),
+    'no best checkpoint, since the first validation lies behind the end': (
+        ['default_hooks.checkpoint.interval=-1', 'default_hooks.checkpoint.save_last=False', 'train_cfg.val_begin=2',
+         'default_hooks.checkpoint.save_best=coco/bbox_mAP'],
+        'No checkpoint will be kept: default_hooks.checkpoint has interval=-1, save_last=False and save_best without'),
     'no early stop': (
         ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/bbox_mAP', 'val_cfg=None',
          'val_dataloader=None', 'val_evaluator=None'], 'EarlyStoppingHook waits for a validation, and there is none.'),

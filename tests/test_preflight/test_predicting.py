@@ -33,6 +33,9 @@ REFUSED = {
     'no AP by the numbers of proposals': (
         NOTHING + "val_evaluator.update(proposal_nums=(1, 10, 300))\n",
         "COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums=.1, 10, 300.: let one be 100"),
+    'a key that is not kept': (
+        "val_dataloader['dataset']['pipeline'][2]['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape')\n",
+        'scale_factor.* .PackDetInputs of its pipeline does not keep it: add it to meta_keys'),
     'one threshold': (NOTHING + "val_evaluator.update(iou_thrs=0.5)\n", "leave iou_thrs out: COCO's summary is of"),
     'proposals by the fast way': ("val_evaluator.update(metric='proposal_fast')\n",
                                   "mmdet's proposal_fast fails with numpy .*: take metric='proposal'"),

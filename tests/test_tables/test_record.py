@@ -43,7 +43,7 @@ def write(tmp_path, monkeypatch):
     ({3: dict(seed='00')}, '', 'line 5: seed 0 of B stands there twice, and would count twice: take one out.'),
     ({}, 'B,2,b.py', 'line 6, of B, is torn: take it out, and the run that it is of will be collected, or made, anew.'),
     ({}, 'B', 'line 6, of B, is torn'),
-    ({2: dict(last='')}, '', 'line 4, of B, is torn'),
+    ({2: dict(last='', best='')}, '', 'line 4, of B, is torn'),
     ({2: dict(best='9o.0')}, '', 'line 4, of B, is torn'),
     ({}, '<<<<<<< HEAD\n', 'line 6: <<<<<<< is of a merge that git could not do: do it by hand.'),
 ])
