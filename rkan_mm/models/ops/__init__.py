@@ -8,6 +8,7 @@ from .gate import (
     SameForm,
     autocast_dtype,
     fingerprint,
+    is_recorded,
     is_transformed,
     is_watched,
     pointer,
@@ -22,6 +23,7 @@ from .tracing import as_constant, folded, static_shape
 __all__ = [
     'FLOATS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d', 'as_constant', 'autocast_dtype',
     'can_expand', 'can_spline_conv', 'expand', 'fingerprint', 'folded', 'fused_conv2d', 'fused_is_wanted', 'identity',
-    'in_each', 'is_transformed', 'is_watched', 'load_kernels', 'pointer', 'readable', 'refuse_numbers_to_meta',
+    'in_each', 'is_recorded', 'is_transformed', 'is_watched', 'load_kernels', 'pointer', 'readable',
+    'refuse_numbers_to_meta',
     'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
 ]

@@ -52,7 +52,7 @@ def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: 
         (B, C, P, N), or (B, P, N) with ``own``. On a GPU of the dtype of autocast.
     """
     if not x.is_cuda:
-        return _Expand.apply(x, plain, functions, base, squash, centre, own)
+        return _Expand.apply(x.contiguous(), plain, functions, base, squash, centre, own)
     setting, dtype = (base, squash, centre), autocast_dtype('cuda') or x.dtype
     kernels = optional_module('expand_triton')
     if not kernels.is_there(x, functions, setting, dtype):
@@ -70,7 +70,6 @@ def _planes(plain: Callable[..., Tensor], x: Tensor, centre: bool, own: bool) ->
 class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, plain, functions, base, squash, centre, own):
-        x = x.contiguous()
         points, inverse = _arrays(functions, own)
         ctx.plain, ctx.centre, ctx.own = plain, centre, own
         ctx.call = _Call(functions.kind, functions.count, base, squash, centre, own)
@@ -102,9 +101,8 @@ class _ExpandOnGpu(torch.autograd.Function):
     def backward(ctx, grad):
         x, *arrays = ctx.saved_tensors
         if torch.is_grad_enabled() or not readable(x, *arrays, grad, dtypes=DTYPES, device=x.device.type):
-            with torch.autocast('cuda', enabled=False):
-                found = gradients(lambda x: _planes(ctx.plain, x, ctx.setting[2], ctx.own).to(grad.dtype), [x], [True],
-                                  grad)
+            found = gradients(lambda x: _planes(ctx.plain, x, ctx.setting[2], ctx.own).to(grad.dtype), [x], [True],
+                              grad)
             return *found, *[None] * 5
         functions = ctx.functions.with_arrays(arrays)
         return optional_module('expand_triton').backward(x, functions, ctx.setting, grad), *[None] * 5

@@ -131,5 +131,4 @@ def _by_pytorch(inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...], fun
         out = conv_by_definition(*single, functions, *setting[:3], *setting[4:])  # type: ignore[call-arg]
         return out.to(grad.dtype)
 
-    with torch.autocast('cuda', enabled=False):
-        return gradients(plain, inputs, wanted, grad)
+    return gradients(plain, inputs, wanted, grad)

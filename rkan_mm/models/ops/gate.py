@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ PLAIN = (Tensor, nn.Parameter)
 STRIDED = torch.strided
 SINGLE = (torch.float32,)
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
 
 class _Recomputed(threading.local):
@@ -28,6 +30,9 @@ class _Recomputed(threading.local):
     transformed: bool | None = None
     watched: dict[nn.Module, bool] | None = None
 
+    def __init__(self) -> None:
+        self.before: list[Any] = []
+
 
 _recomputed = _Recomputed()
 
@@ -35,10 +40,21 @@ _recomputed = _Recomputed()
 def is_transformed() -> bool:
     """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
     if (torch.compiler.is_compiling() or torch._C._is_tracing() or forward_ad._current_level >= 0
-            or torch._C._are_functorch_transforms_active()):
+            or torch._C._are_functorch_transforms_active() or is_traced_early()):
         return True
     first = _recomputed.transformed
     return _get_current_dispatch_mode() is not None if first is None else first
+
+
+def is_recorded() -> bool:
+    """Whether operations become a graph, or a mode sees them: not the time to ask for numbers."""
+    return (torch.compiler.is_compiling() or torch._C._is_tracing() or is_traced_early()
+            or _get_current_dispatch_mode() is not None)
+
+
+def is_traced_early() -> bool:
+    """Whether ``make_fx(pre_dispatch=True)`` looks on, before autograd and autocast."""
+    return torch._C._dispatch_tls_is_dispatch_key_included(PRE_DISPATCH)
 
 
 def is_watched(module: nn.Module) -> bool:
@@ -59,8 +75,13 @@ class SameForm:
     """
 
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
-        self.transformed, self.before = is_transformed(), []
+        self.transformed = is_transformed()
         self.watched = {module: is_watched(module) for module in modules}
+
+    @property
+    def before(self) -> list[Any]:
+        """What this thread comes back to: another one may compute the same again, of the same graph."""
+        return _recomputed.before
 
     def __enter__(self) -> None:
         mode = torch.inference_mode(False)
@@ -110,7 +131,7 @@ def fingerprint(t: Tensor) -> Hashable:
     On the CPU its bytes, since writing to ``t.data`` is known to nobody else: for small tensors. On a GPU, which is not
     to be waited for, address and version.
     """
-    if is_transformed():
+    if is_recorded():
         return None
     if _is_readable(t, FLOATS, True):
         t = t.contiguous()
@@ -177,12 +198,12 @@ def gradients(plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wan
               grad: Tensor) -> list[Tensor | None]:
     """The gradients of ``plain(*inputs)`` by PyTorch, where a kernel cannot give them.
 
-    Where grad mode is on (``create_graph``) they can be differentiated again.
+    Where grad mode is on (``create_graph``) they can be differentiated again. Autocast plays no part.
     """
     again = torch.is_grad_enabled()
     if not again:
         inputs = [t if t is None else t.detach().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
         views = [t if t is None else t.view_as(t) for t in inputs]  # see recompute._no_leaf
         found = iter(torch.autograd.grad(plain(*views), [t for t, want in zip(inputs, wanted, strict=True) if want],
                                          grad, create_graph=again))

@@ -276,5 +276,4 @@ def _by_pytorch(inputs: Sequence[Tensor | None], form: _OnCpu | _OnGpu, dtype: t
 def _gradients_by_pytorch(inputs: Sequence[Tensor | None], needed: Sequence[bool], form: _OnCpu | _OnGpu,
                           grad: Tensor) -> list[Tensor | None]:
     """The gradients by PyTorch, in single precision."""
-    with torch.autocast(grad.device.type, enabled=False):
-        return gradients(lambda *inputs: _by_pytorch(inputs, form, grad.dtype), inputs, needed, grad)
+    return gradients(lambda *inputs: _by_pytorch(inputs, form, grad.dtype), inputs, needed, grad)

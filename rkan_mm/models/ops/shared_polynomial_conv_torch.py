@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .gate import is_transformed
 from .tracing import folded, static_shape
 
 CHUNK_BYTES = 3 << 19
@@ -112,8 +113,7 @@ def shared_polynomial_conv2d_torch(x: Tensor,
             power = power.mul_(u) if in_place and n else power * u
             yield depthwise(power, kernel)
 
-    if x.device.type == 'cpu' and not (torch.is_grad_enabled() or torch.compiler.is_compiling()
-                                       or torch.jit.is_tracing()):
+    if x.device.type == 'cpu' and not (torch.is_grad_enabled() or is_transformed()):
         rows = max(1, CHUNK_BYTES // max(1, x[:1].numel() * x.element_size()))
         return torch.cat([_sum_in_place(terms(part, True)).add_(number) for part in x.split(rows)])
     return sum(terms(x, False), number)

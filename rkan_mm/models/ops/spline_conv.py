@@ -59,13 +59,12 @@ def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, ord
     Returns:
         (B, O, H + 2 ph - kh + 1, W + 2 pw - kw + 1).
     """
-    return _SplineConv.apply(x, weight, start, inverse, order, base, padding, plain)
+    return _SplineConv.apply(x.contiguous(), weight, start, inverse, order, base, padding, plain)
 
 
 class _SplineConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, start, inverse, order, base, padding, plain):
-        x = x.contiguous()
         start, inverse = (each.detach().float().contiguous() for each in (start, inverse))
         outputs, channels, planes, kh, kw = weight.shape
         (batch, _, height, width), (ph, pw) = x.shape, padding

@@ -155,7 +155,9 @@ TRANSFORMS = dict(  # each gives 0 where it is right
     checkpoint=lambda f, x: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False) - f(x),
     columns=lambda f, x: vmap(f, in_dims=1)(torch.stack([x, x], 1))[1] - f(x),
     linearized=lambda f, x: linearize(f, x)[1](x) - jvp(f, (x,), (x,))[1],
-    make_fx=lambda f, x: make_fx(f)(x)(x) - f(x),
+    make_fx=lambda f, x: make_fx(f)(x)(2 * x) - f(2 * x),
+    make_fx_early=lambda f, x: make_fx(f, pre_dispatch=True)(x)(2 * x) - f(2 * x),
+    make_fx_early_no_grad=lambda f, x: torch.no_grad()(make_fx(f, pre_dispatch=True))(x)(2 * x) - f(2 * x),
     counted_forward=lambda f, x: summed(f, x, counting) - summed(f, x),
     counted_backward=lambda f, x: summed(f, x, backward=counting) - summed(f, x),
     watched_backward=lambda f, x: summed(f, x, backward=Watching) - summed(f, x),
@@ -200,9 +202,10 @@ def test_parameters_that_are_stepped_before_the_backward_pass(name):
 
 @pytest.mark.parametrize('memory', ['low', 'fast'])
 def test_weights_of_a_first_layer_may_be_stepped_before_its_backward_pass(memory):
-    """Their own gradients do not depend on them, where the input has none; so PyTorch lets one do so."""
+    """Their own gradients do not depend on them, where neither input nor functions have any: PyTorch lets one do so."""
     for layer, x in ((KANLinear(4, 3, memory=memory, basis=dict(type='Rational')), torch.randn(5, 4)),
                      (KANConv2d(2, 3, 3, memory=memory), torch.randn(2, 2, 5, 5))):
+        layer.basis.requires_grad_(False)
         y = layer(x).sum()
         weights = [p for name, p in layer.named_parameters() if 'weight' in name]
         expected = torch.autograd.grad(y, weights, retain_graph=True)
