@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, fingerprint, folded
+from rkan_mm.models.ops import Functions, fingerprint, folded, is_recorded, static_shape
 from rkan_mm.registry import BASES
 
 from ..half import HALF
@@ -61,7 +61,7 @@ class BSpline(GridBasis):
 
     @property
     def num_functions(self) -> int:
-        return self.grid_size + self.order
+        return static_shape(self.grid)[1] - self.order - 1
 
     def interior(self) -> Tensor:
         return self.grid[:, self.order:-self.order]
@@ -78,10 +78,16 @@ class BSpline(GridBasis):
     def uniform(self) -> bool:
         """Whether all intervals are equal, for which there is a closed form.
 
-        The grid is looked at again after somebody has written to it; what is set here holds until then.
+        The grid is looked at again after somebody has written to it; what is set here holds until then. Where torch.func
+        does not let one look, a grid that is new is taken for one of any intervals: there may be those of many layers.
         """
+        functional = torch._C._are_functorch_transforms_active() and not is_recorded()
+        if functional and (torch._C._functorch.is_functorch_wrapped_tensor(self.grid) or not self.grid.is_contiguous()):
+            return False
         found = fingerprint(self.grid)
         if found is not None and found != self._seen:
+            if functional:
+                return False
             self.refresh()
         return self._uniform
 
@@ -110,7 +116,7 @@ class BSpline(GridBasis):
         return self._cox_de_boor(x, dim)
 
     def functions(self) -> Functions | None:
-        if not self.uniform or self.order > 3:
+        if self.grid.requires_grad or self.order > 3 or not self.uniform:
             return None
         if self.grid.is_cuda:  # whose kernels take the knots as they are
             return Functions(f'spline{self.order}', self.num_functions, self.grid.detach())

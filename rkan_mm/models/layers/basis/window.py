@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Functions
+from rkan_mm.models.ops import Functions, static_shape
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
@@ -63,12 +63,12 @@ class Window(GridBasis):
 
     @property
     def num_functions(self) -> int:
-        return self.grid_size
+        return static_shape(self.grid)[1]
 
     def functions(self) -> Functions | None:
         if self.kind is None or self.grid.requires_grad or self.inv_width.requires_grad:
             return None
-        return Functions(self.kind, self.grid_size, self.grid.detach(), self.inv_width.detach().squeeze(1))
+        return Functions(self.kind, self.num_functions, self.grid.detach(), self.inv_width.detach().squeeze(1))
 
     def interior(self) -> Tensor:
         return self.grid.detach()
