@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,9 +10,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from rkan_mm.models.layers.locks import open_after_fork
 from rkan_mm.models.layers.symbolic_trace import is_traced
 
-LOCK = threading.Lock()
+LOCK = open_after_fork()
 
 
 class Actor(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from .basis import GridBasis
 from .basis.renew import renew
+from .locks import open_after_fork
 from .mixin import LayerMixin
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar('T', bound='Tied')
 _LAYERS: weakref.WeakSet[Any] = weakref.WeakSet()
-_LOCK = threading.Lock()
+_LOCK = open_after_fork()
 
 
 class Tied(LayerMixin):
