@@ -60,7 +60,7 @@ class KANConv(SetLater, KANLayer):
             return y
         normed = self.normed(x)
         if self.memory == 'low':
-            out = recompute(self._forward, x, normed, reads=self._read(x))
+            out = recompute(self._forward, x, normed, reads=self._read(x, normed))
         else:
             out = self._forward(x, normed)
         return laid_out(out, x, self.weight)
@@ -217,7 +217,7 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
         normed = self.normed(x)
         if self.memory == 'low':
-            out = recompute(self._transposed, x, normed, padding, reads=self._read(x))
+            out = recompute(self._transposed, x, normed, padding, reads=self._read(x, normed))
         else:
             out = self._transposed(x, normed, padding)
         return laid_out(out, x, self.weight)

@@ -27,6 +27,7 @@ from .copies import new_origin
 from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
 from .half import HALF, as_autocast
+from .recompute import any_needs_grad
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
 
@@ -180,7 +181,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
 
     def _ordinary(self) -> nn.Module:
         """The ordinary layer with this one's arguments, and zeros as weights."""
-        parent = next(cls for cls in type(self).__mro__ if cls.__module__.startswith('torch.nn'))
+        parent = next(cls for cls in type(self).__mro__ if cls.__module__.startswith('torch.nn.modules'))
         layer = object.__new__(parent)
         nn.Module.__init__(layer)
         layer.__dict__ = {**self.__dict__, **layer.__dict__, 'training': self.training}
@@ -236,10 +237,11 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         layer = base, self.normalization == 'tanh', self.basis.constant_first, kernel, stride, padding
         return fused_conv2d(x, parameters, self.basis.functions(), layer, tf32)
 
-    def _read(self, x: Tensor | None = None) -> list[nn.Module | None]:
-        """What has parameters on which the gradients of `_planes` depend; with the input, those of the whole layer."""
-        whole = x is not None and (x.requires_grad or self.scaler is not None)
-        return [self.basis, self.base_act, self if whole else None]
+    def _read(self, *inputs: Tensor | None) -> list[nn.Module | None]:
+        """What has parameters on which the gradients of `_planes` depend; with inputs, those of the whole layer."""
+        before = [self.basis, self.base_act]
+        whole = bool(inputs) and (self.scaler is not None or any_needs_grad(*inputs, *before))
+        return [*before, self if whole else None]
 
     def _planes(self, x: Tensor, normed: Tensor | None, dim: int, centre: bool) -> Tensor:
         """Values that the kernel multiplies, behind ``dim``: with dim=1 (B, C, H, W) -> (B, C, P, H, W).

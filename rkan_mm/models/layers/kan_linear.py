@@ -51,7 +51,7 @@ class KANLinear(KANLayer, nn.Linear):
                 return y.reshape(*x.shape[:-1], self.out_features)
         normed = self.normed(x)
         if self.memory == 'low':
-            return recompute(self._forward, x, normed, reads=self._read(x))
+            return recompute(self._forward, x, normed, reads=self._read(x, normed))
         return self._forward(x, normed)
 
     def _of_nested(self, x: Tensor) -> Tensor:

@@ -9,18 +9,26 @@ from typing import Any
 import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
 
 from rkan_mm.models.ops import SameForm
+from rkan_mm.models.ops.gate import is_traced_early
 
+from .locks import open_after_fork
 from .symbolic_trace import is_traced
+
+LOCK = open_after_fork()
+MOMENTA: dict[nn.Module, tuple[int, float | None]] = {}
+"""Of norms at rest, and how many passes of this or other threads hold them so."""
+RANDOM, NOT_RANDOM = (nn.RReLU, _DropoutNd), ('torch.nn.modules.', 'mmcv.cnn.bricks.wrappers', 'mmengine.', 'rkan_mm.')
 
 
 def can_recompute() -> bool:
     """Whether something can be run again later: autograd records, and neither a tracer nor torch.func looks on."""
     return (torch.is_grad_enabled() and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
             and not torch._C._are_functorch_transforms_active()
-            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None  # make_fx
+            and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None and not is_traced_early()
             and torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is None)
 
 
@@ -34,9 +42,23 @@ def recompute(function: Callable[..., Tensor], *args, reads: Sequence[nn.Module 
     """
     if not can_recompute():
         return function(*args)
+    drawing = [module for module in reads if module is not None and any(map(_may_draw, module.modules()))]
+    if any(isinstance(each, nn.RReLU) for module in drawing for each in module.modules()):
+        return function(*args)  # torch saves its noise before it is drawn, and what runs again stops there
     layers = [function.__self__] if hasattr(function, '__self__') else []
-    return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=False,
-                      context_fn=lambda: (contextlib.nullcontext(), _SameParameters(layers, reads)))
+    return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=bool(drawing),
+                      context_fn=lambda: (contextlib.nullcontext(), _SameTensors(layers, reads)))
+
+
+def any_needs_grad(*inputs: Tensor | nn.Module | None) -> bool:
+    """Whether gradients go to one of these tensors or modules, through what comes after."""
+    return any(each.requires_grad if isinstance(each, Tensor) else any(p.requires_grad for p in each.parameters())
+               for each in inputs if each is not None)
+
+
+def _may_draw(module: nn.Module) -> bool:
+    """Whether it may take random numbers in training."""
+    return module.training and (isinstance(module, RANDOM) or not type(module).__module__.startswith(NOT_RANDOM))
 
 
 def _no_leaf(x: Any) -> Any:
@@ -53,27 +75,53 @@ class _SameGrids(SameForm):
         self.changes = [(module, module.grid_changes) for module in modules if hasattr(module, 'grid_changes')]
 
     def __enter__(self) -> None:
+        self.check()
+        super().__enter__()
+
+    def check(self) -> None:
         for layer, changes in self.changes:
             if layer.grid_changes != changes:
                 raise RuntimeError(f'backward() of a loss from before a {type(layer).__name__} changed its grid; '
                                    "what was not kept (memory='low', with_cp) cannot be computed again. Call it before "
                                    'the change, or compute the loss again')
-        super().__enter__()
 
 
-class _SameParameters(_SameGrids):
-    """Nor may somebody have stepped parameters in place, as for any other layer of PyTorch."""
+class _SameTensors(_SameGrids):
+    """And it needs the tensors that its layers had, as for any other layer of PyTorch.
+
+    Others may have taken their places: those of ``functional_call`` have left, a checkpoint was assigned, or a mask is
+    new. Nobody may have stepped parameters in place.
+    """
 
     def __init__(self, layers: Sequence[nn.Module], reads: Sequence[nn.Module | None]) -> None:
         super().__init__(layers)
-        self.versions = [(p, p._version) for module in reads if module is not None
-                         for p in module._parameters.values() if p is not None and not p.is_inference()]
+        self.held: list[tuple[dict[str, Any], str, Any]] = [
+            (owner, name, value) for layer in layers for module in layer.modules()
+            for owner in (module._parameters, module._buffers, module.__dict__)
+            for name, value in owner.items() if isinstance(value, Tensor)]
+        self.held += [(layer.__dict__, 'mask', layer.mask) for layer in layers if hasattr(layer, 'mask')]
+        self.versions = [(t, t._version) for module in reads if module is not None
+                         for t in (*module._parameters.values(), *module._buffers.values())
+                         if t is not None and not t.is_inference()]
 
-    def __enter__(self) -> None:
-        if any(p._version != version for p, version in self.versions):
+    def check(self) -> None:
+        super().check()
+        if any(t._version != version for t, version in self.versions):
             raise RuntimeError('one of the parameters needed for gradient computation has been modified by an inplace '
                                'operation, such as optimizer.step(), since the forward pass. Call backward() before it')
+
+    def __enter__(self) -> None:
         super().__enter__()
+        self.before.append([(owner, name, owner.get(name)) for owner, name, value in self.held
+                            if owner.get(name) is not value])
+        for owner, name, value in self.held:
+            if owner.get(name) is not value:
+                owner[name] = value
+
+    def __exit__(self, *error) -> None:
+        for owner, name, value in self.before.pop():
+            owner[name] = value
+        super().__exit__(*error)
 
 
 class _StatisticsAtRest(_SameGrids):
@@ -82,17 +130,25 @@ class _StatisticsAtRest(_SameGrids):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module.modules())
         self.norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-        self.statistics = []
 
     def __enter__(self) -> None:
         super().__enter__()
-        self.statistics.append([(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms])
-        for norm in self.norms:
-            norm.momentum = 0.0
+        self.before.append([norm.num_batches_tracked.clone() for norm in self.norms])
+        with LOCK:
+            for norm in self.norms:
+                times, momentum = MOMENTA.get(norm, (0, norm.momentum))
+                MOMENTA[norm] = times + 1, momentum
+                norm.momentum = 0.0
 
     def __exit__(self, *error) -> None:
-        for norm, (momentum, batches) in zip(self.norms, self.statistics.pop(), strict=True):
-            norm.momentum = momentum
+        with LOCK:
+            for norm in self.norms:
+                times, momentum = MOMENTA.pop(norm)
+                if times > 1:
+                    MOMENTA[norm] = times - 1, momentum
+                else:
+                    norm.momentum = momentum
+        for norm, batches in zip(self.norms, self.before.pop(), strict=True):
             norm.num_batches_tracked.copy_(batches)
         super().__exit__(*error)
 
@@ -104,5 +160,6 @@ def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: 
     """
     if not can_recompute() or is_traced(x):
         return function(x)
-    return checkpoint(function, _no_leaf(x), use_reentrant=False, preserve_rng_state=False,
+    return checkpoint(function, _no_leaf(x), use_reentrant=False,
+                      preserve_rng_state=any(map(_may_draw, module.modules())),
                       context_fn=lambda: (contextlib.nullcontext(), _StatisticsAtRest(module)))

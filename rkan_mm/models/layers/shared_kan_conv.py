@@ -22,7 +22,7 @@ from .basis.renew import has_numbers
 from .copies import new_origin
 from .grid_update import ELEMENTWISE
 from .half import HALF, as_autocast
-from .recompute import recompute
+from .recompute import any_needs_grad, recompute
 from .shared_functions import SharedFunctions
 from .symbolic_trace import as_leaf, is_traced
 from .whole_weights import laid_out
@@ -182,17 +182,17 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
                                            self.stride, self.padding, self.dilation, self.scaler, basis,
                                            constant=not self.training)
         else:
-            weight = folded(self.scaled, constant=not self.training)
-            whole = self if x.requires_grad or self.arctan_scale is not None else None
-            out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x, weight,
-                            reads=(basis, self.tap_norm, self.base_act, whole))
+            before = basis, self.tap_norm, self.base_act
+            whole = self if any_needs_grad(x, self.arctan_scale, self.scaler, *before) else None
+            out = recompute(self._over_patches if self.normalization in PATCHWISE else self._over_planes, x,
+                            reads=(*before, whole))
             out = laid_out(out, x)
         return out if self.bias is None else out + self.bias
 
-    def _over_planes(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _over_planes(self, x: Tensor) -> Tensor:
         """Every channel as an image of one channel, expanded to the values of its functions, and one convolution."""
         batch, channels = x.shape[0], static_shape(x)[1]
-        zero, kernel, constant = folded(self._kernel_of_planes, weight, constant=not self.training)
+        zero, kernel, constant = folded(self._kernel_of_planes, constant=not self.training)
         x = x.flatten(0, 1).unsqueeze(1)  # (B, C, H, W) -> (B * C, 1, H, W)
         u = ELEMENTWISE[self.normalization](x)
         planes = (self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero).to(x.dtype)
@@ -201,17 +201,19 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         out = F.conv2d(planes, kernel, None, self.stride, self.padding, self.dilation) + constant
         return out.reshape(batch, channels, *out.shape[2:])
 
-    def _kernel_of_planes(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _kernel_of_planes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Values of the functions at 0, subtracted so that padded taps need nothing more; the kernel; what these give.
 
         (1, F, 1, 1), (1, P, kh, kw) and a number.
         """
+        weight = self.scaled()
         zero = self.basis.at_zero(weight)  # (1, F)
         kernel = weight if self.base_weight is None else torch.cat([self.masked(self.base_weight)[None], weight])
         return zero.reshape(1, -1, 1, 1), kernel[None], (zero[0] * weight.sum((1, 2))).sum()
 
-    def _over_patches(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _over_patches(self, x: Tensor) -> Tensor:
         """The definition: unfold, normalise each patch, apply its functions."""
+        weight = folded(self.scaled, constant=not self.training)
         size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)  # (B * C, taps, L)

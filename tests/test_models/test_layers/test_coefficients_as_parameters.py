@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_grids_in_a_run import kinds, make
 from torch import nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector, parametrize, vector_to_parameters
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
@@ -96,3 +96,13 @@ def test_patches_in_half_precision(normalization, dtype):
     layer.refine_grid(9)
     assert layer(x).dtype == dtype
     assert nn.Sequential(layer)(x).isfinite().all()
+
+
+@pytest.mark.parametrize('kind', ['linear', 'conv2d'])
+def test_a_wrong_input_of_a_layer_whose_coefficients_are_parametrized(kind):
+    layer, x = make(kind)
+    parametrize.register_parametrization(layer, 'basis_weight', nn.Softplus(), unsafe=True)
+    assert layer(x).isfinite().all()
+    for bad in (x.double(), x[..., :3] if kind == 'linear' else x[:, :3]):
+        with pytest.raises(RuntimeError, match='dtype|type|channels|shapes|size'):
+            layer(bad)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.graph import increment_version
 
 M = TypeVar('M', bound=nn.Module)
 
@@ -37,8 +38,8 @@ def renew(tensor: Tensor, data: Tensor) -> None:
     """Give a parameter or buffer other numbers, in another shape too, while losses from before may be alive.
 
     What collects its gradients knows the old shape, and lives as long as such a loss; PyTorch makes a new one when the
-    dtype changes. A gradient that comes from such a loss later is an error. The numbers lie side by side, as others
-    expect of a parameter (``LBFGS``, ``parameters_to_vector``).
+    dtype changes. A gradient that comes from such a loss later is an error, as is one that needs the old parameter. The
+    numbers lie side by side, as others expect of a parameter (``LBFGS``, ``parameters_to_vector``).
 
     Args:
         tensor: keeps its identity, dtype and device; its ``grad`` is dropped.
@@ -56,6 +57,8 @@ def renew(tensor: Tensor, data: Tensor) -> None:
             else:
                 tensor.register_hook(_OfThisShape(data.shape))
     tensor.data = data
+    if isinstance(tensor, nn.Parameter) and not tensor.is_inference():
+        increment_version(tensor)
 
 
 class _OfThisShape:
