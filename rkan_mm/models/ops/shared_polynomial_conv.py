@@ -172,8 +172,9 @@ def _form(x: Tensor, parameters: tuple[Any, ...], squash: bool, window: Window, 
         if t.shape != x.shape[1:2] or t.device != x.device:
             return None
     weight, base_weight, scaler = parameters
-    if not _is_taken(x.shape, weight.shape, None if base_weight is None else base_weight.shape,
-                     None if scaler is None else scaler.shape, window):
+    if not window.is_whole() or not _is_taken(x.shape, weight.shape,
+                                              None if base_weight is None else base_weight.shape,
+                                              None if scaler is None else scaler.shape, window):
         return None
     autocast = dtype or autocast_dtype(device)
     for t in parameters:

@@ -34,6 +34,10 @@ class Window(NamedTuple):
         """Of an input (B, C, H, W) and kernels (..., kh, kw); less than one where the kernel does not fit."""
         return _output_size(x.shape[2:], weight.shape[-2:], self)
 
+    def is_whole(self) -> bool:
+        """Whether it is made of integers: to be asked before a cache, to which 1.0 and True are the same as 1."""
+        return all(type(pair) is tuple and all(type(n) is int for n in pair) for pair in self)
+
     def is_served(self, size: torch.Size, weight: torch.Size) -> bool:
         """Whether the kernels take it on such shapes; PyTorch does what is beyond them, or says what is wrong."""
         return _is_served(size[2:], weight[-2:], self)

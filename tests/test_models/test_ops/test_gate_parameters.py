@@ -1,5 +1,6 @@
 """Parameters that do not fit a layer get what the plain form gives, not what a kernel would read."""
 
+import contextlib
 import os
 from unittest.mock import patch
 
@@ -9,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
+from rkan_mm.models.ops import shared_polynomial_conv_cpu
 from rkan_mm.models.ops.functions import example
 from rkan_mm.models.ops.fused import fit_together
 
@@ -131,3 +133,17 @@ def test_in_another_dtype_or_on_another_device(kind, case):
     if kind == 'shared' and name.startswith('basis'):
         pytest.skip('it has no such tensor')
     check(kind, name, lambda old: old.to(change))
+
+
+def test_a_window_of_other_numbers_does_not_keep_a_cache_from_the_next(monkeypatch):
+    """1.0 and True equal 1: what was found of them is not what is found of integers."""
+    conv, x, forward = SharedKANConv2d(3, padding=1), torch.randn(1, 3, 11, 17), shared_polynomial_conv_cpu.forward
+    taken = []
+    monkeypatch.setattr(shared_polynomial_conv_cpu, 'forward', lambda *args: taken.append(1) or forward(*args))
+    for number in (1.0, True):
+        conv.stride = number, number
+        with contextlib.suppress(TypeError):
+            conv(x)
+    conv.stride = 1, 1
+    conv(x)
+    assert taken

@@ -78,8 +78,8 @@ class BSpline(GridBasis):
     def uniform(self) -> bool:
         """Whether all intervals are equal, for which there is a closed form.
 
-        The grid is looked at again after somebody has written to it; what is set here holds until then. Where torch.func
-        does not let one look, a grid that is new is taken for one of any intervals: there may be those of many layers.
+        The grid is looked at again after somebody has written to it; what is set here holds until then. Under torch.func
+        one cannot look, and a grid that is new is taken for one of any intervals: there may be those of many layers.
         """
         functional = torch._C._are_functorch_transforms_active() and not is_recorded()
         if functional and (torch._C._functorch.is_functorch_wrapped_tensor(self.grid) or not self.grid.is_contiguous()):
@@ -95,6 +95,7 @@ class BSpline(GridBasis):
     def uniform(self, value: bool) -> None:
         self._uniform, self._seen = value, fingerprint(self.grid)
 
+    @torch.no_grad()
     def refresh(self) -> None:
         if not has_numbers(self.grid):  # without values; as it was
             return
