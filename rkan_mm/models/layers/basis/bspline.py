@@ -78,8 +78,8 @@ class BSpline(GridBasis):
     def uniform(self) -> bool:
         """Whether all intervals are equal, for which there is a closed form.
 
-        The grid is looked at again after somebody has written to it; what is set here holds until then. Under torch.func
-        one cannot look, and a grid that is new is taken for one of any intervals: there may be those of many layers.
+        The grid is looked at again after somebody has written to it; what is set here holds until then. One cannot look
+        under torch.func, where a grid that is new is taken for one of any intervals: it may be those of many layers.
         """
         functional = torch._C._are_functorch_transforms_active() and not is_recorded()
         if functional and (torch._C._functorch.is_functorch_wrapped_tensor(self.grid) or not self.grid.is_contiguous()):
