@@ -33,8 +33,8 @@ def activated_kan_conv2d(x: Tensor, act: nn.Module, before: nn.Module, kan: nn.M
 
 def _is_taken(act: nn.Module, before: nn.Module, kan: nn.Module) -> bool:
     return (_is_plain(act, nn.SiLU) and _is_plain(before, nn.Identity) and _is_plain(kan, SharedKANConv2d)
-            and isinstance(kan.basis, Polynomial) and kan.normalization in ELEMENTWISE and kan.mask is None
-            and kan.base_act is None and kan.bias is None)
+            and isinstance(kan.basis, Polynomial) and kan.basis.by_monomials and kan.normalization in ELEMENTWISE
+            and kan.mask is None and kan.base_act is None and kan.bias is None)
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:

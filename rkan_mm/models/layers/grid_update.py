@@ -234,8 +234,12 @@ class GridUpdate(Tied):
         """A checkpoint may be pruned, locked to formulas, or have a finer grid."""
         parameter = self.coefficient_parameter
         stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
-        if stored is not None and grid is not None and stored.shape != parameter.shape:
-            renew(parameter, parameter.new_empty(stored.shape))
+        if stored is not None and grid is not None and isinstance(self.basis, GridBasis):
+            if self._alike(stored.shape) and self.basis.can_become(grid.shape):
+                if stored.shape != parameter.shape:
+                    renew(parameter, parameter.new_empty(stored.shape))
+            else:
+                self.basis.keeps_size = True
         if f'{prefix}locked.places' in state_dict:
             from .locked import lock_for_loading
             lock_for_loading(self, state_dict, prefix)
@@ -243,10 +247,25 @@ class GridUpdate(Tied):
             from .locked import unlock
             unlock(self)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._load_mask(state_dict, prefix)
-        unexpected = args[3]
+        unexpected, errors = args[3:5]
         if f'{prefix}mask' in unexpected:
             unexpected.remove(f'{prefix}mask')
+        mask, shape = state_dict.get(f'{prefix}mask'), self._of_each_function(parameter.shape)
+        if mask is None or mask.shape == shape:
+            self._load_mask(state_dict, prefix)
+        else:
+            errors.append(f'size mismatch for {prefix}mask: copying a param with shape {mask.shape} from checkpoint, '
+                          f'the shape in current model is {torch.Size(shape)}.')
+
+    def _of_each_function(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the coefficients without the dimension of the functions: that of the ordinary layer's weight."""
+        dim = 0 if self.coefficients_name == 'weight' else 2
+        return (*shape[:dim], *shape[dim + 1:])
+
+    def _alike(self, shape: Sequence[int]) -> bool:
+        """Whether coefficients of this shape are the layer's, for any number of functions."""
+        own = self.coefficient_parameter.shape
+        return len(shape) == len(own) and self._of_each_function(shape) == self._of_each_function(own)
 
 
 def _apart(basis: GridBasis) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from mmengine.model import ModuleList
-from torch import Tensor
+from torch import Tensor, nn
 
 from rkan_mm.models.ops import is_watched, shared_polynomial_conv2d_torch
 from rkan_mm.registry import MODELS
@@ -57,10 +57,22 @@ class GroupedKANConv2d(ModuleList):
         return torch.cat([conv(part) for conv, part in zip(self, input.chunk(len(self), -3), strict=True)], -3)
 
     def _is_plain(self) -> bool:
-        """Whether all are polynomials of single elements, and none is watched by hooks."""
-        first = self[0]
-        return (isinstance(first.basis, Polynomial) and first.normalization in ELEMENTWISE and first.bias is None
-                and not any(is_watched(conv) for conv in self))
+        """Whether all are the same polynomials of single elements, and none is watched by hooks."""
+        first, *others = (self._kind(conv) for conv in self)
+        return first is not None and all(kind == first for kind in others)
+
+    @staticmethod
+    def _kind(conv: nn.Module) -> tuple | None:
+        """What all must have in common to be computed at once; None where that cannot be."""
+        if type(conv) is not SharedKANConv2d or is_watched(conv) or conv.bias is not None:
+            return None
+        basis, act = conv.basis, conv.base_act
+        if not (isinstance(basis, Polynomial) and basis.by_monomials and conv.normalization in ELEMENTWISE):
+            return None
+        if act is not None and (is_watched(act) or next(act.parameters(), None) is not None):
+            return None
+        return (basis.change, conv.normalization, conv.weight.shape, conv.scaler is None, conv.base_weight is None,
+                conv.stride, conv.padding, conv.dilation, repr(act))
 
     def _at_once(self, x: Tensor) -> Tensor:
         first, x = self[0], as_autocast(x)

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
 from rkan_mm.models.ops import (
+    SPLINE_CONV_OUTPUTS,
     can_spline_conv,
     expand,
     folded,
@@ -147,10 +148,12 @@ class KANConv2d(KANConv, nn.Conv2d):
     spatial = 2
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
-        functions, base = self.basis.functions(), self.compiled_base
-        if (functions is None or not functions.kind.startswith('spline') or base is None or self.normalization != 'none'
-                or (self.stride, self.dilation, self.groups, self.padding_mode) != ((1, 1), (1, 1), 1, 'zeros')
-                or isinstance(self.padding, str)
+        base, functions = self.compiled_base, None
+        if (base is not None and self.normalization == 'none' and not isinstance(self.padding, str)
+                and len(self.basis_weight) <= SPLINE_CONV_OUTPUTS
+                and (self.stride, self.dilation, self.groups, self.padding_mode) == ((1, 1), (1, 1), 1, 'zeros')):
+            functions = self.basis.for_kernels()
+        if (functions is None or base is None or not functions.kind.startswith('spline')
                 or not can_spline_conv(x, self.basis_weight, self.basis.grid, functions, self.padding, self.bias)):
             return super()._forward(x, normed)
         kernel = self.kernel(self.coefficients())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from rkan_mm.models.ops import (
@@ -17,10 +17,12 @@ from rkan_mm.models.ops import (
     folded,
     fused_conv2d,
     is_transformed,
+    is_watched,
     refuse_numbers_to_meta,
 )
 from rkan_mm.registry import BASES, build
 
+from .base_act import build_base_act
 from .basis import Basis
 from .basis.renew import placed_as
 from .copies import new_origin
@@ -92,9 +94,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         elif self.normalization not in ELEMENTWISE:
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
-        self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
-        if self.base_act is not None and getattr(self.base_act, 'inplace', False):
-            self.base_act.inplace = False  # the functions see the same input
+        self.base_act = build_base_act(base_act_cfg)
         self._check_base_act()
         shape = self.weight.shape
         self.basis_weight = nn.Parameter(
@@ -212,15 +212,19 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
 
     @property
     def compiled_base(self) -> str | None:
-        """Name of the base branch in the compiled kernels; None where they do not have it."""
-        return 'none' if self.weight is None else COMPILED_ACTS.get(type(self.base_act))
+        """Name of the base branch in the compiled kernels; None where they do not have it, or somebody watches it."""
+        act = self.base_act
+        if self.weight is None:
+            return 'none'
+        return None if act is not None and is_watched(act) else COMPILED_ACTS.get(type(act))
 
     def recipe(self, x: Tensor) -> tuple[Callable[..., Tensor], Functions, str, bool] | None:
         """Arguments of the compiled `expand`, where it can do for ``x`` what `_planes` does."""
         base, basis = self.compiled_base, self.basis
-        if base is None or self.norm is not None or self.without_constant != basis.constant_first:
+        if (is_transformed() or base is None or self.norm is not None
+                or self.without_constant != basis.constant_first):
             return None
-        functions = basis.functions()
+        functions = basis.for_kernels()
         if functions is None or not can_expand(x, functions, x.shape[self.channel_dim]):
             return None
         return self._planes, functions, base, self.normalization == 'tanh'
@@ -235,7 +239,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             return None
         parameters = self.basis_weight, self.weight, self.scaler, self.mask, self.bias
         layer = base, self.normalization == 'tanh', self.basis.constant_first, kernel, stride, padding
-        return fused_conv2d(x, parameters, self.basis.functions(), layer, tf32)
+        return fused_conv2d(x, parameters, self.basis.for_kernels(), layer, tf32)
 
     def _read(self, *inputs: Tensor | None) -> list[nn.Module | None]:
         """What has parameters on which the gradients of `_planes` depend; with inputs, those of the whole layer."""

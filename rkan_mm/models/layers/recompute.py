@@ -45,7 +45,7 @@ def recompute(function: Callable[..., Tensor], *args, reads: Sequence[nn.Module 
     drawing = [module for module in reads if module is not None and any(map(_may_draw, module.modules()))]
     if any(isinstance(each, nn.RReLU) for module in drawing for each in module.modules()):
         return function(*args)  # torch saves its noise before it is drawn, and what runs again stops there
-    layers = [function.__self__] if hasattr(function, '__self__') else []
+    layers = [*function.__self__.modules()] if hasattr(function, '__self__') else []
     return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=bool(drawing),
                       context_fn=lambda: (contextlib.nullcontext(), _SameTensors(layers, reads)))
 

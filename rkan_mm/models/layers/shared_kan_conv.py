@@ -8,7 +8,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
@@ -17,6 +16,7 @@ from rkan_mm.models.ops import folded, identity, refuse_numbers_to_meta, shared_
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
+from .base_act import build_base_act
 from .basis import GridBasis, Polynomial, Window
 from .basis.renew import has_numbers
 from .copies import new_origin
@@ -99,7 +99,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
             raise ValueError(f"SharedKANConv2d: start must be 'published' or, with an element-wise normalization, "
                              f"'orthonormal'; got {start!r} with {self.normalization!r}")
         self.normalize_base, self.start = normalize_base, start
-        self.base_act = None if base_act_cfg is None else build_activation_layer(base_act_cfg)
+        self.base_act = build_base_act(base_act_cfg)
         taps = math.prod(self.kernel_size)
         self.arctan_scale = nn.Parameter(torch.empty(())) if normalization == 'arctan' else None
         self.tap_norm = nn.LayerNorm(taps) if normalization == 'layer_norm' else None
@@ -173,7 +173,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         refuse_numbers_to_meta(self.weight, x, identity)
         x = as_autocast(x)
         basis = self.basis  # a module looks long for what is its own
-        if isinstance(basis, Polynomial) and self.normalization in ELEMENTWISE:
+        if isinstance(basis, Polynomial) and self.normalization in ELEMENTWISE and basis.by_monomials:
             weight, base_weight = self.weight, self.base_weight
             if self.mask is not None or weight.dtype in HALF:
                 weight, base_weight = (folded(self.masked, w, constant=not self.training)

@@ -63,7 +63,7 @@ def shared_polynomial_conv2d(x: Tensor,
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
     window = Window(in_each(stride), in_each(padding), in_each(dilation))
-    plain = base_act is None and normalize in (torch.tanh, identity)
+    plain = base_act is None and normalize in (torch.tanh, identity) and all(type(pair) is tuple for pair in window)
     if plain and torch.compiler.is_compiling() and is_one_operation(x, weight, base_weight, scaler, window):
         return one_operation(x, weight, base_weight, scaler, None if basis is None else [*basis.change],
                              normalize is torch.tanh, window)

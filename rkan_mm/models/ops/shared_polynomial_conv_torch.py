@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -75,8 +76,8 @@ def in_each(value: Any, dims: int = 2) -> Any:
 
     A tuple where it is made of such numbers; what else there may be, such as ``padding='same'``, stays as it is.
     """
-    if type(value) is int:
-        return (value,) * dims
+    if isinstance(value, numbers.Integral):
+        return value if isinstance(value, bool) else (int(value),) * dims
     if not isinstance(value, (tuple, list)):
         return value
     return tuple(value) * dims if len(value) == 1 and type(value[0]) is int else tuple(value)

@@ -3,6 +3,7 @@
 import os
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ LAYERS = dict(
     shared=(lambda: SharedKANConv2d(3, padding=1), nn.Conv2d(3, 3, 3, padding=1, groups=3), 2),
     one=(lambda: KANConv1d(3, 8, 3), nn.Conv1d(3, 8, 3), 1), three=(lambda: KANConv3d(3, 8, 3), nn.Conv3d(3, 8, 3), 3))
 SET = [('padding', 0), ('padding', 2), ('padding', [2]), ('padding', (2,)), ('padding', 'same'), ('padding', 'no such'),
-       ('padding', (-1, -1)), ('padding', (1.0, 1.0)), ('padding', True), ('stride', 1), ('stride', 2), ('stride', [2]),
+       ('padding', (-1, -1)), ('padding', (1.0, 1.0)), ('padding', True), ('padding', np.int64(2)),
+       ('stride', torch.tensor(2)), ('stride', 1), ('stride', 2), ('stride', [2]),
        ('stride', 0), ('dilation', 2), ('dilation', [2]), ('kernel_size', 5)]
 
 

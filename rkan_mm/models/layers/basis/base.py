@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Functions
+from rkan_mm.models.ops import Functions, is_transformed, is_watched
+
+SAYS, COMPUTES = ('functions', 'kind'), ('forward', 'window', 'evaluate', '_cardinal', '_cox_de_boor')
+"""What says what the compiled kernels compute, and what computes it without them."""
 
 
 class Basis(nn.Module):
@@ -45,6 +49,20 @@ class Basis(nn.Module):
         A first function that is 1 everywhere is left out there.
         """
         return None
+
+    @classmethod
+    @functools.cache
+    def computes_as_it_says(cls) -> bool:
+        """Whether no subclass computes other values without saying so in `functions`, too."""
+        says, computes = (next(i for i, each in enumerate(cls.__mro__) if any(name in vars(each) for name in names))
+                          for names in (SAYS, COMPUTES))
+        return says <= computes
+
+    def for_kernels(self) -> Functions | None:
+        """`functions`, but None where a subclass or somebody's hook has other values, and under a transform."""
+        if is_transformed() or is_watched(self) or not self.computes_as_it_says():
+            return None
+        return self.functions()
 
     def at_zero(self, like: Tensor) -> Tensor:
         """Values at 0, which padded taps have, of the dtype of ``like``: (1, F), or (channels, F) with own grids."""

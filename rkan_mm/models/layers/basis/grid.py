@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -50,6 +50,10 @@ class GridBasis(Basis):
     """
 
     least = 1
+    channels = 1
+    """Of the layer's inputs, each of which may have a grid."""
+    keeps_size: bool
+    """Whether the layer refuses what comes with the next grid."""
 
     def __init__(self, grid_size: int, grid_range: tuple[float, float], per_channel: bool) -> None:
         super().__init__()
@@ -89,6 +93,7 @@ class GridBasis(Basis):
         return self.grid.shape[0]
 
     def spread(self, channels: int) -> None:
+        self.channels = channels
         if self.per_channel and self.rows == 1:
             self.set_interior(self.interior().expand(channels, -1))
 
@@ -158,11 +163,16 @@ class GridBasis(Basis):
         self.grid_size = grid_size
         self.set_interior(points.to(old.dtype))
 
+    def can_become(self, shape: Sequence[int]) -> bool:
+        """Whether a grid of a checkpoint can be this one's: of any size, one for all channels or one for each."""
+        return len(shape) == 2 and shape[0] in (1, self.rows, self.channels)
+
     @lasting
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """A checkpoint's grid may be of another size, or one for each channel."""
         stored = state_dict.get(f'{prefix}grid')
-        if stored is not None and stored.dim() == 2 and stored.shape != self.grid.shape:
+        kept = self.__dict__.pop('keeps_size', False)
+        if stored is not None and stored.shape != self.grid.shape and self.can_become(stored.shape) and not kept:
             self.grid_size += stored.shape[1] - self.grid.shape[1]
             for name, value in (*self.named_parameters(), *self.named_buffers()):
                 if f'{prefix}{name}' in state_dict:

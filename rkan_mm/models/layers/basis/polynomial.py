@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, as_constant, is_transformed
+from rkan_mm.models.ops import Functions, as_constant, is_transformed, is_watched
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -55,6 +55,11 @@ class Polynomial(Basis):
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
         return torch.stack(self.evaluate(torch.ones_like(x), x), dim + 1 if dim >= 0 else dim)
+
+    @property
+    def by_monomials(self) -> bool:
+        """Whether :meth:`to_monomials` tells the values: no subclass and nobody's hook has others."""
+        return type(self).forward is Polynomial.forward and not is_watched(self)
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
