@@ -45,10 +45,9 @@ class RKANet(BackboneAttributes):
         input_size: height and width of the image with which the stages are measured once.
         with_cp, norm_eval: of the blocks; those of the inner backbone stand in its own config.
         frozen_stages: names of the stages whose blocks and fusions are frozen: no gradients, norms in eval mode.
-        pretrained: weights of the inner backbone, which the models of mmsegmentation hand to their backbone.
+        pretrained, out_indices: of the inner backbone, before those in its config, where others write them for any
+            backbone: the models of mmsegmentation, and mmpretrain's ``get_model(..., backbone=dict(out_indices=...))``.
         init_cfg: see mmengine. Checkpoints of the plain backbone load as well as its own.
-        inner: further arguments of the inner backbone, before those in its config, such as ``out_indices``: what is
-            written for any backbone, as by mmpretrain's ``get_model(..., backbone=dict(out_indices=...))``.
 
     Raises:
         ValueError: no such stage, one that is not a feature map (B, C, H, W), or one that no output depends on; a
@@ -72,13 +71,12 @@ class RKANet(BackboneAttributes):
                  norm_eval: bool = False,
                  frozen_stages: Sequence[str] = (),
                  pretrained: str | None = None,
-                 init_cfg: dict | list | None = None,
-                 **inner: Any) -> None:
+                 out_indices: Sequence[int] | None = None,
+                 init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
-        if pretrained is not None:
-            inner['pretrained'] = pretrained
-        if inner:
-            backbone = self._with_args(backbone, inner)
+        inner = dict(pretrained=pretrained, out_indices=out_indices)
+        if any(value is not None for value in inner.values()):
+            backbone = self._with_args(backbone, {name: value for name, value in inner.items() if value is not None})
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
         self._check_unbridged()
         if isinstance(stages, str):

@@ -40,7 +40,8 @@ _recomputed = _Recomputed()
 def is_transformed() -> bool:
     """Whether somebody looks at the single operations: a compiler or tracer, a dispatch mode, torch.func."""
     if (torch.compiler.is_compiling() or torch._C._is_tracing() or forward_ad._current_level >= 0
-            or torch._C._are_functorch_transforms_active() or is_traced_early()):
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._dispatch_tls_is_dispatch_key_included(PRE_DISPATCH)):
         return True
     first = _recomputed.transformed
     return _get_current_dispatch_mode() is not None if first is None else first

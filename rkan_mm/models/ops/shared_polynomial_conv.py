@@ -62,8 +62,9 @@ def shared_polynomial_conv2d(x: Tensor,
     Returns:
         (B, C, H', W'), of the dtype that a convolution of ``x`` has (autocast applies).
     """
-    window = Window(in_each(stride), in_each(padding), in_each(dilation))
-    plain = base_act is None and normalize in (torch.tanh, identity) and all(type(pair) is tuple for pair in window)
+    stride, padding, dilation = window = Window(in_each(stride), in_each(padding), in_each(dilation))
+    plain = base_act is None and normalize in (torch.tanh, identity) and (
+        type(stride) is type(padding) is type(dilation) is tuple)
     if plain and torch.compiler.is_compiling() and is_one_operation(x, weight, base_weight, scaler, window):
         return one_operation(x, weight, base_weight, scaler, None if basis is None else [*basis.change],
                              normalize is torch.tanh, window)

@@ -37,7 +37,13 @@ class Window(NamedTuple):
 
     def is_whole(self) -> bool:
         """Whether it is made of integers: to be asked before a cache, to which 1.0 and True are the same as 1."""
-        return all(type(pair) is tuple and all(type(n) is int for n in pair) for pair in self)
+        for pair in self:
+            if type(pair) is not tuple:
+                return False
+            for n in pair:  # a generator would take several times as long
+                if type(n) is not int:
+                    return False
+        return True
 
     def is_served(self, size: torch.Size, weight: torch.Size) -> bool:
         """Whether the kernels take it on such shapes; PyTorch does what is beyond them, or says what is wrong."""
@@ -76,6 +82,8 @@ def in_each(value: Any, dims: int = 2) -> Any:
 
     A tuple where it is made of such numbers; what else there may be, such as ``padding='same'``, stays as it is.
     """
+    if type(value) is tuple and len(value) == dims:  # as nearly all are
+        return value
     if isinstance(value, numbers.Integral):
         return value if isinstance(value, bool) else (int(value),) * dims
     if not isinstance(value, (tuple, list)):
