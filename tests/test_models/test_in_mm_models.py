@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
 
@@ -100,3 +101,6 @@ def test_complexity(layer, shape, macs):
     found = get_model_complexity_info(layer, shape, show_table=False, show_arch=False)
     assert found['flops'] == macs
     assert found['params'] == sum(p.numel() for p in layer.parameters())
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        layer(torch.rand(1, *shape))
+    assert counted.get_total_flops() == 2 * macs

@@ -15,6 +15,7 @@ from rkan_mm.models.ops import (
     expand,
     folded,
     fused_is_wanted,
+    is_transformed,
     readable,
     spline_conv2d,
     tf32_allowed,
@@ -150,7 +151,7 @@ class KANConv2d(KANConv, nn.Conv2d):
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         base, functions = self.compiled_base, None
         if (base is not None and self.normalization == 'none' and not isinstance(self.padding, str)
-                and len(self.basis_weight) <= SPLINE_CONV_OUTPUTS
+                and not is_transformed() and len(self.basis_weight) <= SPLINE_CONV_OUTPUTS
                 and (self.stride, self.dilation, self.groups, self.padding_mode) == ((1, 1), (1, 1), 1, 'zeros')):
             functions = self.basis.for_kernels()
         if (functions is None or base is None or not functions.kind.startswith('spline')

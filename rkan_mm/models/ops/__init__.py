@@ -8,6 +8,7 @@ from .gate import (
     SameForm,
     autocast_dtype,
     fingerprint,
+    has_hooks,
     is_recorded,
     is_transformed,
     is_watched,
@@ -24,7 +25,7 @@ from .tracing import as_constant, folded, static_shape
 __all__ = [
     'FLOATS', 'SPLINE_CONV_OUTPUTS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d', 'as_constant',
     'autocast_dtype', 'can_expand', 'can_spline_conv', 'expand', 'fingerprint', 'folded', 'fused_conv2d',
-    'fused_is_wanted', 'identity', 'in_each', 'is_recorded', 'is_transformed', 'is_watched', 'load_kernels', 'pointer',
-    'readable', 'refuse_numbers_to_meta', 'shared_polynomial_conv2d', 'shared_polynomial_conv2d_torch', 'spline_conv2d',
-    'static_shape', 'tf32_allowed',
+    'fused_is_wanted', 'has_hooks', 'identity', 'in_each', 'is_recorded', 'is_transformed', 'is_watched',
+    'load_kernels', 'pointer', 'readable', 'refuse_numbers_to_meta', 'shared_polynomial_conv2d',
+    'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
 ]

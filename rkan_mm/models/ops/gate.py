@@ -63,9 +63,14 @@ def is_watched(module: nn.Module) -> bool:
     first = _recomputed.watched
     if first is not None and module in first:
         return first[module]
+    return has_hooks(module) or nn.modules.module._has_any_global_hook()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether the module has a hook or a ``forward`` of its own."""
     own = module.__dict__
     return bool('forward' in own or own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks']
-                or own['_backward_pre_hooks'] or nn.modules.module._has_any_global_hook())
+                or own['_backward_pre_hooks'])
 
 
 class SameForm:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Functions, is_transformed, is_watched
+from rkan_mm.models.ops import Functions, is_watched
 
 SAYS, COMPUTES = ('functions', 'kind'), ('forward', 'window', 'evaluate', '_cardinal', '_cox_de_boor')
 """What says what the compiled kernels compute, and what computes it without them."""
@@ -59,8 +59,8 @@ class Basis(nn.Module):
         return says <= computes
 
     def for_kernels(self) -> Functions | None:
-        """`functions`, but None where a subclass or somebody's hook has other values, and under a transform."""
-        if is_transformed() or is_watched(self) or not self.computes_as_it_says():
+        """`functions`, but None where a subclass or somebody's hook has other values. Not for transforms."""
+        if is_watched(self) or not self.computes_as_it_says():
             return None
         return self.functions()
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, as_constant, is_transformed, is_watched
+from rkan_mm.models.ops import Functions, as_constant, has_hooks, is_transformed
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -58,8 +58,11 @@ class Polynomial(Basis):
 
     @property
     def by_monomials(self) -> bool:
-        """Whether :meth:`to_monomials` tells the values: no subclass and nobody's hook has others."""
-        return type(self).forward is Polynomial.forward and not is_watched(self)
+        """Whether :meth:`to_monomials` tells the values: no subclass and nobody's hook has others.
+
+        Hooks on all modules and hooks in a trace are of those who count operations, and are to see the usual ones.
+        """
+        return type(self).forward is Polynomial.forward and (torch.jit.is_tracing() or not has_hooks(self))
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
