@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,18 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
 
+class _Watched(NamedTuple):
+    """Of a module: by hooks on itself, and by these or hooks on all modules."""
+
+    itself: bool
+    at_all: bool
+
+
 class _Recomputed(threading.local):
     """What was said in the first pass, while a thread computes something again."""
 
     transformed: bool | None = None
-    watched: dict[nn.Module, bool] | None = None
+    watched: dict[nn.Module, _Watched] | None = None
 
     def __init__(self) -> None:
         self.before: list[Any] = []
@@ -62,12 +69,15 @@ def is_watched(module: nn.Module) -> bool:
     """Whether a call of the module runs anything but the ``forward`` of its class: a hook, on it or on all modules."""
     first = _recomputed.watched
     if first is not None and module in first:
-        return first[module]
-    return has_hooks(module) or nn.modules.module._has_any_global_hook()
+        return first[module].at_all
+    return has_hooks(module) or bool(nn.modules.module._has_any_global_hook())
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether the module has a hook or a ``forward`` of its own."""
+    first = _recomputed.watched
+    if first is not None and module in first:
+        return first[module].itself
     own = module.__dict__
     return bool('forward' in own or own['_forward_hooks'] or own['_forward_pre_hooks'] or own['_backward_hooks']
                 or own['_backward_pre_hooks'])
@@ -82,7 +92,7 @@ class SameForm:
 
     def __init__(self, modules: Iterable[nn.Module] = ()) -> None:
         self.transformed = is_transformed()
-        self.watched = {module: is_watched(module) for module in modules}
+        self.watched = {module: _Watched(has_hooks(module), is_watched(module)) for module in modules}
 
     @property
     def before(self) -> list[Any]:
