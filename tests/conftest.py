@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,21 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_shapes(folder / 'shapes', num_train=2, num_val=2, size=64, seed=5)  # the val has all classes
     make_pictures(folder / 'pictures')
     return folder
+
+
+@pytest.fixture
+def printed(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callable[[str, str], str]:
+    """Train a config of ``small_runs`` with lines behind it, and give what was printed."""
+    from rkan_mm.apis import runner
+
+    def train(text: str, lines: str) -> str:
+        for name in ('shapes', 'pictures'):
+            text = text.replace(f"'{name}'", repr(str(small_data / name)))
+        (tmp_path / 'config.py').write_text(text + lines)
+        runner.train([str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'work')])
+        return capsys.readouterr().out
+
+    return train
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from small_runs import CLASSIFIER, DETECTOR, make_pictures
 
-from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
 
 TRAIN = "train_dataloader['dataset']['pipeline'] = [load[0], {}, dict(type='PackDetInputs')]\n"
@@ -40,17 +39,6 @@ CALM = {
     'both proportions in the train': TRAIN.format(
         f"load[1], dict(type='RandomChoice', transforms=[[scale], [{KEPT}]])") + VAL.format(KEPT),
 }
-
-
-@pytest.fixture
-def printed(small_data, tmp_path, capsys):
-    def train(text, lines):
-        for name in ('shapes', 'pictures'):
-            text = text.replace(f"'{name}'", repr(str(small_data / name)))
-        (tmp_path / 'config.py').write_text(text + lines)
-        runner.train([str(tmp_path / 'config.py'), '--work-dir', str(tmp_path / 'work')])
-        return capsys.readouterr().out
-    return train
 
 
 @pytest.mark.parametrize('case', RED)

@@ -235,11 +235,10 @@ class GridUpdate(Tied):
         parameter = self.coefficient_parameter
         stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
         if stored is not None and grid is not None and isinstance(self.basis, GridBasis):
-            if self._alike(stored.shape) and self.basis.can_become(grid.shape):
-                if stored.shape != parameter.shape:
-                    renew(parameter, parameter.new_empty(stored.shape))
-            else:
+            if not (self._alike(stored.shape) and self.basis.can_become(grid.shape)):
                 self.basis.keeps_size = True
+            elif stored.shape != parameter.shape:
+                renew(parameter, parameter.new_empty(stored.shape))
         if f'{prefix}locked.places' in state_dict:
             from .locked import lock_for_loading
             lock_for_loading(self, state_dict, prefix)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.model import ModuleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from rkan_mm.models.ops import is_watched, shared_polynomial_conv2d_torch
 from rkan_mm.registry import MODELS
@@ -58,21 +60,27 @@ class GroupedKANConv2d(ModuleList):
 
     def _is_plain(self) -> bool:
         """Whether all are the same polynomials of single elements, and none is watched by hooks."""
-        first, *others = (self._kind(conv) for conv in self)
-        return first is not None and all(kind == first for kind in others)
+        first, *others = self._modules.values()
+        kind = self._kind(first)
+        return kind is not None and all(self._kind(conv) == kind for conv in others)
 
     @staticmethod
-    def _kind(conv: nn.Module) -> tuple | None:
+    def _kind(conv: Any) -> tuple | None:
         """What all must have in common to be computed at once; None where that cannot be."""
-        if type(conv) is not SharedKANConv2d or is_watched(conv) or conv.bias is not None:
+        if type(conv) is not SharedKANConv2d or is_watched(conv):
             return None
-        basis, act = conv.basis, conv.base_act
-        if not (isinstance(basis, Polynomial) and basis.by_monomials and conv.normalization in ELEMENTWISE):
+        own = conv.__dict__  # a module looks long for what is its own
+        modules, parameters = own['_modules'], own['_parameters']
+        basis, act = modules['basis'], modules.get('base_act')
+        if not (isinstance(basis, Polynomial) and basis.by_monomials and own['normalization'] in ELEMENTWISE):
             return None
         if act is not None and (is_watched(act) or next(act.parameters(), None) is not None):
             return None
-        return (basis.change, conv.normalization, conv.weight.shape, conv.scaler is None, conv.base_weight is None,
-                conv.stride, conv.padding, conv.dilation, repr(act))
+        if parameters.get('bias') is not None:
+            return None
+        return (basis.change, [*parameters], [value is None or value.shape for value in parameters.values()],
+                own['normalization'], own['stride'], own['padding'], own['dilation'],
+                None if act is None else repr(act))
 
     def _at_once(self, x: Tensor) -> Tensor:
         first, x = self[0], as_autocast(x)
