@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 import textwrap
 from collections.abc import Sequence
+from math import isnan, nan
 from pathlib import Path
 
 import yaml
@@ -75,14 +75,19 @@ def paired(table: Table, results: Sequence[dict], name: str) -> str:
 
 
 def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:
-    """A column of the record, scaled; a digit as ``key`` means one of the other metrics."""
-    found = (line['others'].split()[int(key)] if key.isdigit() else line[key] for line in lines)
-    return [table.scale * float(value or 'nan') for value in found]
+    """A column of the record, scaled; a digit as ``key`` means one of the other metrics.
+
+    COCO's -1, for sizes of which the data has no objects, is nan.
+    """
+    place = int(key) if key.isdigit() else None
+    name = table.metric if place is None else table.others[place]
+    found = (float((line[key] if place is None else line['others'].split()[place]) or nan) for line in lines)
+    return [nan if value == -1 and name.startswith('coco/') else table.scale * value for value in found]
 
 
 def spread(numbers: Sequence[float], form: str = '.2f') -> str:
     """``mean ± standard deviation``, or the number of a single run; ``nan`` where one of them is none."""
-    if any(map(math.isnan, numbers)):
+    if any(map(isnan, numbers)):
         return 'nan'
     mean = format(statistics.mean(numbers), form)
     return f'{mean} ± {statistics.stdev(numbers):.2f}' if len(numbers) > 1 else mean

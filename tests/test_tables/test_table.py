@@ -237,6 +237,15 @@ def test_other_metrics_with_names_and_a_scale(project):
     assert entry['Results'][1]['Metrics'] == {'box AP': 12.5, 'mask AP': 25.0}
 
 
+def test_sizes_without_an_object_have_no_figure(project):
+    content = yaml.safe_load((project / 'table.yml').read_text())
+    content.update(metric='coco/bbox_mAP', others=['coco/bbox_mAP_s'], scale=100)
+    (project / 'table.yml').write_text(yaml.safe_dump(content))
+    table = Table('table.yml', 'out.csv')
+    record(table, [('plain', 0, 0.125, '', '-1.0')])
+    assert '| 50.00 | 12.50 | nan | 10.0 |' in markdown(table).splitlines()[2]
+
+
 def test_the_readme_and_the_metafile_follow_the_record(project):
     (project / 'tables').mkdir()
     (project / 'table.yml').rename(project / 'tables/table.yml')
