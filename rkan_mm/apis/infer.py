@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import mmcv
 import mmengine
 import numpy as np
 from mmengine.config import Config
+from rich.progress import track
 
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
@@ -31,16 +33,17 @@ VISUALIZERS = dict(mmdet='mmdet.DetLocalVisualizer', mmrotate='mmrotate.RotLocal
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
-def list_images(inputs: Sequence[str], broken: list[str] | None = None) -> list[str]:
+def list_images(inputs: Sequence[str], broken: list[str] | None = None, named: bool = False) -> list[str]:
     """Paths of images; a folder stands for those in it, not below.
 
     Args:
         inputs: images and folders.
         broken: takes the images that cannot be read, if others can.
+        named: results will be named after the images.
 
     Raises:
-        PreflightError: something is not there, a folder has no image, two have one name, or an image cannot be read
-            (with ``broken``: none can).
+        PreflightError: something is not there, a folder has no image, two have one name (with ``named``), or an image
+            cannot be read (with ``broken``: none can).
     """
     images = []
     for name in inputs:
@@ -58,7 +61,7 @@ def list_images(inputs: Sequence[str], broken: list[str] | None = None) -> list[
     images = list(dict.fromkeys(images))
     for image in images:
         other = names.setdefault(image.stem, image)
-        if other != image:
+        if named and other != image:
             raise PreflightError(f'Results are named after their images, and {str(other)!r} and {str(image)!r} have '
                                  'one name: give them in two runs.')
         if not _can_be_read(image):
@@ -123,16 +126,17 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
-    if library in ('mmdet', 'mmrotate'):
-        results = inferencer(list(images), batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
-                             no_save_pred=False)['predictions']
-    elif library == 'mmseg':
-        results = _segment(inferencer, images, Path(out_dir), batch_size)
-    else:
-        results = inferencer(list(images), batch_size=batch_size, show_dir=str(Path(out_dir) / 'vis'))
-        for image, result in zip(images, results, strict=True):
-            result['pred_scores'] = result['pred_scores'].tolist()
-            mmengine.dump(result, str(Path(out_dir) / 'preds' / f'{Path(image).stem}.json'))
+    inferencer.show_progress, results = False, []
+    with _without_bars():
+        for start in track(range(0, len(images), batch_size), 'Inference'):  # mm's own would keep all drawn pictures
+            batch = list(images[start:start + batch_size])
+            if library in ('mmdet', 'mmrotate'):
+                results += inferencer(batch, batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
+                                      no_save_pred=False)['predictions']
+            elif library == 'mmseg':
+                results += _segment(inferencer, batch, Path(out_dir))
+            else:
+                results += _classify(inferencer, batch, Path(out_dir))
     warn_in_red(warning)
     return results
 
@@ -157,19 +161,38 @@ def _for_inference(cfg: Config) -> Config:
     return cfg
 
 
-def _segment(inferencer: Any, images: Sequence[str], out_dir: Path, batch_size: int) -> list[np.ndarray]:
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Otherwise mmpretrain's inferencer would draw a bar for each batch."""
+    from mmpretrain.utils import progress
+    before, progress.disable_progress_bar = progress.disable_progress_bar, True
+    try:
+        yield
+    finally:
+        progress.disable_progress_bar = before
+
+
+def _classify(inferencer: Any, batch: list[str], out_dir: Path) -> list[dict]:
+    """Pictures and json under the names of the images; mmpretrain itself cuts names at their last dot but one."""
+    from mmpretrain.visualization import UniversalVisualizer
+    samples = inferencer(batch, batch_size=len(batch), return_datasamples=True)
+    results, visualizer = inferencer.postprocess(samples, []), UniversalVisualizer()
+    for path, sample, result in zip(batch, samples, results, strict=True):
+        result['pred_scores'] = result['pred_scores'].tolist()
+        mmengine.dump(result, str(out_dir / 'preds' / f'{Path(path).stem}.json'))
+        visualizer.visualize_cls(mmcv.imread(path)[..., ::-1], sample, classes=inferencer.classes, draw_gt=False,
+                                 name=Path(path).stem, out_file=str(out_dir / 'vis' / f'{Path(path).stem}.png'))
+    return results
+
+
+def _segment(inferencer: Any, batch: list[str], out_dir: Path) -> list[np.ndarray]:
     """Pictures and labels under the names of the images; mmseg itself numbers them."""
-    labels = []
-    for start in range(0, len(images), batch_size):
-        batch = list(images[start:start + batch_size])
-        found = inferencer(batch, batch_size=batch_size, return_vis=True)
-        drawn, predicted = ([found[name]] if len(batch) == 1 else found[name] for name in (
-            'visualization', 'predictions'))
-        for path, picture, label in zip(batch, drawn, predicted, strict=True):
-            mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / Path(path).name))
-            mmcv.imwrite(label.astype(np.uint8), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
-        labels += list(predicted)
-    return labels
+    found = inferencer(batch, batch_size=len(batch), return_vis=True)
+    drawn, predicted = ([found[name]] if len(batch) == 1 else found[name] for name in ('visualization', 'predictions'))
+    for path, picture, label in zip(batch, drawn, predicted, strict=True):
+        mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / Path(path).name))
+        mmcv.imwrite(label.astype(np.uint8), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
+    return list(predicted)
 
 
 def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:
@@ -200,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.score_thr is not None and scope(cfg) in ('mmpretrain', 'mmseg'):
         raise PreflightError(f'--score-thr is of detectors; all that a model of {scope(cfg)} predicts is drawn.')
     broken: list[str] = []
-    images = list_images(args.image, broken)
+    images = list_images(args.image, broken, named=True)
     out_dir = args.out_dir or str(Path(cfg.work_dir) / 'infer')
     score_thr = 0.3 if args.score_thr is None else args.score_thr
     infer(cfg, args.checkpoint, images, out_dir, score_thr, args.batch_size, args.device, args.allow_partial)

@@ -28,7 +28,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show', action='store_true', help='show each picture with its predictions in a window')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows a picture')
     parser.add_argument('--show-dir', type=folder_to_write,
-                        help='folder, within the work dir, for pictures of the predictions')
+                        help='folder for pictures of the predictions, of detectors within the work dir')
     parser.add_argument('--interval', type=positive, default=1, help='show or draw every n-th picture')
     parser.add_argument('--classwise', action='store_true', help='COCO: log the AP of each class, too')
     parser.add_argument('--tta', action='store_true',
@@ -118,4 +118,8 @@ def _use_tta(cfg: Config) -> None:
 def _flipped(pipeline: Sequence[dict], detector: bool) -> list[dict]:
     pack = dict(type='mmdet.PackDetInputs', meta_keys=META_KEYS) if detector else pipeline[-1]
     flips = [dict(type='mmdet.RandomFlip' if detector else 'RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-    return [*pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    steps, place = list(pipeline[:-1]), len(pipeline) - 1
+    if detector:  # boxes are loaded for, and borders are added to, the picture as it is after the flip
+        names = [kind(step).rpartition('.')[2] for step in steps]
+        place = next((i for i, name in enumerate(names) if name == 'Pad' or name.endswith('Annotations')), place)
+    return [*steps[:place], dict(type='TestTimeAug', transforms=[flips, *([step] for step in steps[place:]), [pack]])]

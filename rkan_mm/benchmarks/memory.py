@@ -19,6 +19,8 @@ from rkan_mm.apis.runner import load_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.config import scope
 
+from .steps import annotated
+
 GIB = 2**30
 
 
@@ -28,11 +30,9 @@ def activations(model_cfg: dict, size: int, objects: int) -> int:
     Args:
         objects: annotated in the image.
     """
-    from mmdet.testing import demo_mm_inputs
     model = MMENGINE_MODELS.build(model_cfg).train()
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    data = demo_mm_inputs(1, [[3, size, size]], num_items=[objects], num_classes=2, with_mask=True)
-    data = model.data_preprocessor(data, True)
+    data = model.data_preprocessor(annotated(1, (size, size), objects, num_classes=1), True)
     kept = {}
 
     def pack(tensor: Tensor) -> Tensor:

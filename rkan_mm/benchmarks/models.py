@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import json
+import math
 import multiprocessing
 import statistics
 from collections.abc import Sequence
@@ -76,7 +78,8 @@ def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training:
     torch.set_num_threads(threads)
     model, image = build(model_cfg, scope), torch.rand(shape)
     step = runner_of(model, image, training)
-    runner_of(model, image[:1, :, :64, :64], training)()  # threads and code that are made once
+    with contextlib.suppress(ValueError):  # norms of a single number
+        runner_of(model, image[:, :, :64, :64], training)()  # threads and code that are made once
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)  # what is free but not given back would hide what the step takes
     Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak starts from here
@@ -85,8 +88,11 @@ def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training:
     queue.put(_resident('VmHWM') - before)
 
 
-def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, running: Running = CPU) -> int:
-    """Bytes that one step takes on top of the model: allocated on a GPU, resident in a process of its own on a CPU."""
+def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, running: Running = CPU) -> float:
+    """Bytes that one step takes on top of the model: allocated on a GPU, resident in a process of its own on a CPU.
+
+    They are nan where that process comes to no end, as for want of memory.
+    """
     if running.device != 'cpu':
         running = running._replace(compile=False, cuda_graph=False)
         model, image = running.place(build(model_cfg, scope)), running.place(torch.rand(shape))
@@ -95,13 +101,12 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, runni
         runner_of(model, image, training, running)()
         return torch.cuda.max_memory_allocated() - before
     context = multiprocessing.get_context('spawn')
-    queue = context.Queue()
+    queue = context.SimpleQueue()
     process = context.Process(target=_peak_of_process,
                               args=(queue, model_cfg, scope, shape, training, torch.get_num_threads()))
     process.start()
-    peak = queue.get()
     process.join()
-    return peak
+    return queue.get() if process.exitcode == 0 else math.nan
 
 
 def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple[Config, Config, dict[str, str]]:

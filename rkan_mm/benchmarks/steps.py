@@ -74,11 +74,19 @@ def batch(cfg: Config, images: int, size: tuple[int, int]) -> dict:
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
         return dict(inputs=torch.stack(inputs), data_samples=[DataSample().set_gt_label(0) for _ in range(images)])
-    from mmdet.testing import demo_mm_inputs
     num_classes = int(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict()))[0])
-    demo = demo_mm_inputs(images, [[3, *size]] * images, num_items=[8] * images, num_classes=num_classes,
-                          with_mask='mask_head' in cfg.model.get('roi_head', {}))
-    return dict(demo, inputs=inputs)
+    return dict(annotated(images, size, 8, num_classes, 'mask_head' in cfg.model.get('roi_head', {})), inputs=inputs)
+
+
+def annotated(images: int, size: tuple[int, int], objects: int, num_classes: int, with_mask: bool = True) -> dict:
+    """Random images with annotated objects of any class, as detectors of mmdet take them."""
+    from mmdet.testing import demo_mm_inputs
+    demo = demo_mm_inputs(images, [[3, *size]] * images, num_items=[objects] * images, num_classes=2,
+                          with_mask=with_mask)  # which gives labels from 1 on, and none to a single class
+    rng = np.random.default_rng(0)
+    for sample in demo['data_samples']:
+        sample.gt_instances.labels = torch.from_numpy(rng.integers(0, num_classes, objects))
+    return demo
 
 
 def run(cfg: Config, images: int, size: tuple[int, int]) -> dict:

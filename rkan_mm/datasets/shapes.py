@@ -48,7 +48,8 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
             return root
     elif root.exists() and any(root.iterdir()):
         raise FileExistsError(f'make_shapes: {root} exists and holds no shapes data set; name another folder')
-    stamp.unlink(missing_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(json.dumps(dict(info, description='rkan_mm shapes, unfinished')))
     for split_index, (split, count) in enumerate((('train', num_train), ('val', num_val))):
         shutil.rmtree(root / split, ignore_errors=True)
         (root / split).mkdir(parents=True)

@@ -19,8 +19,10 @@ def subset_coco(source: str | Path, target: str | Path, num_images: int, max_ins
         File names of the images.
 
     Raises:
-        ValueError: the source is no COCO json, or has fewer such images.
+        ValueError: the source is no COCO json, has fewer such images, or is the target.
     """
+    if Path(source).resolve() == Path(target).resolve():
+        raise ValueError(f'subset_coco: {source} would be overwritten by its own part; name another target')
     try:
         content = json.loads(Path(source).read_text())
         content['images'], content['annotations']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 from typing import Any
 
@@ -23,13 +24,17 @@ class AbsentFiguresHook(Hook):
 
     priority = 'ABOVE_NORMAL'  # behind mmengine's RuntimeInfoHook, before what logs and what waits for figures
 
+    def before_run(self, runner: Runner) -> None:
+        self.taking_back = _TakingBackHook()
+        runner.register_hook(self.taking_back)
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if metrics is None:
             return
         hub = runner.message_hub
         given, known = list(metrics), hub.get_info('known_figures', [])
-        for name in _waited_for(runner.param_schedulers):
-            metrics.setdefault(name, nan)
+        self.taking_back.names = [name for name in _waited_for(runner.param_schedulers) if name not in metrics]
+        metrics.update(dict.fromkeys(self.taking_back.names, nan))
         if missing := [name for name in dict.fromkeys([*known, *metrics]) if name not in given]:
             runner.logger.warning(f'This validation gave no {", ".join(missing)}, as where nothing is found in any '
                                   'picture; in logs and summary.json it is nan.')
@@ -38,6 +43,17 @@ class AbsentFiguresHook(Hook):
         scalars = [name for name in given if f'val/{name}' in hub.log_scalars]
         hub.update_info('known_figures', list(dict.fromkeys([*known, *scalars])))
         hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
+
+
+class _TakingBackHook(Hook):
+    """Take nan back once schedules have had it: save_best and early stopping know themselves what is missing."""
+
+    priority = 75  # behind mmengine's ParamSchedulerHook, before its CheckpointHook
+    names: Sequence[str] = ()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        for name in self.names:
+            (metrics or {}).pop(name, None)
 
 
 def _waited_for(schedules: Any) -> list[str]:

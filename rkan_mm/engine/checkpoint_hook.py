@@ -42,7 +42,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     On a local disk every file appears whole or not at all. Old checkpoints are removed once the new one is on the disk,
     so there is room for one more than ``max_keep_ckpts``. The checkpoint before a validation is saved again after it,
-    with what came out.
+    with what came out. With ``save_last`` the last weights are also those of a training that is stopped early.
 
     Raises:
         RunError: a checkpoint cannot be written, e.g. on a full disk; the one before is still there.
@@ -50,12 +50,14 @@ class ResumableCheckpointHook(CheckpointHook):
 
     _batches_done = 0
     _unvalidated = None  # step and meta of the last checkpoint, until a validation has followed
+    _saved = 0  # iterations done by the last checkpoint
 
     def before_train(self, runner: Runner) -> None:
         out_dir = str(self.out_dir or runner.work_dir)
         if self.file_client_args is None and self.backend_args is None and '://' not in out_dir:
             self.backend_args = dict(backend='rkan_mm.atomic')
         super().before_train(runner)
+        self._saved = runner.iter
         self._stay_here(runner)
         if is_main_process() and self.backend_args == dict(backend='rkan_mm.atomic'):
             for part in Path(self.out_dir).glob(f'*.pth{SUFFIX}'):
@@ -90,8 +92,14 @@ class ResumableCheckpointHook(CheckpointHook):
             self._save_checkpoint_with_step(runner, step, dict(meta, epoch=runner.epoch), validated=True)
         self._unvalidated = None
 
+    def after_train(self, runner: Runner) -> None:
+        if self.save_last and getattr(runner.train_loop, 'stop_training', False) and self._saved != runner.iter:
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, meta['epoch' if self.by_epoch else 'iter'], meta, validated=True)
+        super().after_train(runner)
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict, validated: bool = False) -> None:
-        self._unvalidated = step, dict(meta)
+        self._unvalidated, self._saved = (step, dict(meta)), meta['iter']
         resume_state.store(runner, self._batches_done, validated)
         with self._removing_last(runner):
             if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:

@@ -1,17 +1,20 @@
 """What a run needs, beside mmengine's checkpoints, to go on exactly as if it had not stopped.
 
-The generators of random numbers of every rank, the seed of the sampler, the place in the epoch and whether the
-validation that follows has been done. It travels in the message hub, which every checkpoint holds.
+The generators of random numbers of every rank, the seed of the sampler, the place in the epoch, whether the validation
+that follows has been done, and how long early stopping has waited. It travels in the message hub, which every
+checkpoint holds.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import EarlyStoppingHook
 from torch.utils.data import DataLoader, Sampler
 
 KEY = 'rkan_mm_resume_state'
@@ -59,7 +62,8 @@ def store(runner, batches_done: int, validated: bool) -> None:
     dataloader = runner.train_dataloader
     runner.message_hub.update_info(KEY, dict(
         random=all_gather_object(random_state()), seed=getattr(sampler_of(dataloader), 'seed', None),
-        batches=batches_in(dataloader), batches_done=batches_done, validated=validated))
+        batches=batches_in(dataloader), batches_done=batches_done, validated=validated,
+        early_stopping=[(hook.best_score, hook.wait_count) for hook in _stopping(runner)]))
 
 
 def take(runner) -> dict[str, Any] | None:
@@ -71,6 +75,7 @@ def take(runner) -> dict[str, Any] | None:
     state = runner.message_hub.runtime_info.pop(KEY, None)
     if state is None or runner.iter == 0:
         return None
+    _go_on_waiting(runner, state.get('early_stopping', ()))
     sampler, mine = sampler_of(runner.train_dataloader), None
     if state['seed'] is not None and hasattr(sampler, 'seed'):
         sampler.seed = state['seed']
@@ -85,3 +90,19 @@ def take(runner) -> dict[str, Any] | None:
                               f'{batches_in(runner.train_dataloader)}: the epoch starts again')
         done = 0
     return dict(random=mine, batches_done=done, validated=state['validated'])
+
+
+def _stopping(runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def _go_on_waiting(runner, states: Sequence[tuple[float, int]]) -> None:
+    """Early stopping counts on from the checkpoint; where it had ended the run, it has."""
+    hooks = _stopping(runner)
+    for hook, (best, waited) in zip(hooks, states, strict=False) if len(hooks) == len(states) else ():
+        hook.best_score, hook.wait_count = best, waited
+        if waited >= hook.patience:
+            runner.train_loop.stop_training = True
+            runner.logger.warning(f'{hook.monitor} had not become better for {waited} validations when the checkpoint '
+                                  'was saved, and early stopping ended the run: to go on, give EarlyStoppingHook a '
+                                  f'patience above {waited}.')

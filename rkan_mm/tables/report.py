@@ -155,7 +155,7 @@ def publish(tables: Sequence[Table]) -> None:
         for table in tables:
             before, mark, after = text.partition(f'<!-- {table.name} -->\n\n')
             if mark:
-                rest = after.partition('\n\n')[2]
+                rest = after.partition('\n\n')[2] if after.startswith('|') else after
                 text = f'{before}{mark}{markdown(table)}' + (f'\n{rest}' if rest else '')
         page.write_text(text)
     if metafile.is_file():

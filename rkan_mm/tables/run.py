@@ -17,7 +17,7 @@ from rkan_mm.preflight.red import warn_in_red
 
 from .record import disagreements
 from .report import markdown, plot, publish
-from .table import Table
+from .table import Table, tables_of
 
 
 def share_of_cores(jobs: int) -> dict[str, str]:
@@ -75,6 +75,7 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                         help='csv file of the runs (default: logs/<table>.csv of the topic)')
     args = parser.parse_args(argv)
     table = Table(args.table, args.record)
+    tables = [] if args.record else tables_of(table.path.parent)
     wanted = table.runs(args.rows, args.seeds)
     if not wanted:
         raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
@@ -109,6 +110,6 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     for line in disagreements(table.results()):
         warn_in_red(line)
     if not args.record:
-        publish([Table(path) for path in sorted(table.path.parent.glob('*.yml'))])
+        publish(tables)
     if failures:
         raise PreflightError('\n'.join(failures))

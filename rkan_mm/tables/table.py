@@ -21,6 +21,7 @@ from .record import read_record
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data',
           'commit', 'options')
+PARTS = ('title', 'metric', 'seeds', 'rows')
 
 
 class Table:
@@ -143,6 +144,9 @@ class Table:
             if name_of_metric not in summary['metrics']:
                 raise PreflightError(f'{work_dir}: no metric {name_of_metric!r}; there are '
                                      f'{", ".join(summary["metrics"])}.')
+        if self.test and self.metric not in summary.get('test', {}):
+            raise PreflightError(f'{work_dir}: the test gave no {self.metric}, but '
+                                 f'{", ".join(summary.get("test", {})) or "nothing, as where nothing is found"}.')
         metric = summary['metrics'][self.metric]
         line = dict(
             row=name, seed=seed, config=self.rows[name]['config'], epochs=summary['epochs'],
@@ -175,15 +179,23 @@ def _folder(name: str) -> str:
     return re.sub(r'\W+', '-', name).strip('-').lower()
 
 
-def _read(path: Path) -> dict:
-    """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
-    where = f'Table {str(path)!r}'
+def tables_of(folder: Path) -> list[Table]:
+    """The tables of a folder; its yaml files that have no part of one are passed over."""
+    return [Table(path) for path in sorted(folder.glob('*.yml')) if any(key in PARTS for key in _yaml(path))]
+
+
+def _yaml(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PreflightError(f'{where} is no yaml: {" ".join(str(error).split())}') from error
-    content = content if isinstance(content, dict) else {}
-    missing = [key for key in ('title', 'metric', 'seeds', 'rows') if key not in content]
+        raise PreflightError(f'Table {str(path)!r} is no yaml: {" ".join(str(error).split())}') from error
+    return content if isinstance(content, dict) else {}
+
+
+def _read(path: Path) -> dict:
+    """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
+    where, content = f'Table {str(path)!r}', _yaml(path)
+    missing = [key for key in PARTS if key not in content]
     if missing:
         raise PreflightError(f'{where} has no {", ".join(missing)}.')
     rows, names = content['rows'], []

@@ -1,36 +1,14 @@
 """A validation without a figure shows none, rather than that of the validation before."""
 
-import json
 import math
 
 import pytest
-from mmpretrain.evaluation import Accuracy
-from small_runs import CLASSIFIER
-
-from rkan_mm.apis import runner
 
 PLATEAU = """
 param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0, factor=0.5)]
 """
+STOPPING = "custom_hooks = [dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience={})]\n"
 BEST = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='{}'))\n"
-
-
-@pytest.fixture
-def train(small_data, tmp_path, monkeypatch):
-    """Train the small classifier for three epochs; the figures of its validations are given, None for none at all."""
-    def run(figures, lines='', *flags):
-        left = [*([] if 'preflight' in lines else [0.0]), *figures]  # the first one is of the trial
-
-        def compute(metric, results):
-            value = left.pop(0)
-            return {} if value is None else {'top1' if metric.prefix == 'accuracy' else 'figure': value}
-        monkeypatch.setattr(Accuracy, 'compute_metrics', compute)
-        (tmp_path / 'cls.py').write_text(
-            CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))) + lines + 'train_cfg = dict('
-            f'by_epoch=True, max_epochs={len(figures)}, val_interval=1)\n')
-        done = runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), *flags])
-        return done, json.loads((tmp_path / 'work/summary.json').read_text())['metrics'].get('accuracy/top1')
-    return run
 
 
 @pytest.mark.parametrize(('figures', 'best', 'best_epoch'), [
@@ -57,6 +35,11 @@ def test_a_schedule_that_waits_for_a_figure_goes_on_without(train):
     done, _ = train([None, 10.0, None], PLATEAU)
     assert done.epoch == 3
     assert done.optim_wrapper.param_groups[0]['lr'] < 0.01
+
+
+def test_such_a_schedule_ends_no_run_that_is_stopped_early_by_the_figure(train):
+    done, _ = train([None, 10.0, None, 20.0], PLATEAU + STOPPING.format(3))
+    assert done.epoch == 4
 
 
 @pytest.mark.parametrize('best', ['accuracy/top1', 'auto'])
