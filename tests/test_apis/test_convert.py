@@ -19,6 +19,7 @@ from torch.testing import assert_close
 
 from rkan_mm.apis.convert import _classes_of_mmdet, convert_plain, convert_residualkan, main
 from rkan_mm.models import RKANet
+from rkan_mm.preflight import PreflightError
 
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -59,6 +60,13 @@ def test_command_line_for_plain_weights(tmp_path, capsys):
     assert 'backbone.bridges.layer4.block.reduce.weight' in said
     converted = torch.load(tmp_path / 'dst.pth', weights_only=True)['state_dict']
     assert_close(converted['backbone.backbone.layer4.1.conv2.weight'], plain['layer4.1.conv2.weight'])
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    path = tmp_path / 'src.pth'
+    torch.save({}, path)
+    with pytest.raises(PreflightError, match="src.pth' is the checkpoint that is read: name another file to write"):
+        main(['torchvision', str(path), str(tmp_path / '../' / tmp_path.name / 'src.pth'), '--config', 'a.py'])
 
 
 def test_every_key_is_accounted_for(source):

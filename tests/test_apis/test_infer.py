@@ -74,6 +74,20 @@ def test_a_classifier(images, tmp_path, monkeypatch):
     assert (out / f'vis/{one.stem}.png').is_file()
 
 
+@pytest.mark.parametrize('batch_size', ['1', '2'])
+def test_names_with_dots(images, tmp_path, batch_size):
+    """A classifier's pictures and json are of each image, however many at a time."""
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    arguments = saved(tmp_path / 'classifier.py', tmp_path, {}, ('cat', 'dog', 'ship'))
+    names = ['cat.0', 'cat.1', 'dog.0']
+    (tmp_path / 'pictures').mkdir()
+    for image, name in zip(sorted(images.glob('*.png')), names, strict=True):
+        shutil.copy(image, tmp_path / f'pictures/{name}.png')
+    infer.main([*arguments, str(tmp_path / 'pictures'), '--out-dir', str(tmp_path / 'out'), '--batch-size', batch_size])
+    assert sorted(path.stem for path in (tmp_path / 'out/vis').glob('*.png')) == names
+    assert sorted(path.stem for path in (tmp_path / 'out/preds').glob('*.json')) == names
+
+
 def test_images_that_are_not_there(images, tmp_path):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'torn.png').write_bytes(b'no picture')
@@ -84,7 +98,7 @@ def test_images_that_are_not_there(images, tmp_path):
                             ([tmp_path / 'torn.png'], r"Image '.*torn.png' cannot be read as one."),
                             ([one, tmp_path / one.name], rf"and '.*{one.name}' have one name")):
         with pytest.raises(PreflightError, match=message):
-            infer.list_images([str(name) for name in inputs])
+            infer.list_images([str(name) for name in inputs], named=True)
     assert infer.list_images([str(images)]) == sorted(map(str, images.glob('*.png')))
 
 

@@ -7,11 +7,13 @@ import cv2
 import pytest
 import torch
 from conftest import ROOT
+from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
+from rkan_mm.apis.testing_options import _flipped
 from rkan_mm.preflight import PreflightError
 
 
@@ -50,6 +52,22 @@ def test_a_flipped_picture_and_the_mean_of_scores(classifier, tmp_path):
     with torch.no_grad():
         scores = [model.head.predict(model.extract_feat(x))[0].pred_score for x in (image, image.flip(3))]
     torch.testing.assert_close(found['pred_score'], sum(scores) / 2)
+
+
+def test_flips_come_before_borders_and_annotations(small_data):
+    """Otherwise a flipped picture has its border on the other side, and its objects where they are not."""
+    pipeline = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.Resize', scale=(90, 90), keep_ratio=True),
+                dict(type='mmdet.Pad', size_divisor=32), dict(type='mmdet.LoadAnnotations', with_bbox=True),
+                dict(type='mmdet.PackDetInputs')]
+    box = [5., 10., 30., 40.]
+    views = Compose(_flipped(pipeline, detector=True))(dict(
+        img_path=str(small_data / 'shapes/val/000000.png'), instances=[dict(bbox=box, bbox_label=0, ignore_flag=0)]))
+    plain, mirrored = sorted(zip(views['inputs'], views['data_samples'], strict=True), key=lambda view: view[1].flip)
+    assert plain[0].shape[1:] == (96, 96)
+    assert mirrored[1].flip != plain[1].flip
+    torch.testing.assert_close(mirrored[0][:, :90, :90].flip(2), plain[0][:, :90, :90])
+    for _, sample in (plain, mirrored):
+        assert sample.gt_instances.bboxes.tensor.tolist() == [box]
 
 
 def test_predictions_of_tta_configs(tmp_path):

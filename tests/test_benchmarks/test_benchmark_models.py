@@ -1,9 +1,11 @@
 import json
+import math
 import re
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from rkan_mm.benchmarks import models as benchmark
 from rkan_mm.benchmarks import timing
@@ -39,6 +41,12 @@ def test_measures_both_models(config, tmp_path, capsys, flags):
     assert result['throughput_ratio'] > 0
     assert rkan['peak_bytes'] >= 0
     assert 'RKANet' in capsys.readouterr().out
+
+
+def test_peaks_of_a_process_that_ends_are_nan(config):
+    cfg = Config.fromfile(config)
+    cfg.model.head.num_classes = 'ten'
+    assert math.isnan(benchmark.peak_memory(cfg.model, 'mmpretrain', (1, 3, 64, 64), training=False))
 
 
 def test_macs_are_those_counted_by_hand(config):

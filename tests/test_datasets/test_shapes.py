@@ -81,6 +81,16 @@ def test_a_half_made_set_is_made_again(tmp_path):
     assert (make_shapes(root, 2, 2) / 'val/000001.png').exists()
 
 
+def test_a_set_whose_drawing_was_stopped_is_drawn_again(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr('rkan_mm.datasets.shapes.draw_scene', stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_shapes(tmp_path / 'shapes', 2, 2)
+    assert (make_shapes(tmp_path / 'shapes', 2, 2) / 'val/000001.png').exists()
+
+
 def test_never_touches_another_folder(tmp_path):
     (tmp_path / 'thesis.tex').write_text('x')
     with pytest.raises(FileExistsError, match=re.escape(f'{tmp_path} exists and holds no shapes data set')):

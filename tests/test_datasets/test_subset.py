@@ -29,3 +29,10 @@ def test_leaves_out_the_crowded(source, tmp_path):
 def test_too_few_images(source, tmp_path):
     with pytest.raises(ValueError, match=r'train.json has 12 images with 1 to any number of instances, 13 were asked'):
         subset_coco(source, tmp_path / 'few.json', 13)
+
+
+def test_the_source_is_kept(source, tmp_path):
+    before = source.read_text()
+    with pytest.raises(ValueError, match='train.json would be overwritten by its own part'):
+        subset_coco(source, source.parent / '../annotations/train.json', 2)
+    assert source.read_text() == before

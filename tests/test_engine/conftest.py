@@ -11,7 +11,7 @@ from rkan_mm.apis import runner
 
 @pytest.fixture
 def train(small_data, tmp_path, monkeypatch):
-    """Train the small classifier, an epoch for each figure of its validations, which are given; None for none at all."""
+    """Train the small classifier, an epoch for each given figure of its validations; None is none at all."""
     def run(figures, lines='', *flags, epochs=None):
         left = [*([] if 'preflight' in lines else [0.0]), *figures]  # the first one is of the trial
 

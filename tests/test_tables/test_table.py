@@ -251,10 +251,17 @@ def test_the_readme_and_the_metafile_follow_the_record(project):
     (project / 'table.yml').rename(project / 'tables/table.yml')
     page, metafile = project / 'README.md', project / 'metafile.yml'
     metafile.write_text('Models:\n  - {Name: by hand}\n')
-    page.write_text('# Head\n\n<!-- table -->\n\nold\nlines\n\ntail\n')
+    page.write_text('# Head\n\n<!-- table -->\n\n| old |\n|---|\n\ntail\n')
     record(Table('tables/table.yml'), [('plain', 0, 12.5, '', '')])
     run_table(['tables/table.yml', '--collect'])
     assert page.read_text() == f'# Head\n\n<!-- table -->\n\n{markdown(Table("tables/table.yml"))}\ntail\n'
+    (project / 'tables/environment.yml').write_text('{name: env, dependencies: [python]}\n')
+    page.write_text('<!-- table -->\n\nwhat I learned\n\ntail\n')
+    run_table(['tables/table.yml', '--collect'])
+    assert page.read_text().endswith('|\n\nwhat I learned\n\ntail\n')
+    (project / 'tables/other.yml').write_text('{title: another, rows: []}\n')
+    with pytest.raises(PreflightError, match="'tables/other.yml' has no metric, seeds"):  # before anything is run
+        run_table(['tables/table.yml'])
     hand, entry = yaml.safe_load(metafile.read_text())['Models']
     assert hand == {'Name': 'by hand'}
     assert entry['Name'] == 'tiny'
