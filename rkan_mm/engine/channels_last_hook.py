@@ -10,8 +10,15 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
+
+from .run_error import RunError
+from .wrapping import wrap_again
+
+SHARDS = ('ChannelsLastHook (--channels-last): FSDP keeps weights as flat shards, which cannot be laid out anew. '
+          'Leave it out, or train with DistributedDataParallel, without configs/_base_/fsdp.py.')
 
 
 def to_channels_last(model: nn.Module) -> nn.Module:
@@ -50,15 +57,21 @@ def _contiguous(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """:func:`to_channels_last` of the model, once its weights are loaded."""
+    """:func:`to_channels_last` of the model, once its weights are loaded.
+
+    Raises:
+        RunError: FSDP shards the model.
+    """
 
     priority = 'VERY_HIGH'
 
     def _convert(self, runner: Runner) -> None:
+        if any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules()):
+            raise RunError(SHARDS)
         wrapped = is_model_wrapper(runner.model)
         model = to_channels_last(runner.model.module if wrapped else runner.model)
         if wrapped:  # what the wrapper has prepared for the gradients lies in memory as the weights did
-            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), model)
+            wrap_again(runner, model)
 
     def before_train(self, runner: Runner) -> None:
         self._convert(runner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -25,6 +24,8 @@ from rkan_mm.models.layers.sparsity import Sparsity
 from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
+
+from .wrapping import wrap_again
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -191,9 +192,7 @@ class KANGridUpdateHook(Hook):
             self._forget(runner, layer)
         self._show_averages(runner)
         if is_model_wrapper(runner.model):  # what it has prepared is of the old shapes, and must go first
-            runner.model = runner.model.module
-            gc.collect()
-            runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), runner.model)
+            wrap_again(runner, runner.model.module)
         runner.logger.info(f'Grids refined to {grid_size}')
 
     def _show_averages(self, runner: Runner) -> None:

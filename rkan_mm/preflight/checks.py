@@ -18,6 +18,7 @@ from mmengine.runner.checkpoint import get_external_models, get_mmcls_models, ge
 from torch import Tensor
 
 from rkan_mm.engine import safe_loading
+from rkan_mm.engine.channels_last_hook import SHARDS
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.registry import MODELS
 
@@ -38,6 +39,7 @@ def check(cfg: Config, training: bool) -> None:
         training: whether the run trains (and validates) or tests.
     """
     _check_device()
+    _check_layout(cfg)
     with checking('Values'):
         check_ranges(cfg, training)
     with checking('Arguments of the model'):
@@ -149,6 +151,12 @@ def _check_device() -> None:
     if asked not in ('', '-1') and not torch.cuda.is_available():
         raise PreflightError(f'CUDA_VISIBLE_DEVICES={asked} asks for a GPU, and torch {torch.__version__} finds none: '
                              'check nvidia-smi and that torch is built with CUDA, or unset it to run on the CPU.')
+
+
+def _check_layout(cfg: Config) -> None:
+    shards = kind(cfg.get('strategy')) in ('FSDPStrategy', 'ResumableFSDPStrategy') and cfg.get('launcher') != 'none'
+    if shards and any(kind(hook) == 'ChannelsLastHook' for hook in cfg.get('custom_hooks') or []):
+        raise PreflightError(SHARDS)
 
 
 def _check_work_dir(work_dir: str) -> None:
