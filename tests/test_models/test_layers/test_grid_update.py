@@ -89,6 +89,31 @@ def test_refinement_by_a_multiple_is_exact(kind, order, factor):
         assert_close(layer.state_dict()[name], value, rtol=0, atol=0)
 
 
+def test_bells_are_counted_by_the_intervals_on_which_they_were_asked_for():
+    def made(size, order=3):
+        return KANLinear(4, 3, basis=dict(type='ReLUKAN', grid_size=size, order=order))
+
+    for size in (1, 6, 8, 10):
+        layer = made(5)
+        assert layer.basis.grid_size == 5
+        layer.refine_grid(size)
+        assert layer.basis.grid_size == size
+        assert layer.basis.num_functions == made(size).basis.num_functions == size + 3
+        assert layer.basis_weight.shape == made(size).basis_weight.shape
+    x = 2 * torch.rand(50, 4) - 1
+    assert change(made(5), x, lambda layer: layer.refine_grid(10)) < 0.05
+    layer, fresh = made(5), made(7)
+    fresh.load_state_dict(layer.state_dict())
+    assert fresh.basis.grid_size == 5
+    fresh.reset_parameters()
+    assert fresh.basis.num_functions == 8
+    layer.update_grid(3 * x, grow=True)
+    assert layer.basis.num_functions == layer.basis.grid_size + 3
+    assert made(2, order=0).basis.num_functions == 2
+    with pytest.raises(ValueError, match='ReLUKAN: grid_size must be an integer of at least 2, got 1'):
+        made(1, order=0)
+
+
 @grids
 def test_refinement_of_other_sizes_is_close(basis):
     layer = KANConv2d(3, 4, 3, basis=dict(type=basis, grid_range=(-1, 1)))

@@ -29,6 +29,8 @@ class Window(GridBasis):
 
     least = 2
     second: ClassVar[dict] = dict(grid_size=2)
+    more = 0
+    """Points beyond `grid_size`, of which `ReLUKAN` has some."""
     kind: ClassVar[str | None] = None
     """Name of the window in the compiled kernel."""
 
@@ -40,21 +42,22 @@ class Window(GridBasis):
                  trainable_grid: bool = False,
                  trainable_width: bool = False) -> None:
         super().__init__(grid_size, grid_range, per_channel)
-        spacing = (grid_range[1] - grid_range[0]) / (grid_size - 1)
+        size = grid_size + self.more
+        spacing = (grid_range[1] - grid_range[0]) / (size - 1)
         if width is not None and not width > 0:
             raise ValueError(f'{type(self).__name__}: width must be above 0, got {width!r}')
         self.overlap = (width or spacing) / spacing
-        for name, size, trainable in (('grid', grid_size, trainable_grid), ('inv_width', 1, trainable_width)):
+        for name, length, trainable in (('grid', size, trainable_grid), ('inv_width', 1, trainable_width)):
             if trainable:
-                self.register_parameter(name, nn.Parameter(torch.empty(1, size)))
+                self.register_parameter(name, nn.Parameter(torch.empty(1, length)))
             else:
-                self.register_buffer(name, torch.empty(1, size))
+                self.register_buffer(name, torch.empty(1, length))
         self.reset_parameters()
 
     def _reset_row(self) -> None:
-        (low, high), device = self.grid_range, self.grid.device
-        spacing = (high - low) / (self.grid_size - 1)
-        renew(self.grid, torch.linspace(low, high, self.grid_size, device=device)[None])
+        (low, high), device, size = self.grid_range, self.grid.device, self.grid_size + self.more
+        spacing = (high - low) / (size - 1)
+        renew(self.grid, torch.linspace(low, high, size, device=device)[None])
         renew(self.inv_width, torch.tensor([[1 / (self.overlap * spacing)]], device=device))
 
     @abstractmethod
@@ -120,7 +123,8 @@ class ReLUKAN(Window):
         low, high = grid_range
         step = (high - low) / grid_size
         outside = step * (order - 1) / 2
-        super().__init__(grid_size + order, (low - outside, high + outside), width=step * (order + 1) / 2, **kwargs)
+        self.more, self.least = order, max(1, 2 - order)
+        super().__init__(grid_size, (low - outside, high + outside), width=step * (order + 1) / 2, **kwargs)
 
     def window(self, z: Tensor) -> Tensor:
         return (1 - z * z).relu()**2
