@@ -60,12 +60,12 @@ class _HereAlone:
 class KANGridUpdateHook(Hook):
     """Lay the grids of all KAN layers over the data they see, at fixed iterations; refine them at others.
 
-    In a training iteration that is due, each layer with a grid is updated with its input just before its forward
-    pass, from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds
-    for the coefficients is dropped. Across processes, rank 0 decides with its samples and the others follow. Frozen
-    layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids
-    of the layers that they average; so do copies of a layer that run under ``no_grad``. Of
-    layers with tied coefficients the first that runs has its grid laid over its input, and the others share it.
+    In a training iteration that is due, each layer with a grid is updated with its input just before its forward pass,
+    from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds for the
+    coefficients and a trained grid is dropped. Across processes, rank 0 decides with its samples and the others follow.
+    Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share
+    the grids of the layers that they average; so do copies of a layer that run under ``no_grad``. Of layers with tied
+    coefficients the first that runs has its grid laid over its input, and the others share it.
 
     Args:
         interval: iterations from one update to the next.
@@ -210,7 +210,8 @@ class KANGridUpdateHook(Hook):
     def _forget(runner: Runner, layer: GridUpdate) -> None:
         wrapper = runner.optim_wrapper
         for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-            each.optimizer.state.pop(layer.coefficient_parameter, None)
+            for parameter in (layer.coefficient_parameter, *layer.basis.parameters()):
+                each.optimizer.state.pop(parameter, None)
 
 
 @HOOKS.register_module()

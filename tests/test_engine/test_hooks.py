@@ -38,12 +38,13 @@ class Model(BaseModel):
         return dict(loss_own=x.square().mean()) if mode == 'loss' else x
 
 
-def runner(folder, hooks=(), model=None, max_iters=6, lr=1e-3, **args) -> Runner:
+def runner(folder, hooks=(), model=None, max_iters=6, lr=1e-3, optimizer=None, **args) -> Runner:
     return Runner(
         model=model or Model(), work_dir=str(folder), experiment_name='test', default_scope='mmengine',
         train_dataloader=dict(dataset=Images(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
                               sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=False, max_iters=max_iters), optim_wrapper=dict(optimizer=dict(type='Adam', lr=lr)),
+        train_cfg=dict(by_epoch=False, max_iters=max_iters),
+        optim_wrapper=dict(optimizer=optimizer or dict(type='Adam', lr=lr)),
         randomness=dict(seed=0),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
                            logger=dict(type='LoggerHook', interval=1)),
@@ -104,6 +105,25 @@ def test_several_optimizers(tmp_path):
     for part in model.parts.values():
         assert part.conv.basis.grid_size == part.fc.basis.grid_size == 9
         assert all(p.isfinite().all() for p in part.parameters())
+
+
+@pytest.mark.parametrize('optimizer', [dict(type='AdamW', lr=1e-3), dict(type='SGD', lr=1e-3, momentum=0.9)],
+                         ids=lambda optimizer: optimizer['type'])
+def test_grids_that_are_trained_lose_what_the_optimizer_holds(tmp_path, optimizer):
+    seen = []
+
+    class Watch(KANGridUpdateHook):
+        def _update(self, runner, name, copies, layer, *inputs):
+            super()._update(runner, name, copies, layer, *inputs)
+            state = runner.optim_wrapper.optimizer.state
+            seen.append([parameter in state for parameter in layer.basis.parameters()])
+
+    model = Model('RSWAF', trainable_grid=True, trainable_width=True)
+    run = runner(tmp_path, [Watch(interval=4, begin=4, outside=0.0, refine={2: 10})], model, optimizer=optimizer)
+    run.train()
+    assert seen and not any(map(any, seen))  # noqa: PT018
+    assert model.conv.basis.grid.shape == (1, 10)
+    assert model.conv.basis.grid in run.optim_wrapper.optimizer.state  # since then
 
 
 def test_refinement_and_resuming(tmp_path):
