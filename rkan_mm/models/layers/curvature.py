@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .grid_update import ELEMENTWISE
+from .half import in_full, in_single
 
 POINTS = 64
 STEP = 1e-3
@@ -35,6 +36,7 @@ def input_range(layer: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([low, high])
 
 
+@in_single
 def curvature(layer: nn.Module, ends: Tensor) -> Tensor:
     r"""Mean over a range of :math:`(\partial^2 f / \partial x^2)^2`, summed over the functions :math:`f = s \sum_j c_j
     B_j(u(x))` of a layer.
@@ -52,7 +54,7 @@ def curvature(layer: nn.Module, ends: Tensor) -> Tensor:
         >>> curvature(layer, torch.tensor([-1.0, 1.0])).item()  # of 2 x^2 - 1 it is 4^2
         16.0
     """
-    coefficients = layer.coefficients()
+    coefficients = in_full(layer.coefficients())
     coefficients = coefficients.movedim(2, 0).flatten(1)  # (F, functions)
     ends = ends.detach().to(coefficients.device, torch.float64)
     width = (ends[1] - ends[0]).clamp(min=1e-6)

@@ -1,11 +1,28 @@
 """Half precision in layers, and beside autocast."""
 
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rkan_mm.models.ops import autocast_dtype
 
 HALF = (torch.float16, torch.bfloat16)
+T = TypeVar('T')
+
+
+def in_single(function: Callable[..., T]) -> Callable[..., T]:
+    """For what is summed over a layer's parameters, the first argument: run it without autocast, gradients as ever."""
+    @functools.wraps(function)
+    def run(layer: nn.Module, *args, **kwargs) -> T:
+        parameter = layer.coefficient_parameter
+        with torch.autocast('cpu' if parameter.is_meta else parameter.device.type, enabled=False):
+            return function(layer, *args, **kwargs)
+    return run
 
 
 def in_full(t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .basis import GridBasis
 from .basis.grid import lasting
 from .grid_update import MAX_SAMPLES
-from .half import in_full
+from .half import in_full, in_single
 from .mixin import LayerMixin
 from .symbolic_trace import layer_input
 
@@ -43,6 +43,7 @@ class Sparsity(LayerMixin):
             self.mask = fn(self.mask)
         return self
 
+    @in_single
     def regularization(self) -> dict[str, Tensor]:
         r"""Penalties on the coefficients `s c` of the functions, with `m` the mean of `|s c|` over a function.
 
@@ -50,7 +51,7 @@ class Sparsity(LayerMixin):
         the work (efficient-kan's form of arXiv 2404.19756); ``smoothness``, on a grid, the sum over functions of the
         mean squared second difference of their coefficients.
         """
-        coefficients = self.coefficients()
+        coefficients = in_full(self.coefficients())
         strength = coefficients.abs().mean(2)
         l1 = strength.sum()
         p = strength / (l1 + 1e-12)
@@ -72,8 +73,11 @@ class Sparsity(LayerMixin):
         """
         coefficients = self.coefficients()
         if x is None:
-            base = 0 if self.weight is None else in_full(self.weight).abs()
-            return in_full(coefficients).abs().sum(2) + base
+            size = in_full(coefficients).abs().sum(2)
+            if self.weight is None:
+                return size
+            base = in_full(self.weight).abs()
+            return size + (base if self.mask is None else base * self.mask)
         self.check_samples(x)
         x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike

@@ -57,3 +57,21 @@ def test_range_of_inputs():
     assert input_range(KANConv2d(1, 1, 3, padding=1), x).tolist() == [0.0, 3.0]  # what is padded
     assert input_range(SharedKANConv2d(1), x.half()).tolist() == [0.5, 3.0]
     assert input_range(SharedKANConv2d(2, normalization='min-max'), x).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize('half', [torch.float16, torch.bfloat16])
+def test_penalties_know_no_autocast(half):
+    layer = KANLinear(4, 3, basis=dict(type='Fourier', num_frequencies=8, period=2.0))  # 2 pi 8 / 2 to the fourth
+    ends = input_range(layer, torch.linspace(-1, 1, 64).reshape(16, 4))
+    grids = KANLinear(4, 3)
+
+    def penalties():
+        return curvature(layer, ends), *layer.regularization().values(), *grids.regularization().values()
+
+    right = penalties()
+    with torch.autocast('cpu', half):
+        found = penalties()
+    assert_close(found, right, rtol=0, atol=0)
+    found[0].backward()
+    assert layer.basis_weight.grad.isfinite().all()
+    assert_close(curvature(layer.half(), ends), right[0], rtol=1e-2, atol=0)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear
+from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
 from rkan_mm.models.layers import prune
 
 LAYERS = {
@@ -160,3 +160,15 @@ def test_penalties_at_their_ends():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize('make', [lambda: KANLinear(16, 16), lambda: KANConv2d(4, 6, 3), lambda: SharedKANConv2d(5)],
+                         ids=['linear', 'conv', 'shared'])
+def test_pruning_again_by_coefficients_takes_those_that_are_left(make):
+    layer = make()
+    layer.prune(0.4)
+    with torch.no_grad():
+        for parameter in layer.parameters():  # as training does with a penalty, which reaches the live ones alone
+            parameter.mul_(1 if layer.mask.shape == parameter.shape and parameter is layer.weight else 0.2)
+    assert not layer.importance()[layer.mask == 0].any()
+    assert layer.prune(0.6) == pytest.approx(0.6, abs=0.5 / layer.mask.numel())
