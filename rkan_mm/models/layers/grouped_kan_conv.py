@@ -9,6 +9,7 @@ from mmengine.model import ModuleList
 from torch import Tensor
 
 from rkan_mm.models.ops import is_watched, shared_polynomial_conv2d_torch
+from rkan_mm.models.ops.shared_polynomial_conv_torch import single_of
 from rkan_mm.registry import MODELS
 
 from .basis import Basis, Polynomial
@@ -22,7 +23,7 @@ from .symbolic_trace import as_leaf, is_traced
 class GroupedKANConv2d(ModuleList):
     """A `SharedKANConv2d` for each group of channels: (B, C, H, W) -> (B, C, H', W').
 
-    Polynomials are one depthwise convolution for each power; other bases go group by group.
+    Polynomials to degree 6 are one depthwise convolution for each power; other bases go group by group.
 
     Args:
         channels: C.
@@ -89,5 +90,5 @@ class GroupedKANConv2d(ModuleList):
             weight = weight * torch.stack([as_autocast(conv.scaler) for conv in self])
         base = None if first.base_weight is None else torch.stack([conv.masked(conv.base_weight) for conv in self])
         return shared_polynomial_conv2d_torch(
-            x, self.basis.to_monomials(weight), base, ELEMENTWISE[first.normalization], first.base_act,
+            x, self.basis.to_monomials(single_of(weight)), base, ELEMENTWISE[first.normalization], first.base_act,
             first.stride, first.padding, first.dilation)

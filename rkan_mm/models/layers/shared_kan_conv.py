@@ -49,7 +49,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
 
     Args:
         kernel_size, stride, padding, dilation: as in :class:`torch.nn.Conv2d`.
-        basis: config of a basis. Polynomials have a fast form.
+        basis: config of a basis. Polynomials have a fast form to degree 6.
         normalization: `u`, before the basis: element-wise ``'tanh'`` or ``'none'``, or over the taps of each patch
             ``'min-max'``, ``'standardization'``, ``'arctan'`` or ``'layer_norm'``, which need explicit patches and are
             slow; None takes what the basis needs.

@@ -14,7 +14,15 @@ from torch import Tensor
 from .gate import autocast_dtype, gradients, is_channels_last, readable
 from .optional import optional_module as _module
 from .shared_polynomial_conv_op import DTYPES, implement, is_one_operation, one_operation, window_of
-from .shared_polynomial_conv_torch import MAX_DEGREE, Window, changed, identity, in_each, shared_polynomial_conv2d_torch
+from .shared_polynomial_conv_torch import (
+    MAX_DEGREE,
+    Window,
+    changed,
+    identity,
+    in_each,
+    shared_polynomial_conv2d_torch,
+    single_of,
+)
 from .tracing import folded
 
 Norm = tuple[Tensor, Tensor, Tensor, Tensor, float]
@@ -96,6 +104,7 @@ def activated_polynomial_conv2d(x: Tensor, weight: Tensor, base_weight: Tensor |
 
 
 def _monomials(weight: Tensor, scaler: Tensor | None, basis: Polynomials | None) -> Tensor:
+    weight = single_of(weight)
     weight = weight if scaler is None else weight * scaler
     return weight if basis is None else basis.to_monomials(weight)
 

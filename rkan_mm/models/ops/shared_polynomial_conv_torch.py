@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gate import is_transformed
+from .gate import autocast_dtype, is_transformed
 from .tracing import folded, static_shape
 
 CHUNK_BYTES = 3 << 19
@@ -19,6 +19,11 @@ CHUNK_BYTES = 3 << 19
 
 MAX_DEGREE = 6
 """Of the polynomials that the kernels of this package take: `kMaxDegree` in the C++ source."""
+
+HALF_DEGREE = 4
+"""Up to which monomials lose no more in half precision than a convolution does; from there on they cancel."""
+
+HALF = (torch.float16, torch.bfloat16)
 
 MAX_REACH = 128
 """Stride, padding and extent of a kernel that those take: their scratch memory grows with it."""
@@ -108,9 +113,14 @@ def shared_polynomial_conv2d_torch(x: Tensor,
 
     For u(0) = 0 the powers of a padded tap are zero, so zero padding of the powers equals padding the input first, and
     the constants (which padded taps have too) collapse into one number. What is left is `d + 1` depthwise convolutions.
+    From a degree above `HALF_DEGREE` on they are computed in single precision where the output is in half.
 
     Here ``weight`` may be (d + 1, G, kh, kw) and ``base_weight`` (G, kh, kw): kernels for G groups of channels.
     """
+    dtype = _half_output(x)
+    if dtype is not None and static_shape(weight)[0] > HALF_DEGREE + 1:
+        return _in_single(x, weight, base_weight, normalize, base_act, Window(stride, padding, dilation), constant,
+                          dtype)
     channels = static_shape(x)[1]
     number, base_kernel, *kernels = folded(_depthwise_kernels, weight, base_weight, channels, constant=constant)
 
@@ -129,7 +139,36 @@ def shared_polynomial_conv2d_torch(x: Tensor,
     if x.device.type == 'cpu' and not (torch.is_grad_enabled() or is_transformed()):
         rows = max(1, CHUNK_BYTES // max(1, x[:1].numel() * x.element_size()))
         return torch.cat([_sum_in_place(terms(part, True)).add_(number) for part in x.split(rows)])
-    return sum(terms(x, False), number)
+    total = sum(terms(x, False), number)
+    return total if dtype is None else total.to(dtype)  # which the constants of groups make single
+
+
+def _half_output(x: Tensor) -> torch.dtype | None:
+    """The half precision that a convolution of ``x`` would have, None where it has none."""
+    dtype = x.dtype if x.dtype == torch.float64 else autocast_dtype(x.device.type) or x.dtype
+    return dtype if dtype in HALF else None
+
+
+def _in_single(x: Tensor, weight: Tensor, base_weight: Tensor | None, normalize: Callable[[Tensor], Tensor],
+               base_act: Callable[[Tensor], Tensor] | None, window: Window, constant: bool,
+               dtype: torch.dtype) -> Tensor:
+    """The form in single precision, of the given dtype; the activation alone is computed as it ever is."""
+    device, autocast, given = 'cpu' if x.is_meta else x.device.type, autocast_dtype(x.device.type), x.dtype
+
+    def act(part: Tensor) -> Tensor:
+        assert base_act is not None
+        with torch.autocast(device, autocast, autocast is not None):
+            return base_act(part.to(given)).float()
+
+    with torch.autocast(device, enabled=False):
+        return shared_polynomial_conv2d_torch(
+            x.float(), weight.float(), None if base_weight is None else base_weight.float(), normalize,
+            None if base_act is None else act, *window, constant).to(dtype)
+
+
+def single_of(weight: Tensor) -> Tensor:
+    """Coefficients that become those of monomials, (d + 1, ...), in single precision where half would not do."""
+    return weight.float() if weight.dtype in HALF and static_shape(weight)[0] > HALF_DEGREE + 1 else weight
 
 
 def _depthwise_kernels(weight: Tensor, base_weight: Tensor | None, channels: int) -> tuple[Tensor | None, ...]:

@@ -1,10 +1,12 @@
+import copy
+
 import golden
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from rkan_mm.models import SharedKANConv2d
+from rkan_mm.models import GroupedKANConv2d, SharedKANConv2d
 from rkan_mm.models.ops import shared_polynomial_conv_torch
 
 BASES = [
@@ -186,6 +188,36 @@ def test_autocast_is_finite_and_close(basis, dtype):
         assert result.isfinite().all()
         assert ((result.float() - exact).norm() / exact.norm()) < (2e-2 if dtype is torch.bfloat16 else 4e-3)
     out.float().sum().backward()
+    assert all(p.grad.isfinite().all() for p in conv.parameters())
+
+
+@pytest.mark.parametrize('family', ['Chebyshev', 'Hermite'])
+@pytest.mark.parametrize(('degree', 'make'), [
+    *((degree, lambda **args: SharedKANConv2d(3, **args)) for degree in (6, 8, 12, 20)),
+    *((degree, lambda **args: SharedKANConv2d(3, base_act_cfg=dict(type='SiLU'), **args)) for degree in (5, 6, 8)),
+    *((degree, lambda **args: GroupedKANConv2d(8, 2, kernel_size=3, **args)) for degree in (3, 5, 6, 8)),
+])
+def test_monomials_do_not_cancel(family, degree, make):
+    torch.manual_seed(1)
+    conv, x = make(basis=dict(type=family, degree=degree), padding=1), 2 * torch.randn(2, 8, 9, 9)
+    exact = copy.deepcopy(conv).double()(x.double())
+
+    def wrong(y):
+        return ((y.double() - exact).norm() / exact.norm()).item()
+
+    half = copy.deepcopy(conv).bfloat16()
+    assert wrong(conv(x)) < 2e-6
+    with torch.autocast('cpu', torch.bfloat16):
+        results = [conv(x), conv.eval()(x)]
+        with torch.no_grad():
+            results.append(conv(x))
+        assert half(x).dtype is torch.bfloat16
+    assert max(map(wrong, results)) < 8e-3
+    assert all(y.dtype is torch.bfloat16 for y in results)
+    if degree <= 8:  # beyond, tanh in half precision is what matters
+        right = copy.deepcopy(half).double()(x.bfloat16().double())  # of the parameters as they are
+        assert ((half(x.bfloat16()).double() - right).norm() / right.norm()) < 8e-3
+    results[0].float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in conv.parameters())
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rkan_mm.models.ops import Functions, as_constant, has_hooks, is_transformed
+from rkan_mm.models.ops.shared_polynomial_conv_torch import MAX_DEGREE
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -60,8 +61,12 @@ class Polynomial(Basis):
     def by_monomials(self) -> bool:
         """Whether :meth:`to_monomials` tells the values: no subclass and nobody's hook has others.
 
+        Of a degree above `MAX_DEGREE` it would tell them with few digits: monomials cancel.
+
         Hooks on all modules and hooks in a trace are of those who count operations, and are to see the usual ones.
         """
+        if self.degree > MAX_DEGREE:
+            return False
         return type(self).forward is Polynomial.forward and (torch.jit.is_tracing() or not has_hooks(self))
 
     def to_monomials(self, weight: Tensor) -> Tensor:
