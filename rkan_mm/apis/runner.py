@@ -159,7 +159,8 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     if not any(kind(hook) == 'RunSummaryHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.AbsentFiguresHook')]
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.AbsentFiguresHook'),
+                        dict(type='rkan_mm.CheckpointFormHook')]
     if args.channels_last:
         cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
     if args.resume and args.resume != 'auto':

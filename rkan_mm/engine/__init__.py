@@ -4,6 +4,7 @@ from .absent_figures_hook import AbsentFiguresHook
 from .atomic_backend import AtomicBackend
 from .autocast_optim_wrapper import AutocastOptimWrapper
 from .channels_last_hook import ChannelsLastHook
+from .checkpoint_form import CheckpointFormHook
 from .checkpoint_hook import ResumableCheckpointHook
 from .fsdp_strategy import ResumableFSDPStrategy
 from .hooks import KANGridUpdateHook, KANRegularizationHook
@@ -15,7 +16,7 @@ from .summary import RunSummaryHook
 from .visualization_hook import KANVisualizationHook
 from .wrap_policy import wrap_classes
 
-__all__ = ['AbsentFiguresHook', 'AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'KANGridUpdateHook',
-           'KANRegularizationHook', 'KANVisualizationHook', 'LossCheckHook', 'ResumableCheckpointHook',
-           'ResumableEpochLoop', 'ResumableFSDPStrategy', 'ResumableIterLoop', 'RunError', 'RunSummaryHook',
-           'allow_mmengine_globals', 'wrap_classes']
+__all__ = ['AbsentFiguresHook', 'AtomicBackend', 'AutocastOptimWrapper', 'ChannelsLastHook', 'CheckpointFormHook',
+           'KANGridUpdateHook', 'KANRegularizationHook', 'KANVisualizationHook', 'LossCheckHook',
+           'ResumableCheckpointHook', 'ResumableEpochLoop', 'ResumableFSDPStrategy', 'ResumableIterLoop', 'RunError',
+           'RunSummaryHook', 'allow_mmengine_globals', 'wrap_classes']

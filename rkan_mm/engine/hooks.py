@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from mmengine.dist import broadcast, get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
@@ -25,11 +24,7 @@ from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
-from .wrapping import wrap_again
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
+from .checkpoint_form import follow_parameters, show_averages, take_form, unwrap
 
 
 def _refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
@@ -97,8 +92,12 @@ class KANGridUpdateHook(Hook):
         return {name: module for name, module in unwrap(model).named_modules()
                 if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        take_form(runner, checkpoint)
+
     def before_train(self, runner: Runner) -> None:
         self._stop()
+        show_averages(runner)
         _refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
             bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
@@ -175,7 +174,7 @@ class KANGridUpdateHook(Hook):
                 self._done[each] = True
             for each in (layer, *copies, *tied):
                 self._forget(runner, each)
-            self._show_averages(runner)
+            show_averages(runner)
             self._moved += 1
             runner.logger.info(f'Grid of {name} updated')
 
@@ -190,17 +189,8 @@ class KANGridUpdateHook(Hook):
         for layer, copies in self._trained(runner).values():
             layer.refine_grid(grid_size, copies)
             self._forget(runner, layer)
-        self._show_averages(runner)
-        if is_model_wrapper(runner.model):  # what it has prepared is of the old shapes, and must go first
-            wrap_again(runner, runner.model.module)
+        follow_parameters(runner)
         runner.logger.info(f'Grids refined to {grid_size}')
-
-    def _show_averages(self, runner: Runner) -> None:
-        """Averages of buffers, too, hold the tensors of a state_dict, which may have been of other shapes."""
-        for model in (unwrap(runner.model), *(hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))):
-            for average in model.modules():
-                if isinstance(average, BaseAveragedModel) and average.update_buffers:
-                    average.avg_parameters = average.module.state_dict()
 
     @staticmethod
     def _averages(runner: Runner) -> list[nn.Module]:

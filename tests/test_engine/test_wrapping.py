@@ -35,7 +35,7 @@ def group(tmp_path, monkeypatch):
     dist.destroy_process_group()
 
 
-def trained(folder, hook, flexible):
+def trained(folder, hook, flexible, **more):
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
     data = [dict(x=torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i))) for i in range(8)]
     cfg = dict(
@@ -43,7 +43,7 @@ def trained(folder, hook, flexible):
         train_dataloader=dict(dataset=data, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False),
                               collate_fn=dict(type='default_collate')),
         train_cfg=dict(by_epoch=False, max_iters=4), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        randomness=dict(seed=0), custom_hooks=[hook] if hook else [])
+        randomness=dict(seed=0), custom_hooks=[hook] if hook else [], **more)
     runner = FlexibleRunner(**cfg, strategy=dict(type='DDPStrategy', model_wrapper=wrapper)) if flexible else Runner(
         **cfg, cfg=dict(model_wrapper_cfg=wrapper))
     runner.train()
@@ -63,6 +63,18 @@ def test_a_flexible_runner_trains_as_the_runner(hook, tmp_path, group):
     else:
         assert model.kan.basis.grid_size == 7
     assert_close(model.state_dict(), plain.model.module.state_dict())
+
+
+def test_both_begin_with_a_checkpoint_of_a_finer_grid(tmp_path, group):
+    model = Model()
+    model.kan.refine_grid(7)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'fine.pth')
+    states = [model.module.state_dict() for model in (
+        trained(tmp_path / str(flexible), dict(type='CheckpointFormHook'), flexible,
+                load_from=str(tmp_path / 'fine.pth')).model for flexible in (False, True))]
+    assert states[0]['kan.basis_weight'].shape[2] == 10
+    assert not states[0]['kan.basis_weight'].equal(model.kan.basis_weight)
+    assert_close(*states)
 
 
 def test_a_sharded_model_is_not_laid_out_anew(group):

@@ -1,0 +1,116 @@
+"""Checkpoints whose KAN layers have other parameters than the model's: finer grids, formulas in the place of functions.
+
+mmengine loads them when the optimizer, the wrapper for several processes and the averages are made, which know the
+parameters from before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+from rkan_mm.models.layers.grid_update import GridUpdate
+from rkan_mm.registry import HOOKS
+
+from .wrapping import wrap_again
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def show_averages(runner: Runner) -> None:
+    """Averages hold a dict of their tensors, which may have been others, or of other shapes."""
+    averages = (getattr(hook, 'ema_model', None) for hook in runner.hooks if isinstance(hook, EMAHook))
+    for model in (unwrap(runner.model), *averages):
+        for average in model.modules() if model is not None else ():
+            if isinstance(average, BaseAveragedModel):
+                average.avg_parameters = (average.module.state_dict() if average.update_buffers
+                                          else dict(average.module.named_parameters()))
+
+
+def follow_parameters(runner: Runner) -> None:
+    """Let averages and the wrapper of ``runner.model`` take parameters that have changed in number or shape."""
+    show_averages(runner)
+    if is_model_wrapper(runner.model):
+        wrap_again(runner, runner.model.module)
+
+
+def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:
+    """Give the model the parameters that a checkpoint will bring, before it is loaded, and all who know them, too.
+
+    Nothing is done for a model without KAN layers, one that FSDP shards, and a checkpoint of the same form.
+
+    Args:
+        checkpoint: as ``after_load_checkpoint`` of a hook gets it.
+    """
+    model = unwrap(runner.model)
+    if any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules()) or not any(
+            isinstance(module, GridUpdate) for module in model.modules()):
+        return
+    before = {id(parameter): parameter.shape for parameter in model.parameters()}
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    load_state_dict(model, {name.removeprefix('module.'): value for name, value in state_dict.items()}, False, 'silent')
+    if before == {id(parameter): parameter.shape for parameter in model.parameters()}:
+        return
+    wrapper = getattr(runner, 'optim_wrapper', None)
+    named: dict[str | None, Any] = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {None: wrapper}
+    for name, each in named.items():
+        if isinstance(each, OptimWrapper):
+            saved = checkpoint.get('optimizer') if getattr(runner, '_resume', False) else None
+            saved = (saved or {}).get(name) if name is not None else saved
+            _add_constants(each.optimizer, model, len((saved or {}).get('param_groups', ())))
+    follow_parameters(runner)
+
+
+def _add_constants(optimizer: Optimizer, model: nn.Module, groups: int) -> None:
+    """Let an optimizer train the constants of formulas as the functions of their layer, in the order of the model.
+
+    Args:
+        optimizer: of the layers, or of others.
+        groups: of parameters that the state has which it is about to load, 0 for none; constants get groups of their
+            own if it has more.
+    """
+    places = {id(parameter): i for i, parameter in enumerate(model.parameters())}
+    own = groups > len(optimizer.param_groups)
+    for layer in [module for module in model.modules() if getattr(module, 'locked', None) is not None]:
+        known = {id(p): group for group in optimizer.param_groups for p in group['params']}
+        constants, group = layer.locked.constants, known.get(id(layer.coefficient_parameter))
+        if group is None or id(constants) in known:
+            continue
+        place = places[id(constants)]
+        if own:
+            earlier = [i for i, each in enumerate(optimizer.param_groups)
+                       if any(places.get(id(p), place) < place for p in each['params'])]
+            optimizer.param_groups.insert(earlier[-1] + 1 if earlier else 0, {**group, 'params': [constants]})
+        else:
+            earlier = [i for i, p in enumerate(group['params']) if places.get(id(p), place) < place]
+            group['params'].insert(earlier[-1] + 1 if earlier else 0, constants)
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class CheckpointFormHook(Hook):
+    """Let a run begin or go on with a checkpoint whose KAN layers have other grids, or formulas, than the model's.
+
+    The model takes their form before the checkpoint is loaded; constants of formulas join the optimizer, the wrapper
+    for several processes is made anew (ranks would drift apart), and averages take the new tensors.
+    `rkan_mm.apis.runner.train` and the ``KANGridUpdateHook`` do so by themselves; FSDP is left alone.
+    """
+
+    priority = 'LOWEST'  # after EMAHook, which loads its own
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        take_form(runner, checkpoint)
+
+    def before_train(self, runner: Runner) -> None:
+        show_averages(runner)
