@@ -39,6 +39,32 @@ def test_is_a_short_leaf_with_a_docstring(path):
     assert len(code) <= 15
 
 
+def paths_in(node):
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        yield from paths_in(child)
+    if isinstance(node, str) and node.startswith('data/'):
+        yield node
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_data_lie_below_the_data_root(path):
+    """What does not would stay where it is under `--cfg-options data_root=...`."""
+    cfg = load(path.stem)
+    if 'data_root' in cfg:
+        read = [cfg[name] for name in cfg if name.endswith(('_dataloader', '_evaluator'))]
+        assert [each for each in paths_in(read) if not f'{each}/'.startswith(cfg.data_root)] == []
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if re.search(r'\dxb\d', path.stem)],
+                         ids=lambda path: path.stem)
+def test_the_lr_is_for_the_batch_in_the_name(path):
+    """Or `--auto-scale-lr` would change it where nothing is to be scaled."""
+    cfg = load(path.stem)
+    gpus, batch = map(int, re.search(r'(\d+)xb(\d+)', path.stem).groups())
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.get('auto_scale_lr', dict(base_batch_size=gpus * batch))['base_batch_size'] == gpus * batch
+
+
 def test_metafile_and_configs_name_the_same():
     assert set(ENTRIES) == set(PATHS)
     assert len(ENTRIES) == len(PATHS) == sum(len(yaml.safe_load(path.read_text())['Models']) for path in METAFILES)
@@ -87,6 +113,7 @@ MMDET_BASES = {name: 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco' for name in MMDET if 
 ON_PURPOSE = {
     'mask-rcnn_rkanet50-zero-init_fpn_mmdet-1x_coco': ('load_from', 'optim_wrapper.optimizer.lr'),
     'dino-4scale_rkanet50_mmdet-8xb2-12e_coco': ('optim_wrapper.paramwise_cfg.custom_keys.backbone.bridges.lr_mult',),
+    'rtmdet-s_rkan-cspnext_mmdet-8xb32-300e_coco': ('auto_scale_lr.base_batch_size',),
 }
 
 

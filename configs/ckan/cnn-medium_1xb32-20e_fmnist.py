@@ -4,3 +4,4 @@ model = dict(
     backbone=dict(channels=(5, 10)),
     head=dict(in_channels=250))
 train_dataloader = dict(batch_size=32)
+auto_scale_lr = dict(base_batch_size=32)

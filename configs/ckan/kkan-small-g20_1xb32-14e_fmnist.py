@@ -4,4 +4,5 @@ model = dict(
     backbone=dict(conv_cfg=dict(basis=dict(grid_size=20))),
     head=dict(fc_cfg=dict(basis=dict(grid_size=20))))
 train_dataloader = dict(batch_size=32)
+auto_scale_lr = dict(base_batch_size=32)
 train_cfg = dict(max_epochs=14)

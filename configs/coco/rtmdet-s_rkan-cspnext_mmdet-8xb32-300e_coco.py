@@ -4,3 +4,4 @@ custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         _delete_=True, type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}, stages=dict(stage4=dict())))
+auto_scale_lr = dict(base_batch_size=256)  # mmdet's own says 16

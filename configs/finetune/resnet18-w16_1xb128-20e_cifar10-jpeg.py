@@ -7,4 +7,5 @@ _base_ = [
 ]
 custom_imports = dict(imports=['rkan_mm', 'rkan_mm.datasets.crop_and_flip'], allow_failed_imports=False)
 default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=1))
+auto_scale_lr = dict(base_batch_size=128)
 randomness = dict(seed=0)

@@ -12,4 +12,5 @@ model = dict(
     head=dict(type='LinearClsHead', num_classes=10, in_channels=64, loss=dict(type='CrossEntropyLoss'), topk=1))
 train_cfg = dict(max_epochs=4)
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=4, eta_min=1e-5, by_epoch=True, convert_to_iter_based=True)]
+auto_scale_lr = dict(base_batch_size=128)
 randomness = dict(seed=0)

@@ -31,8 +31,8 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
                 launcher: str = 'none') -> Config:
     """Config of a run, with mm's command line options applied.
 
-    ``cfg_options['data_root']`` replaces the config's data root wherever a path begins with it. ``work_dir`` is
-    ``work_dirs/<config name>`` unless it or the config says otherwise.
+    ``cfg_options['data_root']`` replaces the config's data root wherever a path begins with it; a warning in red says
+    where none does. ``work_dir`` is ``work_dirs/<config name>`` unless it or the config says otherwise.
 
     Raises:
         PreflightError: there is no such config file, it cannot be read, or an option would change nothing.
@@ -53,6 +53,10 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
         raise PreflightError('--cfg-options launcher changes nothing here: give --launcher.')
     if isinstance(old_root, str) and cfg.data_root != old_root:
         cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
+        if not _any_below(str(Path(cfg.data_root)), {name: cfg[name] for name in READ & {*cfg} - {'data_root'}}):
+            warn_in_red(f'--cfg-options data_root={cfg.data_root} has moved nothing: no path that the run reads begins '
+                        f'with the {old_root!r} of the config. Set those of its data sets, e.g. '
+                        'train_dataloader.dataset.data_root.')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
     if scope(cfg) == 'mmpretrain':
@@ -116,6 +120,13 @@ def _move(node, old: str, new: str):
         return ConfigDict({key: _move(value, old, new) for key, value in node.items()})
     if isinstance(node, (list, tuple)):
         return type(node)(_move(value, old, new) for value in node)
-    if isinstance(node, str) and (node == old or node.startswith(f'{old.rstrip("/")}/')):
+    if _any_below(old, node):
         return str(Path(new) / node[len(old):].lstrip('/'))
     return node
+
+
+def _any_below(root: str, node) -> bool:
+    if isinstance(node, (dict, list, tuple)):
+        return any(_any_below(root, each) for each in (node.values() if isinstance(node, dict) else node))
+    return isinstance(node, str) and (
+        node == root or (node != '' and f'{node}/'.startswith(f'{root.rstrip("/")}/')))

@@ -141,6 +141,18 @@ def test_data_root_moves_every_path_below_it(root):
     assert untouched.val_evaluator.ann_file == 'data/shapes/annotations/val.json'
 
 
+@pytest.mark.parametrize(('path', 'moves'), [('data/other/', False), ('data/set', True), ('/else/set/train', True)])
+def test_a_data_root_that_moves_nothing_is_told(tmp_path, capsys, path, moves):
+    (tmp_path / 'own.py').write_text(f"""
+data_root = 'data/set/'
+unread = dict(data_root=data_root)
+train_dataloader = dict(dataset=dict(type='MNIST', data_root={path!r}))
+""")
+    runner.load_config(str(tmp_path / 'own.py'), dict(data_root='/else/set/'))
+    told = "data_root=/else/set/ has moved nothing: no path that the run reads begins with the 'data/set/' of the conf"
+    assert (told in capsys.readouterr().out) != moves
+
+
 def test_work_dir_is_named_after_the_config(root):
     assert runner.load_config(str(root / SHAPES)).work_dir == 'work_dirs/mask-rcnn_rkanet18_fpn_shapes'
 
