@@ -100,7 +100,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict, validated: bool = False) -> None:
         self._unvalidated, self._saved = (step, dict(meta)), meta['iter']
-        resume_state.store(runner, self._batches_done, validated)
+        resume_state.store(runner, self._batches_done, validated, meta)
         with self._removing_last(runner):
             if self.max_keep_ckpts > 0 and step not in list(self.keep_ckpt_ids)[-1:]:
                 if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
@@ -118,6 +118,7 @@ class ResumableCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if self.save_best and (metrics := self._with_all(runner, metrics)):
+            resume_state.store(runner, self._batches_done, True, dict(epoch=runner.epoch, iter=runner.iter))
             with self._removing_last(runner):
                 super()._save_best_checkpoint(runner, metrics)
 

@@ -52,25 +52,28 @@ def batches_in(dataloader: DataLoader) -> int | None:
         return None
 
 
-def store(runner, batches_done: int, validated: bool) -> None:
+def store(runner, batches_done: int, validated: bool, meta: dict) -> None:
     """Put the state into the message hub, for the checkpoint that is about to be saved; called by all ranks.
 
     Args:
         batches_done: of the current epoch; 0 between epochs.
         validated: whether the validation that may follow has been done.
+        meta: of the checkpoint, with its ``epoch`` and ``iter``.
     """
     dataloader = runner.train_dataloader
     runner.message_hub.update_info(KEY, dict(
         random=all_gather_object(random_state()), seed=getattr(sampler_of(dataloader), 'seed', None),
         batches=batches_in(dataloader), batches_done=batches_done, validated=validated,
-        early_stopping=[(hook.best_score, hook.wait_count) for hook in _stopping(runner)]))
+        early_stopping=[(hook.best_score, hook.wait_count) for hook in _stopping(runner)],
+        at=(meta['epoch'], meta['iter'])))
 
 
 def take(runner) -> dict[str, Any] | None:
     """The state of the checkpoint from which ``runner`` has resumed; its sampler's seed is set.
 
     Where the number of processes or batches has changed, so have the random numbers or the place in the epoch: what no
-    longer holds is left out, and logged.
+    longer holds is left out, and logged. So is a state of another step: who saves a checkpoint without `store` saves
+    the one before with it.
     """
     state = runner.message_hub.runtime_info.pop(KEY, None)
     if state is None or runner.iter == 0:
@@ -79,6 +82,12 @@ def take(runner) -> dict[str, Any] | None:
     sampler, mine = sampler_of(runner.train_dataloader), None
     if state['seed'] is not None and hasattr(sampler, 'seed'):
         sampler.seed = state['seed']
+    here = runner.epoch, runner.iter
+    if tuple(state.get('at', here)) != here:
+        runner.logger.warning(f'The checkpoint is of iteration {runner.iter}, and what it holds of random numbers and '
+                              f'of the place in the epoch is of iteration {state["at"][1]}: the run goes on with '
+                              f'other random numbers, and by epochs from the beginning of epoch {runner.epoch + 1}')
+        return None
     if len(state['random']) == get_world_size():
         mine = state['random'][get_rank()]
     else:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 from torch.testing import assert_close
@@ -112,6 +114,64 @@ def test_another_number_of_batches_starts_the_epoch_again(tmp_path):
     resumed = build(tmp_path / 'a', resume=True, default_hooks=hooks, train_dataloader=loader)
     resumed.train()
     assert resumed.iter == 4 + 3 * 2  # of the 4 before one was in the second epoch, which starts again
+
+
+@METRICS.register_module()
+class ResumeScore(BaseMetric):
+    """The same after every validation, so that the first is the best."""
+
+    def process(self, data_batch, data_samples):
+        self.results += [1.0] * len(data_samples)
+
+    def compute_metrics(self, results):
+        return dict(score=1.0)
+
+
+@HOOKS.register_module()
+class SaveByItself(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 4:
+            runner.save_checkpoint(runner.work_dir, 'own.pth', by_epoch=False)
+
+
+def validated(work_dir, interval, by_epoch, **settings):
+    checkpoint = dict(type='CheckpointHook', interval=interval, by_epoch=by_epoch, save_best='score', rule='greater')
+    return build(
+        work_dir, default_hooks=dict(checkpoint=checkpoint), randomness=dict(seed=0), val_cfg=dict(),
+        val_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(type='ResumeNoisy'),
+                            sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_evaluator=dict(type='ResumeScore'), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)), **settings)
+
+
+@pytest.mark.parametrize(('interval', 'by_epoch', 'loop'), [
+    (2, False, 'epochs'), (1, True, 'epochs'), (3, True, 'epochs'), (2, False, 'iters')])
+def test_the_best_checkpoint_is_resumed_at_its_own_place(tmp_path, monkeypatch, interval, by_epoch, loop):
+    """Though it is saved without a word, and the one before was of another place in the epoch."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
+    loop = LOOPS[loop] if loop == 'epochs' else {**LOOPS[loop], 'val_interval': 3}
+    through = validated(tmp_path / 'a', interval, by_epoch, loop=loop)
+    through.train()
+    [best] = tmp_path.glob('a/best_score_*.pth')
+    resumed = validated(tmp_path / 'b', interval, by_epoch, loop=loop)
+    resumed.resume(str(best))
+    assert resumed.iter == 3
+    calls = []
+    monkeypatch.setattr(ResumeScore, 'compute_metrics', lambda self, results: calls.append(resumed.iter) or dict(
+        score=1.0))
+    resumed.train()
+    assert (resumed.iter, calls) == (12, [6, 9, 12])
+    assert_close(resumed.model.state_dict(), through.model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_saver_is_not_resumed_by_the_one_before(tmp_path, monkeypatch):
+    validated(tmp_path / 'a', 2, False, custom_hooks=[dict(type='SaveByItself')]).train()
+    resumed, warnings = validated(tmp_path / 'b', 2, False), []
+    resumed.resume(str(tmp_path / 'a/own.pth'))
+    monkeypatch.setattr(resumed.logger, 'warning', warnings.append)
+    resumed.train()
+    assert resumed.iter == 5 + 3 * 3  # its epoch, the second, starts again
+    assert 'The checkpoint is of iteration 5, and what it holds of random numbers and of the place in ' in warnings[0]
+    assert 'is of iteration 4: the run goes on with other random numbers, and by epochs from ' in warnings[0]
 
 
 KEEP_ONE = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook
-from rkan_mm.models import KANConv2d, KANLinear, RKANBlock, RKANet, SharedKANConv2d
+from rkan_mm.models import KANConv2d, KANLinear, RKANBlock, RKANet, SharedKANConv2d, prune
 
 SIZE = functools.partial(size_based_auto_wrap_policy, min_num_params=50)
 
@@ -76,6 +76,16 @@ def test_trains_as_the_plain_model(build, wrapper):
             optimizer.step()
     with torch.no_grad():
         assert_close(last(model(x)), last(plain(x)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_converted_as_a_whole(wrapper):
+    model, x = layers(), torch.rand(2, 3, 64, 64)
+    prune(model, 0.1)
+    expected = model(x)
+    model = WRAPPERS[wrapper](model).double()
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert_close(model(x.double()).float(), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize('wrapper', ['fsdp', 'units', 'fsdp2'])

@@ -39,7 +39,9 @@ class WholeWeights(LayerMixin):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Layouts such as channels_last are for the weights of an ordinary layer; these have one dimension more."""
-        coefficients = self.coefficient_parameter
+        coefficients = self._parameters.get(self.coefficients_name)
+        if coefficients is None:  # FSDP keeps them apart meanwhile
+            return super()._apply(fn, recurse)
         shape = coefficients.shape
 
         def apply(t: Tensor) -> Tensor:
