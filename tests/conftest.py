@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,3 +109,26 @@ def on_meta() -> Iterator[None]:
     """
     with patch('torch.linspace', partial(torch.linspace, device='cpu')), torch.device('meta'):
         yield
+
+
+@pytest.fixture
+def train_to(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Train the small classifier, an epoch for each given figure of its validations; None is none at all."""
+    from mmpretrain.evaluation import Accuracy
+    from small_runs import CLASSIFIER
+
+    from rkan_mm.apis import runner
+
+    def run(figures, lines='', *flags, epochs=None):
+        left = [*([] if 'preflight' in lines else [0.0]), *figures]  # the first one is of the trial
+
+        def compute(metric, results):
+            value = left.pop(0)
+            return {} if value is None else {'top1' if metric.prefix == 'accuracy' else 'figure': value}
+        monkeypatch.setattr(Accuracy, 'compute_metrics', compute)
+        (tmp_path / 'cls.py').write_text(
+            CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))) + lines + 'train_cfg = dict('
+            f'by_epoch=True, max_epochs={epochs or len(figures)}, val_interval=1)\n')
+        done = runner.train([str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), *flags])
+        return done, json.loads((tmp_path / 'work/summary.json').read_text())['metrics'].get('accuracy/top1')
+    return run

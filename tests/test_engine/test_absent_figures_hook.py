@@ -14,15 +14,15 @@ BEST = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='{
 @pytest.mark.parametrize(('figures', 'best', 'best_epoch'), [
     ([10.0, 30.0, None], 30.0, 2), ([None, 10.0, 30.0], 30.0, 3), ([None, None, 20.0], 20.0, 3),
     ([20.0, None, 10.0], 20.0, 1), ([10.0, 20.0, 30.0], 30.0, 3)])
-def test_the_summary_counts_all_validations(train, figures, best, best_epoch):
-    _, found = train(figures)
+def test_the_summary_counts_all_validations(train_to, figures, best, best_epoch):
+    _, found = train_to(figures)
     assert [None if math.isnan(value) else value for value in found['curve']] == figures
     assert (found['best'], found['best_epoch']) == (best, best_epoch)
     assert found['last'] == figures[-1] or (figures[-1] is None and math.isnan(found['last']))
 
 
-def test_the_log_shows_no_figure_of_the_validation_before(train, tmp_path):
-    train([10.0, None])
+def test_the_log_shows_no_figure_of_the_validation_before(train_to, tmp_path):
+    train_to([10.0, None])
     lines = next((tmp_path / 'work').glob('*/*.log')).read_text().splitlines()
     shown = {line.partition('Epoch(val) ')[2][:3]: line for line in lines if 'Epoch(val)' in line}
     assert 'accuracy/top1: 10.0000' in shown['[1]']
@@ -31,27 +31,27 @@ def test_the_log_shows_no_figure_of_the_validation_before(train, tmp_path):
     assert any('WARNING - This validation gave no accuracy/top1, as where nothing is found' in line for line in lines)
 
 
-def test_a_schedule_that_waits_for_a_figure_goes_on_without(train):
-    done, _ = train([None, 10.0, None], PLATEAU)
+def test_a_schedule_that_waits_for_a_figure_goes_on_without(train_to):
+    done, _ = train_to([None, 10.0, None], PLATEAU)
     assert done.epoch == 3
     assert done.optim_wrapper.param_groups[0]['lr'] < 0.01
 
 
-def test_such_a_schedule_ends_no_run_that_is_stopped_early_by_the_figure(train):
-    done, _ = train([None, 10.0, None, 20.0], PLATEAU + STOPPING.format(3))
+def test_such_a_schedule_ends_no_run_that_is_stopped_early_by_the_figure(train_to):
+    done, _ = train_to([None, 10.0, None, 20.0], PLATEAU + STOPPING.format(3))
     assert done.epoch == 4
 
 
 @pytest.mark.parametrize('best', ['accuracy/top1', 'auto'])
-def test_the_best_checkpoint_is_that_of_another_validation(train, tmp_path, best):
-    done, _ = train([10.0, None, 5.0], BEST.format(best))
+def test_the_best_checkpoint_is_that_of_another_validation(train_to, tmp_path, best):
+    done, _ = train_to([10.0, None, 5.0], BEST.format(best))
     assert done.epoch == 3
     assert [path.name for path in (tmp_path / 'work').glob('best_*')] == ['best_accuracy_top1_epoch_1.pth']
 
 
 @pytest.mark.parametrize('best', ['accuracy/top1', 'auto'])
-def test_no_best_checkpoint_of_validations_that_give_nothing(train, tmp_path, best):
-    done, _ = train([None, None], BEST.format(best))
+def test_no_best_checkpoint_of_validations_that_give_nothing(train_to, tmp_path, best):
+    done, _ = train_to([None, None], BEST.format(best))
     assert done.epoch == 2
     assert not list((tmp_path / 'work').glob('best_*'))
 
@@ -59,9 +59,9 @@ def test_no_best_checkpoint_of_validations_that_give_nothing(train, tmp_path, be
 @pytest.mark.parametrize(('best', 'prefix', 'said'), [
     ('mine', 'accuracy', 'save_best keeps no checkpoint of this validation: it gave no mine, but accuracy/top1.'),
     ('auto', 'mine', "save_best='auto' keeps no best checkpoint: Cannot infer the rule for key mine/")])
-def test_save_best_by_a_figure_that_never_comes_stops_no_training(train, tmp_path, best, prefix, said):
-    done, _ = train([10.0, 20.0], BEST.format(best).replace('save_best', "rule='greater', save_best" if best == 'mine'
-                                                            else 'save_best') + f"""
+def test_save_best_by_a_figure_that_never_comes_stops_no_training(train_to, tmp_path, best, prefix, said):
+    judged = BEST.format(best).replace('save_best', "rule='greater', save_best" if best == 'mine' else 'save_best')
+    done, _ = train_to([10.0, 20.0], judged + f"""
 val_evaluator = dict(type='Accuracy', topk=(1,), prefix={prefix!r}, collect_device='cpu')
 preflight = dict(trial=False)
 """)
