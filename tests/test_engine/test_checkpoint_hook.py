@@ -136,8 +136,9 @@ class SaveByItself(Hook):
 
 def validated(work_dir, interval, by_epoch, **settings):
     checkpoint = dict(type='CheckpointHook', interval=interval, by_epoch=by_epoch, save_best='score', rule='greater')
-    return build(
-        work_dir, default_hooks=dict(checkpoint=checkpoint), randomness=dict(seed=0), val_cfg=dict(),
+    return build(  # runners of one name in one second would share what is best
+        work_dir, experiment_name='_'.join(work_dir.parts[-2:]), default_hooks=dict(checkpoint=checkpoint),
+        randomness=dict(seed=0), val_cfg=dict(),
         val_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(type='ResumeNoisy'),
                             sampler=dict(type='DefaultSampler', shuffle=False)),
         val_evaluator=dict(type='ResumeScore'), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)), **settings)
