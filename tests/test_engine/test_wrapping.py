@@ -29,7 +29,8 @@ class Model(BaseModel):
 def group(tmp_path, monkeypatch):
     for name in ('LOCAL_RANK', 'RANK'):
         monkeypatch.setenv(name, '0')
-    monkeypatch.setenv('WORLD_SIZE', '1')
+    for name in ('WORLD_SIZE', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'):  # mmengine would set threads for all that follows
+        monkeypatch.setenv(name, '1')
     dist.init_process_group('gloo', store=dist.FileStore(str(tmp_path / 'store'), 1), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
