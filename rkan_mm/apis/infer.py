@@ -127,16 +127,15 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     except OSError as error:
         raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
     inferencer.show_progress, results = False, []
-    with _without_bars():
-        for start in track(range(0, len(images), batch_size), 'Inference'):  # mm's own would keep all drawn pictures
-            batch = list(images[start:start + batch_size])
-            if library in ('mmdet', 'mmrotate'):
-                results += inferencer(batch, batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
-                                      no_save_pred=False)['predictions']
-            elif library == 'mmseg':
-                results += _segment(inferencer, batch, Path(out_dir))
-            else:
-                results += _classify(inferencer, batch, Path(out_dir))
+    for start in track(range(0, len(images), batch_size), 'Inference'):  # mm's own would keep all drawn pictures
+        batch = list(images[start:start + batch_size])
+        if library in ('mmdet', 'mmrotate'):
+            results += inferencer(batch, batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
+                                  no_save_pred=False)['predictions']
+        elif library == 'mmseg':
+            results += _segment(inferencer, batch, Path(out_dir))
+        else:
+            results += _classify(inferencer, batch, Path(out_dir))
     warn_in_red(warning)
     return results
 
@@ -175,8 +174,10 @@ def _without_bars() -> Iterator[None]:
 def _classify(inferencer: Any, batch: list[str], out_dir: Path) -> list[dict]:
     """Pictures and json under the names of the images; mmpretrain itself cuts names at their last dot but one."""
     from mmpretrain.visualization import UniversalVisualizer
-    samples = inferencer(batch, batch_size=len(batch), return_datasamples=True)
-    results, visualizer = inferencer.postprocess(samples, []), UniversalVisualizer()
+    inferencer.visualizer = visualizer = inferencer.visualizer or UniversalVisualizer()
+    with _without_bars():
+        samples = inferencer(batch, batch_size=len(batch), return_datasamples=True)
+    results = inferencer.postprocess(samples, [])
     for path, sample, result in zip(batch, samples, results, strict=True):
         result['pred_scores'] = result['pred_scores'].tolist()
         mmengine.dump(result, str(out_dir / 'preds' / f'{Path(path).stem}.json'))

@@ -79,7 +79,7 @@ def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training:
     model, image = build(model_cfg, scope), torch.rand(shape)
     step = runner_of(model, image, training)
     with contextlib.suppress(ValueError):  # norms of a single number
-        runner_of(model, image[:, :, :64, :64], training)()  # threads and code that are made once
+        runner_of(model, image[:1, :, :64, :64], training)()  # threads and code that are made once
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)  # what is free but not given back would hide what the step takes
     Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak starts from here

@@ -24,7 +24,7 @@ from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
-from .checkpoint_form import follow_parameters, show_averages, take_form, unwrap
+from .checkpoint_form import CheckpointFormHook, follow_parameters, show_averages, take_form, unwrap
 
 
 def _refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
@@ -93,7 +93,8 @@ class KANGridUpdateHook(Hook):
                 if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        take_form(runner, checkpoint)
+        if not any(isinstance(hook, CheckpointFormHook) for hook in runner.hooks):
+            take_form(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         self._stop()

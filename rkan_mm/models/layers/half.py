@@ -9,9 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import autocast_dtype
+from rkan_mm.models.ops import HALF, autocast_dtype
 
-HALF = (torch.float16, torch.bfloat16)
 T = TypeVar('T')
 
 

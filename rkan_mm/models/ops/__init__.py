@@ -5,6 +5,7 @@ from .expand import Functions, can_expand, expand
 from .fused import fused_conv2d, fused_is_wanted, tf32_allowed
 from .gate import (
     FLOATS,
+    HALF,
     SameForm,
     autocast_dtype,
     fingerprint,
@@ -23,8 +24,8 @@ from .spline_conv import can_spline_conv, spline_conv2d
 from .tracing import as_constant, folded, static_shape
 
 __all__ = [
-    'FLOATS', 'SPLINE_CONV_OUTPUTS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d', 'as_constant',
-    'autocast_dtype', 'can_expand', 'can_spline_conv', 'expand', 'fingerprint', 'folded', 'fused_conv2d',
+    'FLOATS', 'HALF', 'SPLINE_CONV_OUTPUTS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d',
+    'as_constant', 'autocast_dtype', 'can_expand', 'can_spline_conv', 'expand', 'fingerprint', 'folded', 'fused_conv2d',
     'fused_is_wanted', 'has_hooks', 'identity', 'in_each', 'is_recorded', 'is_transformed', 'is_watched',
     'load_kernels', 'pointer', 'readable', 'refuse_numbers_to_meta', 'shared_polynomial_conv2d',
     'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 PLAIN = (Tensor, nn.Parameter)
 STRIDED = torch.strided
 SINGLE = (torch.float32,)
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float64, *HALF)
 PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
 

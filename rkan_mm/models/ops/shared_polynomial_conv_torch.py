@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .gate import autocast_dtype, is_transformed
+from .gate import HALF, autocast_dtype, is_transformed
 from .tracing import folded, static_shape
 
 CHUNK_BYTES = 3 << 19
@@ -22,8 +22,6 @@ MAX_DEGREE = 6
 
 HALF_DEGREE = 4
 """Up to which monomials lose no more in half precision than a convolution does; from there on they cancel."""
-
-HALF = (torch.float16, torch.bfloat16)
 
 MAX_REACH = 128
 """Stride, padding and extent of a kernel that those take: their scratch memory grows with it."""

@@ -15,8 +15,8 @@ from mmengine.logging import MMLogger
 from torch import Tensor
 
 from .compiled import alone, kernels_wanted
+from .gate import HALF
 
-HALF = (torch.float16, torch.bfloat16)
 TAKES_ALL_ARGUMENTS = tuple(map(int, triton.__version__.split('.')[:2])) >= (3, 3)
 """Whether a compiled kernel is called with its constants, too; before, it was not."""
 _known: dict[tuple, bool] = {}
