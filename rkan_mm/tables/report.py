@@ -153,10 +153,11 @@ def publish(tables: Sequence[Table]) -> None:
     if page.is_file():
         text = page.read_text()
         for table in tables:
-            before, mark, after = text.partition(f'<!-- {table.name} -->\n\n')
+            before, mark, after = text.partition(f'<!-- {table.name} -->\n')
             if mark:
+                after = after.lstrip('\n')
                 rest = after.partition('\n\n')[2] if after.startswith('|') else after
-                text = f'{before}{mark}{markdown(table)}' + (f'\n{rest}' if rest else '')
+                text = f'{before}{mark}\n{markdown(table)}' + (f'\n{rest}' if rest else '')
         page.write_text(text)
     if metafile.is_file():
         entries = yaml.safe_dump(models(tables), sort_keys=False, allow_unicode=True, width=116)

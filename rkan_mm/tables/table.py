@@ -35,7 +35,9 @@ class Table:
     only the last value is wanted, ``labels`` are names for them, ``scale`` is a factor (100 for a share). ``baseline``
     names the row that the others are compared with, seed by seed. ``macs`` of a row, for inputs of the table's
     ``shape``, are shown; ``collection`` and ``machine`` enter the metafile, and so do a row's ``results``, which are of
-    other commands.
+    other commands. ``options`` of the table are those of each row that does not give them itself.
+    ``_base_`` names a table beside it, of which all is taken that this one does not give. Where that is the rows,
+    ``configs`` says which config stands in the place of which, and ``without`` lists the rows that are left out.
 
     Args:
         path: the yaml file.
@@ -60,6 +62,8 @@ class Table:
         self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
         self.rows = {row['name']: row for row in content['rows']}
         for name, row in self.rows.items():
+            if options := {**content.get('options', {}), **row.get('options', {})}:
+                row['options'] = options
             try:
                 row['config'] = find_config(row['config'])
             except PreflightError as error:
@@ -181,7 +185,7 @@ def _folder(name: str) -> str:
 
 def tables_of(folder: Path) -> list[Table]:
     """The tables of a folder; its yaml files that have no part of one are passed over."""
-    return [Table(path) for path in sorted(folder.glob('*.yml')) if any(key in PARTS for key in _yaml(path))]
+    return [Table(path) for path in sorted(folder.glob('*.yml')) if {*PARTS, '_base_'} & set(_yaml(path))]
 
 
 def _yaml(path: Path) -> dict:
@@ -192,9 +196,33 @@ def _yaml(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def _read(path: Path) -> dict:
+def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict:
+    """The content of a table's file with what it takes from its ``_base_``; ``heirs`` take from this one."""
+    content = _yaml(path)
+    if '_base_' not in content:
+        return content
+    where, base = f'Table {str(path)!r}', path.parent / str(content.pop('_base_'))
+    if not base.is_file() or base.resolve() in (heirs := (*heirs, path.resolve())):
+        raise PreflightError(f'{where}: _base_ names {str(base)!r}, which is no other table.')
+    theirs = _read(base, heirs)
+    configs, without = content.pop('configs', {}), content.pop('without', [])
+    if not isinstance(configs, dict) or not isinstance(without, list):
+        raise PreflightError(f'{where}: configs are written as THERE: HERE, and without is a list of rows.')
+    for key, named, there in (('configs', configs, [row['config'] for row in theirs['rows']]),
+                              ('without', without, [row['name'] for row in theirs['rows']])):
+        if unknown := [each for each in named if each not in there]:
+            raise PreflightError(f'{where}: {key} names {unknown[0]!r}, which no row of {str(base)!r} has; there are '
+                                 f'{", ".join(dict.fromkeys(there))}.')
+    of_other_models = ('parameters', 'macs', 'published', 'results')
+    rows = [{**{key: value for key, value in row.items() if row['config'] not in configs or key not in of_other_models},
+             'config': configs.get(row['config'], row['config'])}
+            for row in theirs['rows'] if row['name'] not in without]
+    return {**theirs, 'rows': rows, **content}
+
+
+def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
     """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
-    where, content = f'Table {str(path)!r}', _yaml(path)
+    where, content = f'Table {str(path)!r}', _inherited(path, heirs)
     missing = [key for key in PARTS if key not in content]
     if missing:
         raise PreflightError(f'{where} has no {", ".join(missing)}.')
@@ -211,8 +239,9 @@ def _read(path: Path) -> dict:
             raise PreflightError(f'{where}: rows {alike[0]!r} and {row["name"]!r} would be trained in one folder, '
                                  f'{_folder(row["name"])!r}: let their names differ in letters or digits.')
         names.append(row['name'])
-        if not isinstance(row.get('options', {}), dict):
-            raise PreflightError(f'{where}, row {row["name"]!r}: options are written as KEY: VALUE.')
+    for who, part in (('', content), *((f', row {row["name"]!r}', row) for row in rows)):
+        if not isinstance(part.get('options', {}), dict):
+            raise PreflightError(f'{where}{who}: options are written as KEY: VALUE.')
     for who, seeds in (('', content['seeds']), *((f', row {row["name"]!r}', row.get('seeds', [])) for row in rows)):
         if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
             raise PreflightError(f'{where}{who}: seeds are a list of whole numbers, such as [0, 1, 2], not {seeds!r}.')

@@ -251,6 +251,9 @@ def test_the_readme_and_the_metafile_follow_the_record(project):
     page.write_text('<!-- table -->\n\nwhat I learned\n\ntail\n')
     run_table(['tables/table.yml', '--collect'])
     assert page.read_text().endswith('|\n\nwhat I learned\n\ntail\n')
+    page.write_text('<!-- table -->\n')
+    run_table(['tables/table.yml', '--collect'])
+    assert page.read_text() == f'<!-- table -->\n\n{markdown(Table("tables/table.yml"))}'
     (project / 'tables/other.yml').write_text('{title: another, rows: []}\n')
     with pytest.raises(PreflightError, match="'tables/other.yml' has no metric, seeds"):  # before anything is run
         run_table(['tables/table.yml'])
@@ -262,6 +265,45 @@ def test_the_readme_and_the_metafile_follow_the_record(project):
     assert ours['Metrics'] == {'last epoch': 12.5, 'best epoch': 12.5}
     assert ours['Command'] == 'python tools/run_table.py tables/table.yml --rows "plain"'
     assert ours['Seeds'] == [0]
+
+
+def test_a_table_takes_from_another_what_it_does_not_give(project):
+    (project / 'configs/wide.py').write_text("_base_ = './tiny.py'\n")
+    text = yaml.safe_load((project / 'table.yml').read_text())
+    text |= dict(options={'a.b': 1, 'optim_wrapper.optimizer.lr': 0.2}, baseline='plain')
+    text['rows'][0]['parameters'] = 12
+    text['rows'].append(dict(name='third', config='configs/tiny.py'))
+    (project / 'table.yml').write_text(yaml.safe_dump(text))
+    assert Table('table.yml').options('plain', 0) == ['randomness.seed=0', 'a.b=1', 'optim_wrapper.optimizer.lr=0.2']
+    assert Table('table.yml').options('faster, lr 0.1', 0)[1:3] == ['a.b=1', 'optim_wrapper.optimizer.lr=0.1']
+
+    other = project / 'other.yml'
+    heir = dict(_base_='table.yml', title='Wide', configs={'configs/tiny.py': 'configs/wide.py'}, without=['third'])
+    other.write_text(yaml.safe_dump(heir))
+    table = Table('other.yml')
+    assert (table.title, table.metric, table.baseline) == ('Wide', 'accuracy/top1', 'plain')
+    assert list(table.rows) == ['plain', 'faster, lr 0.1']
+    assert {row['config'] for row in table.rows.values()} == {'configs/wide.py'}
+    assert not {'parameters', 'published'} & set(table.rows['plain'])  # those are of another model
+    assert table.options('faster, lr 0.1', 3) == Table('table.yml').options('faster, lr 0.1', 3)
+    assert table.runs() == [('plain', 0), ('plain', 1), ('faster, lr 0.1', 3)]
+
+    other.write_text(yaml.safe_dump(heir | dict(options={'a.b': 2})))
+    assert Table('other.yml').options('plain', 0) == ['randomness.seed=0', 'a.b=2']
+    for wrong, message in [
+            (dict(_base_='none.yml'), "_base_ names 'none.yml', which is no other table"),
+            (dict(_base_='other.yml'), 'which is no other table'),
+            (dict(without=['forth']), "without names 'forth', which no row of 'table.yml' has; there are plain,"),
+            (dict(configs={'tiny.py': 'a.py'}), "configs names 'tiny.py', which no row of 'table.yml' has; there are "),
+            (dict(configs=['tiny.py']), 'configs are written as THERE: HERE'),
+            (dict(options=[1]), "'other.yml': options are written as KEY: VALUE")]:
+        other.write_text(yaml.safe_dump(heir | wrong))
+        with pytest.raises(PreflightError, match=message):
+            Table('other.yml')
+    (project / 'table.yml').write_text(yaml.safe_dump(text | dict(_base_='other.yml')))
+    other.write_text(yaml.safe_dump(heir))
+    with pytest.raises(PreflightError, match='which is no other table'):  # each of the other
+        Table('other.yml')
 
 
 TABLES = sorted((ROOT / 'configs').glob('*/tables/*.yml'))
@@ -281,7 +323,7 @@ def test_tables_of_the_project_are_whole(root, monkeypatch):
 
 
 @pytest.mark.parametrize(('path', 'name'), [
-    (path, name) for path in TABLES for name in (row['name'] for row in yaml.safe_load(path.read_text())['rows'])])
+    (path, name) for path in TABLES for name in Table(path).rows])
 def test_parameters_and_macs_of_a_row_are_those_of_its_model(path, name, root, monkeypatch, quick_build):
     monkeypatch.chdir(root)
     table = Table(path)
@@ -292,7 +334,9 @@ def test_parameters_and_macs_of_a_row_are_those_of_its_model(path, name, root, m
     cfg = load_config(row['config'], args.options)
     init_default_scope(cfg.default_scope)
     model = MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **cfg.model})
-    assert sum(parameter.numel() for parameter in model.parameters()) == row['parameters']
+    recorded = [int(line['parameters']) for line in table.results() if line['row'] == name]
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert {counted} == {row.get('parameters', counted), *recorded}
     if table.shape:
         flops = FlopAnalyzer(build(cfg.model.to_dict(), cfg.default_scope).eval(), torch.zeros(1, *table.shape))
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
