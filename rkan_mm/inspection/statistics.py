@@ -13,7 +13,7 @@ from rkan_mm.models.layers import GridBasis
 from rkan_mm.models.layers.symbolic_trace import layer_input
 
 from .functions import Index, LayerFunctions, kan_layers, unwrap
-from .inputs import tap_inputs
+from .inputs import Taps, tap_inputs
 
 LIMIT = 1 << 16
 """Numbers that are looked at for each tap, layer and call."""
@@ -58,6 +58,8 @@ class Statistics:
         self._beyond = self._seen = 0.0
         self._range = torch.empty(0), torch.empty(0)  # (taps, rows) each
         self._kept: dict[tuple[int, int], list[Tensor]] = {self._place(index): [] for index in keep or ()}
+        # of functions that are locked to a formula f: sums of f, f x and f^2
+        self._locked = {index: torch.zeros(3, dtype=torch.float64) for index in functions.locked}
 
     def _place(self, index: Index) -> tuple[int, int]:
         """Tap and row of a function."""
@@ -88,6 +90,7 @@ class Statistics:
                 self._beyond += beyond.sum().item() * count / x.shape[1]
                 self._seen += count * len(x)
             self._keep(tap, x, u)
+        self._add_locked(taps, count)
         gram, low, high = torch.stack(grams), torch.stack(lows), torch.stack(highs)
         if not len(self._gram):
             self._gram, self._range = gram, (low, high)
@@ -103,6 +106,13 @@ class Statistics:
             return None
         points = functions.basis.interior()
         return (argument < points[:, :1]) | (argument > points[:, -1:])
+
+    def _add_locked(self, taps: Taps, count: int) -> None:
+        for index, moments in self._locked.items():
+            tap, row = self._place(index)
+            x = taps[min(tap, len(taps) - 1)][0][row].double()
+            f = self.functions.locked[index](x)
+            moments += torch.stack([f, f * x, f * f]).sum(1) * (count / len(x))
 
     def _keep(self, tap: int, x: Tensor, u: Tensor) -> None:
         for (own_tap, row), samples in self._kept.items():
@@ -158,8 +168,18 @@ class Statistics:
             right = g[:, :q, q:] @ w  # (rows, q, M)
             line = torch.linalg.pinv(g[:, :q, :q], hermitian=True, rtol=1e-12) @ right
             parts.append((right[:, 0], (w * (g[:, q:, q:] @ w)).sum(1), (line * right).sum(1), line))
-        mean, square, explained = (torch.stack([part[i] for part in parts], -1) for i in range(3))
-        return mean, square, explained, torch.stack([part[3] for part in parts], -1)
+        mean, square, explained, line = (torch.stack([part[i] for part in parts], -1) for i in range(4))
+        if self._locked:
+            numbers = torch.arange(len(functions)).reshape(*functions.shape, 1)
+            places = functions.by_place(numbers)[:, 0]  # (rows, M, taps)
+        for index, moments in self._locked.items():
+            place = tuple((places == numbers[index]).nonzero()[0].tolist())
+            g = gram[min(place[2], len(gram) - 1), place[0], :q, :q]
+            right = moments[:2] / self.count
+            own = torch.linalg.pinv(g, hermitian=True, rtol=1e-12) @ right
+            mean[place], square[place], explained[place] = right[0], moments[2] / self.count, own @ right
+            line[place[0], :, place[1], place[2]] = own
+        return mean, square, explained, line
 
     def rms(self) -> Tensor:
         """Root mean square of each function over its inputs: its importance, in the shape of the weight."""

@@ -31,6 +31,13 @@ def swapped(module: nn.Module, name: str, method: Callable) -> Iterator[None]:
 
 
 @contextmanager
+def replaced(layer: nn.Module, forward: Callable) -> Iterator[None]:
+    """Meanwhile a KAN layer computes something else in the place of all its functions, those locked to formulas too."""
+    with swapped(layer, 'forward', forward), swapped(layer, 'locked', None):  # which tells the hook that adds them
+        yield
+
+
+@contextmanager
 def same_random_numbers() -> Iterator[None]:
     """Afterwards all random number generators are where they were: Python's, NumPy's, torch's on every device."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -90,7 +97,7 @@ def without_functions(layers: list[nn.Module]) -> Iterator[None]:
     """Meanwhile KAN layers have no functions but their base branch `w a(x)`, and their bias."""
     with ExitStack() as stack:
         for layer in layers:
-            stack.enter_context(swapped(layer, 'forward', _base_alone(LayerFunctions(layer))))
+            stack.enter_context(replaced(layer, _base_alone(LayerFunctions(layer))))
         yield
 
 
@@ -103,15 +110,8 @@ def straightened(lines: dict[nn.Module, Lines]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for layer, own in lines.items():
-            stack.enter_context(swapped(layer, 'forward', _straight(LayerFunctions(layer), own)))
+            stack.enter_context(replaced(layer, _straight(LayerFunctions(layer), own)))
         yield
-
-
-def _bias(functions: LayerFunctions, out: Tensor, dim: int) -> Tensor:
-    bias = functions.layer.bias
-    if bias is None:
-        return out
-    return out + (bias if functions.shared or dim == -1 else bias.reshape(-1, *[1] * (out.dim() - 2))).to(out.dtype)
 
 
 def _straight(functions: LayerFunctions, lines: Lines) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from rkan_mm.models.layers.locked import FORMS, Fixed, lock
 from .functions import Index
 from .missing import require
 from .statistics import Statistics
-from .swap import swapped
+from .swap import replaced
 
 POINTS, COARSE = 2000, 400
 """Inputs of a function that are fitted, and for the first search."""
@@ -178,5 +178,5 @@ def substituted(formulas: Mapping[nn.Module, Mapping[Index, Fixed]]) -> Iterator
         for layer, own in formulas.items():
             stand_in = copy.deepcopy(layer)
             lock(stand_in, own)
-            stack.enter_context(swapped(layer, 'forward', stand_in))
+            stack.enter_context(replaced(layer, stand_in))
         yield

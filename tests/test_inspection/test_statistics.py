@@ -12,7 +12,14 @@ from torch.testing import assert_close
 from rkan_mm.inspection import LayerFunctions, Recorder, kan_layers
 from rkan_mm.inspection.swap import straightened, without_functions
 from rkan_mm.models import KANConv1d, KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
+from rkan_mm.models.layers.locked import Fixed, lock, unlock
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
+
+
+def with_formulas(layer: nn.Module, *places: tuple[int, ...]) -> nn.Module:
+    lock(layer, {place: Fixed(form, (1.0, 1.0, 0.0, 0.0)) for place, form in zip(places, ('sin', 'x^2'), strict=True)})
+    return layer
+
 
 LAYERS = {
     'shared': (lambda: SharedKANConv2d((2, 3), stride=2, padding=1, dilation=(1, 2)), (2, 3, 9, 8)),
@@ -24,6 +31,10 @@ LAYERS = {
     'linear': (lambda: KANLinear(3, 4, basis=dict(type='Legendre')), (5, 6, 3)),
     **{name: (lambda name=name: SharedKANConv2d(2, normalization=name, normalize_base=name == 'min-max'), (2, 3, 5, 5))
        for name in PATCHWISE},
+    'formulas-shared': (lambda: with_formulas(SharedKANConv2d(2, padding=1), (0, 1), (1, 1)), (2, 3, 5, 5)),
+    'formulas-conv': (lambda: with_formulas(KANConv2d(4, 6, (2, 3), groups=2, padding=1), (0, 1, 1, 2), (5, 0, 0, 1)),
+                      (2, 4, 6, 7)),
+    'formulas-linear': (lambda: with_formulas(KANLinear(3, 4), (2, 0), (3, 2)), (5, 6, 3)),
 }
 
 
@@ -92,14 +103,15 @@ def test_straight_layers_sum_their_lines(kind):
     lines, functions = recorder[''].lines(), LayerFunctions(layer)
     total = torch.zeros_like(before)
     if layer.bias is not None:
-        total += layer.bias if functions.shared or kind == 'linear' else layer.bias.reshape(-1, *[1] * (x.dim() - 2))
+        spread = functions.shared or kind.endswith('linear')
+        total += layer.bias if spread else layer.bias.reshape(-1, *[1] * (x.dim() - 2))
     for index, (x_seen, u_seen) in arguments(layer, x).items():
         value = lines.intercept[index] + lines.slope[index] * x_seen
         if functions.two_arguments:
             value = value + lines.slope_u[index] * u_seen
         if functions.shared:
             total += value.reshape(total.shape)
-        elif kind == 'linear':
+        elif kind.endswith('linear'):
             total[..., index[0]] += value.reshape(total.shape[:-1])
         else:
             total[:, index[0]] += value.reshape(total.shape[0], *total.shape[2:])
@@ -107,6 +119,18 @@ def test_straight_layers_sum_their_lines(kind):
         assert_close(layer(x), total)
     assert_close(layer(x), before, rtol=0, atol=0)
     assert 'forward' not in vars(layer)
+
+
+def test_formulas_of_transposed_convolutions():
+    layer = KANConvTranspose2d(4, 6, 3, stride=2, groups=2, basis=dict(type='Chebyshev')).double()
+    with_formulas(layer, (0, 2, 1, 1), (3, 1, 0, 2))
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    with Recorder(layer) as recorder:
+        layer(x)
+    seen = x[:, 3].flatten()
+    assert_close(recorder[''].rms()[3, 1, 0, 2], seen.pow(4).mean().sqrt())
+    line = np.polyfit(seen.numpy(), seen.square().numpy(), 1)
+    assert_close(recorder[''].lines().slope[3, 1, 0, 2].item(), line[0])
 
 
 def test_transposed_convolutions():
@@ -144,7 +168,8 @@ def test_a_straight_function_is_called_straight():
     assert share[2].isnan()  # a constant does not vary
 
 
-@pytest.mark.parametrize('kind', ['shared', 'conv', 'conv-1d', 'linear', 'conv-norm', 'min-max'])
+@pytest.mark.parametrize('kind', ['shared', 'conv', 'conv-1d', 'linear', 'conv-norm', 'min-max', 'formulas-shared',
+                                  'formulas-conv', 'formulas-linear'])
 def test_without_functions_the_base_branch_stays(kind):
     layer, x = made(kind)
     with without_functions([layer]):
@@ -152,6 +177,9 @@ def test_without_functions_the_base_branch_stays(kind):
     assert not torch.allclose(found, layer(x))
     coefficients = layer.weight if isinstance(layer, SharedKANConv2d) else layer.basis_weight
     coefficients.data.zero_()
+    if kind.startswith('formulas'):
+        assert not torch.allclose(found, layer(x))  # they were there, and off
+        unlock(layer)
     assert_close(found, layer(x))
 
 

@@ -113,6 +113,17 @@ def test_planted_truth(layer, target, inputs, truth):
     assert after > 0.999
 
 
+def test_formulas_beside_those_that_are_locked():
+    layer, x = KANLinear(2, 1).double(), normal(50, 2)(0)
+    lock(layer, {(0, 1): Fit('sin', (3.0, 2.0, 0.0, 0.5))})
+    with substituted({layer: {(0, 0): Fit('x', (2.0, 1.0, 0.0, 0.0))}}):
+        assert_close(layer(x)[:, 0], 2 * x[:, 0] + 3 * torch.sin(2 * x[:, 1]) + 0.5 + layer.bias)
+    with substituted({layer: {(0, 1): Fit('x', (2.0, 1.0, 0.0, 0.0))}}):
+        other = layer(x)[:, 0]
+    assert_close(other - layer(x)[:, 0], 2 * x[:, 1] - 3 * torch.sin(2 * x[:, 1]) - 0.5)
+    assert list(layer.locked.functions()) == [(0, 1)]
+
+
 def test_functions_of_two_arguments_are_refused():
     layer = SharedKANConv2d(2, normalization='min-max')
     with Recorder(layer) as recorder:
