@@ -56,9 +56,9 @@ class Normalize(nn.Module):
 
 def gives_bgr(pipeline: Sequence[dict]) -> bool:
     """Whether a pipeline of mm ends with BGR: what it reads from files does, arrays of a data set are taken as RGB."""
-    bgr = any('LoadImage' in step['type'] for step in pipeline)
+    bgr = any('LoadImage' in _kind(step) for step in pipeline)
     for step in pipeline:
-        kind = step['type'].rpartition('.')[2]
+        kind = _kind(step).rpartition('.')[2]
         if (kind == 'NumpyToPIL' and step.get('to_rgb', False)) or (kind == 'PILToNumpy' and step.get('to_bgr', False)):
             bgr = not bgr
     return bgr
@@ -82,8 +82,13 @@ def preparation(pipeline: Sequence[dict]) -> list[dict[str, Any]]:
     return [step for config in pipeline if (step := _step(config)) is not None]
 
 
+def _kind(step: dict) -> str:
+    """Its name; configs in pure Python have the class itself."""
+    return step['type'] if isinstance(step['type'], str) else step['type'].__name__
+
+
 def _step(config: dict) -> dict[str, Any] | None:
-    kind = config['type'].removeprefix('mmdet.').removeprefix('mmpretrain.')
+    kind = _kind(config).removeprefix('mmdet.').removeprefix('mmpretrain.')
     if kind.startswith(('Load', 'Pack')) or kind in ('NumpyToPIL', 'PILToNumpy'):
         return None
     resampling = dict(filter=config.get('interpolation', 'bilinear'),

@@ -44,6 +44,7 @@ class Branch:
         self._moments: tuple[Tensor, ...] = ()
         self._cka_count = 0
         self.maps: list[dict[str, Tensor]] = []
+        self._images = 0
 
     def add(self, out: Tensor, fused: Tensor) -> None:
         """Look at one output, (B, C, H, W), without and with the block."""
@@ -60,6 +61,12 @@ class Branch:
                 size, grown = (t.square().mean(0).sqrt() for t in (one, difference))
                 self.maps.append(dict(without=one.mean(0).cpu(), with_block=other.mean(0).cpu(),
                                       branch=grown.cpu(), share=(grown / (size + grown + 1e-12)).cpu()))
+
+    def end_image(self) -> None:
+        """One image is through: of its maps the last stays, where the stage ran for it more than once."""
+        if len(self.maps) > self._images:
+            del self.maps[self._images:-1]
+            self._images += 1
 
     def _pairs(self, one: Tensor, other: Tensor) -> None:
         """Second moments between channels of both, at drawn places."""

@@ -17,6 +17,8 @@ from .inputs import Taps, tap_inputs
 
 LIMIT = 1 << 16
 """Numbers that are looked at for each tap, layer and call."""
+FEW = 64
+"""Functions of a layer, up to which the inputs of all are kept."""
 SATURATED = 0.99
 """From this |tanh| on an input counts as beyond the range of its function."""
 
@@ -216,7 +218,7 @@ class Recorder:
     Args:
         model: holds KAN layers.
         layers: names of those to look at; None for all.
-        keep: by name, functions whose inputs are kept; None keeps those of layers with at most 64.
+        keep: by name, functions whose inputs are kept; None keeps those of layers with at most `FEW`.
         num_samples: inputs kept of each.
 
     Example:
@@ -234,7 +236,7 @@ class Recorder:
         self.statistics = {}
         for name, layer in self._layers.items():
             functions = LayerFunctions(layer, name)
-            few = functions.indices() if len(functions) <= 64 else []
+            few = functions.indices() if len(functions) <= FEW else []
             self.statistics[name] = Statistics(functions, few if keep is None else keep.get(name, []), num_samples)
         self._handles = []
 

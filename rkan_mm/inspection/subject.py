@@ -21,6 +21,7 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope, init_d
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
 
+from rkan_mm.deploy.pictures import gives_bgr
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
 from rkan_mm.preflight.classification import check_classification
@@ -186,6 +187,17 @@ class Subject:
     def picture(self, i: int) -> np.ndarray:
         """An image that is looked at, (H, W, 3) RGB."""
         return read_rgb(self.images[i]) if self.images else self.picture_of(self._places[i])
+
+    def as_seen(self, i: int) -> np.ndarray:
+        """An image that is looked at as the model has it, scaled, cropped and padded, (H, W, 3) RGB."""
+        sample = self.samples[i]
+        inputs = sample['inputs'].cpu()
+        if inputs.dtype != torch.uint8:  # the pipeline has normalised it
+            inputs = (255 * (inputs - inputs.min()) / (inputs.max() - inputs.min()).clamp(min=1e-12)).byte()
+        picture = inputs.flip(0) if len(inputs) == 3 and gives_bgr(self.pipeline) else inputs[:3]
+        canvas = np.zeros((*self.batch(sample)['inputs'].shape[2:], 3), np.uint8)
+        canvas[:inputs.shape[1], :inputs.shape[2]] = (picture if len(picture) == 3 else picture[:1]).movedim(0, -1)
+        return canvas
 
     def name_of(self, place: int) -> str:
         """Of an image of the validation set; its place where it has no file."""

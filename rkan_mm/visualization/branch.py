@@ -24,7 +24,7 @@ def draw_branch(branch: Branch, images: Sequence[np.ndarray] = (), title: str | 
 
     Args:
         branch: from a `BranchRecorder`.
-        images: (H, W, 3) each, those that were given first; at most four are drawn.
+        images: (H, W, 3) each, those that were given first, as the model saw them; at most four are drawn.
         title: of the figure.
 
     Raises:

@@ -42,6 +42,17 @@ def test_the_bare_script_prepares_pictures_as_mm_does(scope, pipeline, shape, tm
     assert np.abs(np.array(image).astype(int) - theirs).max() <= 1
 
 
+def test_steps_that_are_classes():
+    from mmcv.transforms import LoadImageFromFile
+    from mmdet.datasets.transforms import FixScaleResize, PackDetInputs, Resize
+    settings = dict(scale=(133, 80), keep_ratio=True)
+    steps = [dict(type=LoadImageFromFile), dict(type=Resize, **settings), dict(type=PackDetInputs)]
+    assert gives_bgr(steps)
+    assert preparation(steps) == preparation([dict(type='Resize', **settings)])
+    with pytest.raises(UnsupportedModelError, match='has a step FixScaleResize '):
+        preparation([dict(type=FixScaleResize, scale=(8, 8))])
+
+
 @pytest.mark.parametrize('step', [
     dict(type='RandomFlip', prob=0.5), dict(type='Resize', scale=(8, 8), interpolation='bicubic'),
     dict(type='CenterCrop', crop_size=8, auto_pad=True), dict(type='Pad', size_divisor=32)])

@@ -167,6 +167,19 @@ def test_a_block_that_two_stages_share():
     assert_close(model(x)[3], out)
 
 
+def test_a_stage_that_runs_twice_for_an_image():
+    model = rkanet(stages=('layer4',)).eval()
+    images = torch.randn(6, 1, 3, 64, 64)
+    with torch.no_grad(), BranchRecorder(model) as recorder:
+        for pair in images.unflatten(0, (3, 2)):
+            for image in pair:  # as DetectoRS does
+                model(image)
+            recorder.branches['bridges.layer4'].end_image()
+        expected = [model(image)[3][0].mean(0) for image in images[1::2]]
+    maps = recorder.branches['bridges.layer4'].maps
+    assert [each['with_block'].equal(other) for each, other in zip(maps[:3], expected, strict=True)] == [True] * 3
+
+
 def test_a_stage_that_never_ran():
     model = nn.ModuleList([rkanet(stages=('layer4',)), KANLinear(2, 2)])
     with BranchRecorder(model) as recorder:

@@ -1,5 +1,6 @@
 """Large data sets, nets and pages: nothing of an image's size is kept, and the page has its limit."""
 
+import contextlib
 import sys
 import types
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from mmpretrain.structures import DataSample
 from mnist import write_mnist
 
@@ -103,6 +104,36 @@ def test_many_functions_are_several_figures(tmp_path, monkeypatch):
     indices = recorder[''].functions.indices()[:4]
     study.functions(study.page.section('a'), recorder[''], 'fc', 'caption', indices)
     assert {path.name for path in (tmp_path / 'figures').iterdir()} == {'fc.png', 'fc-2.png'}
+
+
+def test_pictures_are_as_the_model_has_them(tmp_path, monkeypatch, root):
+    from rkan_mm.datasets.shapes import make_shapes
+    from rkan_mm.inspection.report import where
+    make_shapes(tmp_path / 'shapes', num_train=1, num_val=2, size=64)
+    cfg = load_config(str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), dict(data_root=f'{tmp_path}/shapes/'))
+    cfg.val_dataloader.dataset.pipeline = [
+        dict(type='LoadImageFromFile'), dict(type='Resize', scale=(48, 40), keep_ratio=False),
+        dict(type='Pad', size=(72, 72)), dict(type='PackDetInputs')]
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'net.pth')
+    subject = Subject(cfg, str(tmp_path / 'net.pth'), num_images=1, device='cpu')
+    seen, whole = subject.as_seen(0), subject.picture(0)
+    assert seen.shape == (96, 96, 3)
+    assert not seen[40:].any()
+    assert not seen[:, 48:].any()
+    np.testing.assert_allclose(seen[:40, :48].mean((0, 1)), whole.mean((0, 1)), atol=3)  # RGB, all of the picture
+    drawn = {}
+    monkeypatch.setattr(where, 'draw_activation_maps',
+                        lambda image, maps, box: drawn.update(image=image, maps=maps, box=box))
+    monkeypatch.setattr(where, 'activation_map', lambda model, layer, x, *args: np.zeros(x.shape[2:]))
+    found = InstanceData(bboxes=torch.tensor([[8.0, 16, 32, 64]]), labels=torch.tensor([0]), scores=torch.tensor([0.9]))
+    study = types.SimpleNamespace(
+        subject=subject, options=Options(), trained=[BaseDataElement(pred_instances=found)], say=print,
+        page=types.SimpleNamespace(section=lambda title: Page(tmp_path, '', {}).section(title),
+                                   figure=lambda *args: None), without_blocks=contextlib.nullcontext)
+    where.show_where(study, 'layer4', None)
+    assert drawn['image'].shape[:2] == drawn['maps']['Grad-CAM'].shape == (96, 96)
+    assert drawn['box'] == [6, 10, 24, 40]
 
 
 def test_options_without_effect():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rkan_mm.models.layers import GridBasis
 from rkan_mm.visualization import draw_branch, draw_changes
 
 from ..comparison import changes
@@ -38,7 +37,7 @@ def _kernel(study: Study, name: str) -> None:
     if len(kept):
         text += f', {percent(kept.min().item())} to {percent(kept.max().item())} % of that of each'
     if own.overflow is not None:
-        where = 'beyond the grid' if isinstance(own.functions.basis, GridBasis) else 'where |tanh| is above 0.99'
+        where = 'where |tanh| is above 0.99' if own.functions.normalization == 'tanh' else 'beyond the grid'
         text += f'; {percent(own.overflow)} % of its inputs lie {where}'
     section.text(f'{text}.', strong=True)
     study.page.short.append(f'{title}: {text[0].lower()}{text[1:]}.')
@@ -59,7 +58,7 @@ def _branch(study: Study, part: Part) -> None:
     section.text(f'What the block adds is {branch.size:.3g} times the output of the stage (root mean squares). Outputs '
                  f'with and without it have a mean cosine of {branch.cosine:.3f} at a place, and a linear CKA of '
                  f'{branch.cka:.3f}.', strong=True)
-    images = [study.subject.picture(i) for i in range(min(4, len(study.subject.samples)))]
+    images = [study.subject.as_seen(i) for i in range(min(4, len(study.subject.samples)))]
     study.page.figure(section, draw_branch(branch, images), f'{part.title}-branch',
                       'Size of the branch by channel; mean over channels of the stage without and with the block, on '
                       'one scale; part of the features that the block gives.')

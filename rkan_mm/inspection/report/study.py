@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +16,14 @@ import torch
 
 import rkan_mm
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.models.layers.locked import functions_shape
 from rkan_mm.visualization import draw_functions
 
 from ..branch import BranchRecorder
 from ..formulas import formula
-from ..functions import Index
+from ..functions import Index, kan_layers
 from ..metric import Metric
-from ..statistics import Recorder, Statistics
+from ..statistics import FEW, Recorder, Statistics
 from ..subject import Subject, light
 from ..worth import parts
 from .page import Page, Section
@@ -88,8 +90,14 @@ class Study:
         self.page.data.update(layers={}, functions={}, branches={})
         self.parts = parts(subject.model)
         say(f'Recording {len(subject.samples)} images')
-        with Recorder(subject.model) as recorder, BranchRecorder(subject.model) as branches:
-            self.trained = [light(result) for result in subject.predict()]
+        sizes = [math.prod(functions_shape(layer)) for layer in kan_layers(subject.model).values()]
+        number = min(MOST_INPUTS, INPUTS // max(1, sum(size for size in sizes if size <= FEW)))
+        with Recorder(subject.model, num_samples=number) as recorder, BranchRecorder(subject.model) as branches:
+            self.trained = []
+            for result in subject.predict():
+                self.trained.append(light(result))
+                for branch in branches.branches.values():
+                    branch.end_image()
         self.recorder, self.branches = recorder, branches.branches
         self.ran = {name: own for name, own in recorder.statistics.items() if own.calls}
         if not self.ran:

@@ -52,15 +52,17 @@ def show_where(study: Study, name: str, layer: nn.Module) -> None:
             continue
         study.say(f'Where it looks: {title} in {subject.name(i)}')
         data = subject.batch(sample)
-        height, width = data['data_samples'][0].get('img_shape', data['inputs'].shape[2:])[:2]
         maps = {}
         for kind, of in (('Grad-CAM', target), ('Eigen-CAM', None)):
             for state in ('', ', blocks off'):
                 with study.without_blocks() if state else contextlib.nullcontext():
-                    found = activation_map(subject.model, layer, data['inputs'], data['data_samples'], of)
-                maps[f'{kind}{state}'] = found if found is None else found[:height, :width]  # without the padding
+                    maps[f'{kind}{state}'] = activation_map(subject.model, layer, data['inputs'], data['data_samples'],
+                                                            of)
+        if box is not None:
+            scale = data['data_samples'][0].get('scale_factor', (1, 1))[:2]
+            box = [side * factor for side, factor in zip(box, (*scale, *scale), strict=True)]
         stem = Path(subject.name(i)).stem
-        study.page.figure(section, draw_activation_maps(subject.picture(i), maps, box=box), f'cam-{stem}',
+        study.page.figure(section, draw_activation_maps(subject.as_seen(i), maps, box=box), f'cam-{stem}',
                           f'{title} in {subject.name(i)}.')
         drawn += 1
     if not drawn:
