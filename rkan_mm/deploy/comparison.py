@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def compare(subject: Subject, leaving: Departure, path: Path, form: str, eval_im
     if with_metric:
         metric = Metric(subject, eval_images)
         (own, before), (others, after) = metric(subject.model), metric(exported)
-        metrics = {name: (own[name], others[name]) for name in own}
+        metrics = {name: (own[name], others.get(name, math.nan)) for name in own}  # nothing found, no metric
     else:
         before, after = [*subject.predict()], [*subject.predict(model=exported)]
         metrics = {}

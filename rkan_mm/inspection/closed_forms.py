@@ -105,6 +105,10 @@ ACTIVATIONS: dict[type, Callable] = {
 """From (activation, argument) to an expression."""
 
 
+COMPUTES = ('forward', 'window', '_cardinal', '_cox_de_boor')
+"""Methods by which a subclass computes something else."""
+
+
 def _gelu(act: nn.GELU, x):
     sympy = _sympy()
     if act.approximate == 'tanh':
@@ -113,13 +117,13 @@ def _gelu(act: nn.GELU, x):
 
 
 def closed_form(table: dict[type, Callable], thing: nn.Module, who: str) -> Callable:
-    """The row of a table for the class of ``thing`` or the nearest one that it comes from.
+    """The row of a table for the class of ``thing``, or the nearest one that it comes from and computes as.
 
     Raises:
         ValueError: there is none.
     """
     for kind in type(thing).__mro__:
-        if kind in table:
+        if kind in table and all(getattr(type(thing), name, None) is getattr(kind, name, None) for name in COMPUTES):
             return table[kind]
     what = 'basis' if table is BASES else 'activation'
     raise ValueError(f'{who}: no closed form is known of {what} {type(thing).__name__}; known are '

@@ -26,6 +26,8 @@ from rkan_mm.engine.run_error import PreflightError
 from .subject import Subject, light, quiet, spread
 
 RESAMPLES = 200
+RESAMPLED = ('bbox_mAP', 'top1')
+"""Metrics that are, whatever their prefix."""
 MAX_CELLS = 40_000
 """Classes by images up to which AP is resampled; beyond it takes minutes."""
 
@@ -89,12 +91,20 @@ class Metric:
             metrics = evaluator.evaluate(len(kept))
         return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}, kept
 
-    def intervals(self, runs: Sequence[Sequence[BaseDataElement]]) -> list[tuple[float, float] | None]:
-        """How far the first metric of each run is from the first run's: 95 % intervals, by resampling images in pairs.
+    def intervals(self, runs: Sequence[Sequence[BaseDataElement]],
+                  name: str | None = None) -> list[tuple[float, float] | None]:
+        """How far a metric of each run is from the first run's: 95 % intervals, by resampling images in pairs.
 
-        Of box AP (COCO, all areas) for detectors and top-1 for classifiers; None where neither is known.
+        Args:
+            runs: predictions.
+            name: of the metric.
+
+        Returns:
+            Of box AP (COCO, all areas) for detectors and top-1 for classifiers; None where neither is known, or where
+            the metric is another one.
         """
-        values = self._resampled(runs)
+        known = name is None or name.rpartition('/')[2] in RESAMPLED
+        values = self._resampled(runs) if known else None
         if values is None:
             return [None] * len(runs)
         differences = values - values[0]
@@ -134,6 +144,9 @@ class Metric:
             return np.zeros(len(draws))
         own = COCOeval(truth, truth.loadRes(found), 'bbox')
         own.params.catIds, own.params.imgIds = list(by_name.values()), [result.img_id for result in run]
+        thresholds = next((config['iou_thrs'] for config in self.configs if config.get('iou_thrs') is not None), None)
+        if thresholds is not None:
+            own.params.iouThrs = np.atleast_1d(thresholds)
         own.params.areaRng, own.params.areaRngLbl, own.params.maxDets = [[0, 1e10]], ['all'], [100]
         own.evaluate()
         order = {image: i for i, image in enumerate(own.params.imgIds)}  # evaluate sorts them

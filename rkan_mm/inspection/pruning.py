@@ -34,17 +34,20 @@ def pruning_curves(subject: Subject, metric: Metric, sparsities: Sequence[float]
         batch_size: images at a time.
 
     Returns:
-        By name, ``'pruned'`` and ``'pruned, then trained N iterations'``, pairs of sparsity and metrics.
+        By name, ``'pruned'`` and ``'pruned, then trained N iterations'``, pairs of the sparsity that was reached and
+        metrics: first as the model is, then from there on.
 
     Raises:
         ValueError: the images do not reach all KAN layers.
     """
     trained = f'pruned, then trained {finetune_iters} iterations'
     curves = {'pruned': [], **({trained: []} if finetune_iters else {})}
-    for sparsity in sorted({0.0, *sparsities}):
+    present = prune(copy.deepcopy(subject.model), 0.0)
+    for sparsity in [present, *sorted({wanted for wanted in sparsities if wanted > present})]:
         model = copy.deepcopy(subject.model)
-        if sparsity:
-            prune(model, sparsity, lambda model=model: deque(subject.predict(batch_size=batch_size, model=model), 0))
+        if sparsity > present:
+            sparsity = prune(model, sparsity, lambda model=model: deque(
+                subject.predict(batch_size=batch_size, model=model), 0))
         curves['pruned'].append((sparsity, metric(model)[0]))
         if finetune_iters:
             finetune(subject, model, finetune_iters)
@@ -60,7 +63,7 @@ def finetune(subject: Subject, model: nn.Module, iterations: int) -> None:
     with same_random_numbers():
         loader = Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=0)
         wrapper = build_optim_wrapper(model, dict(type='OptimWrapper', optimizer=optimizer, **{
-            key: copy.deepcopy(cfg.optim_wrapper[key]) for key in ('clip_grad', 'paramwise_cfg')
+            key: copy.deepcopy(cfg.optim_wrapper[key]) for key in ('clip_grad', 'paramwise_cfg', 'constructor')
             if cfg.optim_wrapper.get(key)}))
         model.train()
         for data in itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), iterations):

@@ -19,8 +19,8 @@ from .statistics import Lines
 
 
 @contextmanager
-def swapped(module: nn.Module, name: str, method: Callable) -> Iterator[None]:
-    """Meanwhile ``module.name`` is another callable. Neither weights nor hooks are touched."""
+def swapped(module: nn.Module, name: str, method: Callable | None) -> Iterator[None]:
+    """Meanwhile ``module.name`` is another callable, or None. Neither weights nor hooks are touched."""
     before = {name: module.__dict__[name]} if name in module.__dict__ else {}
     module.__dict__[name] = method
     try:

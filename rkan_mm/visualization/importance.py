@@ -17,10 +17,11 @@ def draw_importance(importances: dict[str, Tensor], title: str | None = None) ->
     Example:
         >>> draw_importance({name: own.rms() for name, own in recorder.statistics.items()}).savefig('importance.png')
     """
+    importances = {name: importance.detach().double().cpu() for name, importance in importances.items()}
     figure = Figure((9, max(3.0, 0.9 + 0.24 * len(importances))), layout='constrained')
     curves, bars = figure.subplots(1, 2)
     for name, importance in importances.items():
-        values = np.sort(importance.flatten().double().numpy())[::-1]
+        values = np.sort(importance.flatten().numpy())[::-1]
         curves.plot(np.linspace(0, 100, len(values)), np.maximum(values, 1e-12), lw=1.2, label=name)
     highest = max(values.max().item() for values in importances.values())
     curves.set_yscale('log')
@@ -30,7 +31,7 @@ def draw_importance(importances: dict[str, Tensor], title: str | None = None) ->
     if len(importances) <= 8:
         curves.legend(fontsize=6, frameon=False)
     names = list(importances)
-    energy = np.array([importances[name].double().square().sum().item() for name in names])
+    energy = np.array([importances[name].square().sum().item() for name in names])
     bars.barh(range(len(names)), 100 * energy / max(energy.sum(), 1e-30), color='#1f4e9c')
     bars.set_yticks(range(len(names)), names, fontsize=6)
     bars.invert_yaxis()

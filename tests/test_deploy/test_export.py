@@ -184,3 +184,24 @@ def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monk
     monkeypatch.setattr(files, 'read', wrong)
     refused([*trained(), str(tmp_path / 'out/model.onnx')], 'is not written: its probabilities differ')
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_file_that_finds_nothing(monkeypatch):
+    """COCO's evaluator then has no metric at all."""
+    from types import SimpleNamespace
+
+    from mmengine.structures import BaseDataElement, InstanceData
+
+    from rkan_mm.deploy import comparison
+
+    def found(count):
+        return [BaseDataElement(pred_instances=InstanceData(scores=torch.ones(count), labels=torch.zeros(count)))]
+
+    model = object()
+    monkeypatch.setattr(comparison.files, 'read', lambda path, form: (None, dict(task='detection')))
+    monkeypatch.setattr(comparison, 'Metric', lambda subject, number: lambda net: (
+        ({'coco/bbox_mAP': 0.5}, found(2)) if net is model else ({}, found(0))))
+    monkeypatch.setattr(comparison, '_time', lambda *args: (1.0, 1.0))
+    result = comparison.compare(SimpleNamespace(model=model), SimpleNamespace(is_bgr=True), 'net.onnx', 'onnx')
+    assert result.metrics['coco/bbox_mAP'] == pytest.approx((0.5, float('nan')), nan_ok=True)
+    assert (result.difference, result.agreement) == (1.0, 0.0)

@@ -21,6 +21,7 @@ from rkan_mm.models import (
     KANLinear,
     SharedKANConv2d,
 )
+from rkan_mm.models.layers.basis import GaussianRBF
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 from rkan_mm.registry import BASES
 
@@ -128,6 +129,29 @@ def test_activations(act):
     x = torch.linspace(-8, 8, 101, dtype=torch.float64)[:, None]
     found = formula(layer)
     close(found[0, 0](x[:, 0].numpy())[:, None] + found.constant, layer(x))
+
+
+def test_what_a_subclass_computes_otherwise_has_no_closed_form():
+    class Halves(GaussianRBF):
+        def window(self, z):
+            return super().window(z).clamp(max=0.5)
+
+    class Named(GaussianRBF):
+        pass
+
+    class Flat(nn.ReLU):
+        def forward(self, x):
+            return x.clamp(0, 1)
+
+    layer = KANLinear(1, 1, basis=dict(type='GaussianRBF'))
+    layer.basis.__class__ = Named
+    assert formula(layer)[0, 0]
+    layer.basis.__class__ = Halves
+    with pytest.raises(ValueError, match='no closed form is known of basis Halves'):
+        formula(layer)
+    layer.basis.__class__, layer.base_act = GaussianRBF, Flat()
+    with pytest.raises(ValueError, match='no closed form is known of activation Flat'):
+        formula(layer)
 
 
 def test_forms_agree():

@@ -70,6 +70,20 @@ def test_intervals_of_ap(subject):
     assert (metric._resampled([empty]) == 0).all()
 
 
+def test_intervals_are_of_the_metric_that_is_shown(subject):
+    metric = Metric(subject, None)
+    truth = perfect(subject, metric)
+    for name, known in {'coco/bbox_mAP': True, 'coco/bbox_mAP_50': False, 'coco/segm_mAP': False}.items():
+        assert (metric.intervals([truth, truth], name)[1] is not None) == known
+    wide = copy.deepcopy(truth)
+    for result in wide:
+        boxes = result.pred_instances.bboxes
+        boxes[:, 2] += 0.3 * (boxes[:, 2] - boxes[:, 0])
+    assert metric._resampled([wide])[0].max() < 1  # an IoU of 0.77
+    metric.configs[0]['iou_thrs'] = [0.5]
+    assert metric._resampled([wide])[0] == pytest.approx(np.ones(200))
+
+
 def test_resampled_ap_is_cocos(subject, monkeypatch):
     """Drawn once each, the images give the AP of pycocotools."""
     metric = Metric(subject, None)

@@ -129,9 +129,10 @@ def test_net_of_thousands_of_functions(classifier, tmp_path):
     assert page.stat().st_size < 20e6
     assert sum(layer['functions'] for layer in data['layers'].values()) > 100_000
     assert sum(len(layer['each']) for layer in data['functions'].values()) == 5
-    assert [sparsity for sparsity, _ in data['pruning']['curves']['pruned']] == [0.0, 0.5, 0.9]
+    assert [sparsity for sparsity, _ in data['pruning']['curves']['pruned']] == pytest.approx([0.0, 0.5, 0.9], abs=1e-3)
     assert set(data['pruning']['curves']) == {'pruned', 'pruned, then trained 1 iterations'}
     assert len(data['symbolic']['functions']) == 3
+    assert all(one['inputs'] >= 4 for one in data['symbolic']['functions'].values())
     assert 'accuracy/top1' in data['symbolic']['metrics']
     for title in ('KAN layers', 'KAN layers: the most important functions', 'KAN layers: grids over their inputs',
                   'KAN layers: what pruning would cost', 'Symbolic fit', 'Where it looks'):
@@ -147,6 +148,21 @@ def test_given_images_without_a_validation_set(classifier, tmp_path):
     assert data['images'].startswith('3: b0.png')
     assert 'metric' not in data
     assert 'No metric: the validation set of the config is not there' in page.read_text()
+
+
+def test_a_net_that_is_pruned_and_has_few_inputs(classifier, tmp_path):
+    conv = "conv_cfg=dict(type='rkan_mm.KANConv2d', basis=dict(type='BSpline', grid_size=3))"
+    argv = classifier(KAN_NET.replace(conv, 'init_cfg=None'))
+    content = torch.load(argv[1])
+    mask = torch.ones_like(content['state_dict']['head.fc.weight'])
+    mask[:10] = 0
+    content['state_dict']['head.fc.mask'] = mask
+    torch.save(content, argv[1])
+    page = main([*argv[:-2], '--num-images', '3', '--skip', 'cam', 'field', 'formulas', '--sparsities', '0.25', '0.75',
+                 '--symbolic', '2', '--device', 'cpu', *argv[-2:]])
+    _, data = read(page)
+    assert [sparsity for sparsity, _ in data['pruning']['curves']['pruned']] == pytest.approx([0.5, 0.75])
+    assert 'no formulas are fitted (fit_forms: at least four inputs are needed, got 3)' in page.read_text()
 
 
 @pytest.mark.slow

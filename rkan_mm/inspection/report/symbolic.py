@@ -31,20 +31,28 @@ def show_symbolic(study: Study, runs: list[Variant]) -> None:
     formulas, data = {}, {}
     for name, indices in chosen.items():
         functions = recorder[name].functions
-        fits = fit_layer(recorder[name], indices)
+        try:
+            fits = fit_layer(recorder[name], indices)
+        except ValueError as error:
+            section.text(f'{study.short(name)}: no formulas are fitted ({error}).')
+            continue
         own = {index: best(fits[index]) for index in indices}
         formulas[functions.layer] = own
         for index, fit in own.items():
             label = f'{study.short(name)}, {functions.label(index)}'
-            rows.append([label, fit.form, fit.complexity, fit.r2, fit.text()])
-            data[label] = dict(chosen=fit.text(), form=fit.form, constants=fit.constants, r2=fit.r2, all={
-                other.form: dict(complexity=other.complexity, r2=other.r2) for other in fits[index]})
+            inputs = len(recorder[name].samples(index)[0])
+            rows.append([label, fit.form, fit.complexity, fit.r2, inputs, fit.text()])
+            every = {other.form: dict(complexity=other.complexity, r2=other.r2) for other in fits[index]}
+            data[label] = dict(chosen=fit.text(), form=fit.form, constants=fit.constants, r2=fit.r2, inputs=inputs,
+                               all=every)
         study.functions(section, recorder[name], f'{study.short(name)}-symbolic',
                         f'Functions of {study.short(name)} and the formulas that were chosen for them.', indices,
                         study.short(name), own)
+    if not rows:
+        return
     section.text('For each function the simplest form whose r2 is within 0.001 of the best form\'s, over the inputs '
                  'that it really has; all forms with their complexity and r2 are in data.json.')
-    section.table(['function', 'form', 'complexity', 'r2', 'formula'], rows)
+    section.table(['function', 'form', 'complexity', 'r2', 'inputs', 'formula'], rows)
     study.page.data['symbolic'] = dict(functions=data)
     if not runs:
         section.text('There is no metric to tell what the formulas cost.')
@@ -55,7 +63,7 @@ def show_symbolic(study: Study, runs: list[Variant]) -> None:
     if first is None:
         return
     before, after = runs[0].metrics[first], metrics.get(first, 0.0)
-    interval = study.metric.intervals([runs[0].predictions, predictions])[1]
+    interval = study.metric.intervals([runs[0].predictions, predictions], first)[1]
     text = (f'With these {len(rows)} formulas in the place of the functions, {first} goes from {before:.4g} to '
             f'{after:.4g} on {study.metric.num_images} images')
     if before:

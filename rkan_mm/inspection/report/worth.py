@@ -30,15 +30,14 @@ def show_worth(study: Study) -> list[Variant]:
         with context:
             run.metrics, run.predictions = metric()
         runs.append(run)
-    for run, interval in zip(runs, metric.intervals([run.predictions for run in runs]), strict=True):
-        run.interval = interval
     names = [name for name in runs[0].metrics if any(run.metrics.get(name, -1) >= 0 for run in runs)]
     shown = [name for name in names if name.rpartition('_')[2] not in MINOR][:4]
     if not shown:
         section.text('The model predicts nothing on these images, so there is no metric.')
         return runs
     first, rows = shown[0], []
-    for run in runs:
+    for run, interval in zip(runs, metric.intervals([run.predictions for run in runs], first), strict=True):
+        run.interval = interval
         change = None if run.name == 'as trained' else run.metrics.get(first, 0.0) - runs[0].metrics[first]
         rows.append([study.short(run.part) or 'whole model', run.name, *(run.metrics.get(name) for name in shown),
                      '' if change is None else f'{change:+.3g}',
@@ -49,8 +48,10 @@ def show_worth(study: Study) -> list[Variant]:
                  'puts in the place of each function its best straight line over the inputs that it has; "off" leaves '
                  'a block out, of KAN layers all but their base branch. Nothing is trained again.')
     section.table(['part', 'run', *shown, f'change of {first}', '95 % interval'], rows)
-    section.text(f'The interval is of the change, from {RESAMPLES} resamplings of the images, in pairs (box AP over '
-                 'all areas, or top-1). It says what other images would have given, not what another training would.')
+    if any(run.interval is not None for run in runs):
+        section.text(f'The interval is of the change, from {RESAMPLES} resamplings of the images, in pairs (box AP '
+                     'over all areas, or top-1). It says what other images would have given, not what another training '
+                     'would.')
     study.page.data['metric'] = dict(images=metric.num_images, of=metric.total, runs=[
         dict(part=run.part, run=run.name, metrics=run.metrics, interval=run.interval) for run in runs])
     return runs
