@@ -62,3 +62,43 @@ def test_builds_trains_and_predicts(family):
         results = model(**data, mode='predict')
     assert len(results) == 2
     assert all(len(result.pred_instances.bboxes) == len(result.pred_instances.masks) for result in results)
+
+
+def test_blocks_on_the_outputs_of_a_neck():
+    from mmdet.testing import demo_mm_inputs
+    cfg = Config.fromfile(ROOT / 'configs/_base_/models/mask-rcnn_r18-narrow_fpn.py').model
+    init_default_scope('mmdet')
+    plain = MMENGINE_MODELS.build(cfg)
+    plain.init_weights()
+    cfg.neck = dict(type='rkan_mm.RKANet', backbone=cfg.neck, block=dict(type='RKANBlock', zero_init_residual=True),
+                    stages=[f'fpn_convs.{i}' for i in range(4)])
+    model = MMENGINE_MODELS.build(cfg)
+    found = model.load_state_dict(plain.state_dict(), strict=False)  # of the plain detector, whole
+    assert found.unexpected_keys == []
+    assert {key.partition('.block')[0] for key in found.missing_keys} == {
+        f'neck.bridges.fpn_convs_{i}' for i in range(4)}
+    maps = plain.backbone(torch.rand(2, 3, 100, 68))
+    for ours, theirs in zip(model.neck(maps), plain.neck(maps), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+    data = model.data_preprocessor(demo_mm_inputs(2, [[3, 96, 64], [3, 64, 96]], num_classes=80, with_mask=True), True)
+    model.parse_losses(model(**data, mode='loss'))[0].backward()
+    for bridge in model.neck.bridges.values():  # at a zero start the last norm alone learns at first
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in bridge.parameters())
+
+
+@pytest.mark.parametrize(('neck', 'stage'), [
+    (dict(type='PAFPN', in_channels=[8, 16, 24, 32], out_channels=16, num_outs=5), 'pafpn_convs.2'),
+    (dict(type='FPN', in_channels=[8, 16, 24, 32], start_level=1, out_channels=16, num_outs=5), 'fpn_convs.0'),
+    (dict(type='ChannelMapper', in_channels=[16, 24, 32], out_channels=16, num_outs=3), 'convs.2'),
+    (dict(type='CSPNeXtPAFPN', in_channels=(8, 16, 32), out_channels=16), 'out_convs.2')])
+def test_any_neck_of_several_maps_is_measured(neck, stage):
+    init_default_scope('mmdet')
+    wrapped = MMENGINE_MODELS.build(dict(type='rkan_mm.RKANet', backbone=neck, stages=(stage,)))
+    maps = tuple(torch.rand(2, channels, 40 >> i, 24 >> i) for i, channels in enumerate(neck['in_channels']))
+    block = wrapped.bridges[stage.replace('.', '_')].block
+    with torch.no_grad():
+        with_block, alone = wrapped(maps), [torch.zeros(0)]
+        block.register_forward_hook(lambda module, args, out: alone.append(out))
+        assert [out.shape for out in wrapped(maps)] == [out.shape for out in with_block]
+    assert alone[-1].shape in [out.shape for out in with_block]

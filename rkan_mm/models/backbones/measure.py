@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,14 +15,14 @@ from .bridged_stage import feature_map, stage_input, token_size
 
 
 def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], size: tuple[int, int],
-            in_channels: int | None = None) -> dict[str, dict[str, Any]]:
+            in_channels: int | Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
     """Of each stage: channels, stride, whether a convolution follows it, and a sample of its output.
 
     Args:
-        backbone: any module from images to features. It is left as it was.
+        backbone: any module from images to features, or from features to features. It is left as it was.
         spans: first and last module of each stage, by its name.
         size: height and width of the image.
-        in_channels: of the image; None looks at the backbone.
+        in_channels: of the image, or of each map that a neck takes; None looks at the backbone.
 
     Raises:
         ValueError: a stage does not run, maps something else than feature maps, or no output depends on it.
@@ -124,17 +124,28 @@ def _check_use(backbone: nn.Module, probes: dict[str, _Probe], outputs: Any) -> 
                          'returned, by out_indices of most backbones')
 
 
-def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | None, weighted: list[nn.Module]) -> Any:
-    """What it makes of an image of zeros, with as many channels as its first convolution takes where none are given."""
+def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence[int] | None,
+         weighted: list[nn.Module]) -> Any:
+    """What it makes of an image of zeros, with as many channels as its first convolution takes where none are given.
+
+    A neck, whose ``in_channels`` are those of several maps, gets maps of zeros with strides 4, 8, 16 and so on.
+    """
     like = next((p for p in backbone.parameters() if p.is_floating_point()), torch.empty(0))
+
+    def zeros(channels: int, stride: int = 1) -> Tensor:
+        return torch.zeros(1, channels, *(max(1, side // stride) for side in size), dtype=like.dtype,
+                           device=like.device, requires_grad=torch.is_grad_enabled())
+
+    several = in_channels or getattr(backbone, 'in_channels', None)
+    if isinstance(several, Sequence):
+        return backbone(tuple(zeros(channels, 4 << i) * 1 for i, channels in enumerate(several)))
     convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
-    wanted = [in_channels] if in_channels else list(dict.fromkeys((*convs[:1], 3)))
+    wanted = [in_channels] if isinstance(in_channels, int) else list(dict.fromkeys((*convs[:1], 3)))
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
     for i, channels in enumerate(wanted):
         weighted.clear()
-        image = torch.zeros(1, channels, *size, dtype=like.dtype, device=like.device,
-                            requires_grad=torch.is_grad_enabled())
+        image = zeros(channels)
         try:
             return backbone(image * 1, *masks)
         except (RuntimeError, AssertionError) as error:

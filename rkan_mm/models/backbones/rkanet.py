@@ -33,8 +33,8 @@ class RKANet(BackboneAttributes):
     the inner backbone, to read, to write and to delete.
 
     Args:
-        backbone: config of any mmdet, mmpretrain or TIMM backbone (or a module). A ``type`` without a scope is looked
-            up in the default scope.
+        backbone: config of any mmdet, mmpretrain or TIMM backbone, or of a neck (or a module). A ``type`` without a
+            scope is looked up in the default scope.
         stages: names of modules in the backbone, e.g. ``('layer4',)``; ``'first:last'`` spans two. Maps pass them, or
             tokens with their height and width, as in the blocks of mm's Swin. As a dict it gives each stage what
             differs from ``block`` and ``fusion``: ``dict(layer3=dict(reduction=4), layer4=dict())``; None switches an
