@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def recompute(function: Callable[..., Tensor], *args, reads: Sequence[nn.Module 
         return function(*args)  # torch saves its noise before it is drawn, and what runs again stops there
     layers = [*function.__self__.modules()] if hasattr(function, '__self__') else []
     return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=bool(drawing),
-                      context_fn=lambda: (contextlib.nullcontext(), _SameTensors(layers, reads)))
+                      context_fn=lambda: _contexts(_SameTensors(layers, reads)))
 
 
 def any_needs_grad(*inputs: Tensor | nn.Module | None) -> bool:
@@ -66,13 +66,28 @@ def _no_leaf(x: Any) -> Any:
     return x.view_as(x) if isinstance(x, Tensor) and x.is_leaf and x.requires_grad else x
 
 
+def _contexts(again: _SameGrids) -> tuple[contextlib.AbstractContextManager, _SameGrids]:
+    """Those of the forward pass and of its repetition."""
+    @contextlib.contextmanager
+    def first() -> Iterator[None]:
+        yield
+        again.see()
+
+    return first(), again
+
+
 class _SameGrids(SameForm):
     """What is computed again needs the grids and coefficients that it had, where layers follow their data."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         modules = list(modules)
         super().__init__(modules)
-        self.changes = [(module, module.grid_changes) for module in modules if hasattr(module, 'grid_changes')]
+        self.layers = [module for module in modules if hasattr(module, 'grid_changes')]
+        self.see()
+
+    def see(self) -> None:
+        """Take the grids as they are: at the end of the forward pass, as hooks may lay them at the beginning."""
+        self.changes = [(layer, layer.grid_changes) for layer in self.layers]
 
     def __enter__(self) -> None:
         self.check()
@@ -90,16 +105,17 @@ class _SameTensors(_SameGrids):
     """And it needs the tensors that its layers had, as for any other layer of PyTorch.
 
     Others may have taken their places: those of ``functional_call`` have left, a checkpoint was assigned, or a mask is
-    new. Nobody may have stepped parameters in place.
+    new. Parameters may have been frozen or thawed, as a discriminator's are between the two losses of a step. Nobody
+    may have stepped them in place.
     """
 
     def __init__(self, layers: Sequence[nn.Module], reads: Sequence[nn.Module | None]) -> None:
         super().__init__(layers)
-        self.held: list[tuple[dict[str, Any], str, Any]] = [
-            (owner, name, value) for layer in layers for module in layer.modules()
-            for owner in (module._parameters, module._buffers, module.__dict__)
+        held: list[tuple[dict[str, Any], str, Any]] = [
+            (owner, name, value) for layer in layers for owner in (layer._parameters, layer._buffers, layer.__dict__)
             for name, value in owner.items() if isinstance(value, Tensor)]
-        self.held += [(layer.__dict__, 'mask', layer.mask) for layer in layers if hasattr(layer, 'mask')]
+        held += [(layer.__dict__, 'mask', layer.mask) for layer in layers if hasattr(layer, 'mask')]
+        self.held = [(*each, each[2] is not None and each[2].requires_grad) for each in held]
         self.versions = [(t, t._version) for module in reads if module is not None
                          for t in (*module._parameters.values(), *module._buffers.values())
                          if t is not None and not t.is_inference()]
@@ -112,11 +128,12 @@ class _SameTensors(_SameGrids):
 
     def __enter__(self) -> None:
         super().__enter__()
-        self.before.append([(owner, name, owner.get(name)) for owner, name, value in self.held
-                            if owner.get(name) is not value])
-        for owner, name, value in self.held:
-            if owner.get(name) is not value:
-                owner[name] = value
+        held = [(owner, name, value if value is None or value.requires_grad == trained or not value.is_leaf
+                 else value.detach().requires_grad_(trained)) for owner, name, value, trained in self.held]
+        changed = [(owner, name, value) for owner, name, value in held if owner.get(name) is not value]
+        self.before.append([(owner, name, owner.get(name)) for owner, name, _ in changed])
+        for owner, name, value in changed:
+            owner[name] = value
 
     def __exit__(self, *error) -> None:
         for owner, name, value in self.before.pop():
@@ -162,4 +179,4 @@ def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: 
         return function(x)
     return checkpoint(function, _no_leaf(x), use_reentrant=False,
                       preserve_rng_state=any(map(_may_draw, module.modules())),
-                      context_fn=lambda: (contextlib.nullcontext(), _StatisticsAtRest(module)))
+                      context_fn=lambda: _contexts(_StatisticsAtRest(module)))

@@ -97,6 +97,22 @@ def test_weights_stepped_in_place_never_give_another_gradient(name):
         assert_close(found, expected, msg=stepped)
 
 
+@every_layer
+@pytest.mark.parametrize('frozen', [True, False])
+def test_parameters_frozen_or_thawed_before_the_backward_pass(name, frozen):
+    """As those of a discriminator, between the two losses of a step."""
+    layer, x = build(name)
+    layer.requires_grad_(not frozen)
+    inputs = [x.requires_grad_(), *(p for p in layer.parameters() if p.requires_grad)]
+    loss = layer(x).square().sum()
+    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+    layer.requires_grad_(frozen)
+    assert_close(torch.autograd.grad(loss, inputs[:1], retain_graph=True), expected[:1], rtol=0, atol=0)
+    assert all(p.requires_grad == frozen for p in layer.parameters())
+    layer.requires_grad_(not frozen)
+    assert_close(torch.autograd.grad(loss, inputs), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('kind', ['linear', 'conv', 'shared'])
 def test_a_scaler_after_an_update_of_the_grid(kind):
     """Its gradient needs the old coefficients."""
