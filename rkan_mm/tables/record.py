@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from rkan_mm.preflight import PreflightError
 
 NEEDED = ('row', 'seed', 'config', 'last')
 NUMBERS = ('last', 'best', 'test')
+OTHER_NUMBERS = ('seconds_per_epoch', 'peak_memory_mib')
 MERGED = ('<<<<<<<', '=======', '>>>>>>>')
 
 
@@ -42,10 +44,15 @@ def read_record(path: Path, fields: Sequence[str]) -> list[dict]:
 
 
 def _is_whole(line: dict) -> bool:
-    if None in line or None in line.values() or not line['seed'].isdecimal():
+    parameters = line.get('parameters')
+    if None in line or None in line.values() or not line['seed'].isdecimal() or (
+            parameters and not parameters.isdecimal()):
         return False
     try:
         numbers = [float(line[name]) for name in NUMBERS if line.get(name)]
+        for text in (*(line[name] for name in OTHER_NUMBERS if line.get(name)), *line.get('others', '').split()):
+            float(text)
+        json.loads(line.get('metrics') or '[]')
         return bool(numbers) and not any(map(math.isinf, numbers))
     except ValueError:
         return False
@@ -55,10 +62,12 @@ def disagreements(lines: Sequence[dict]) -> Iterator[str]:
     """What of the runs of a record does not go together, or is no number, in sentences."""
     for row in dict.fromkeys(line['row'] for line in lines):
         mine = [line for line in lines if line['row'] == row]
-        for name in ('epochs', 'parameters'):
-            if len(found := {line[name] for line in mine if line[name]}) > 1:
-                yield (f'{row}: its runs are of {" and ".join(sorted(found))} {name}, and its mean is of different '
-                       'trainings.')
+        for name, what in dict(epochs='epochs', parameters='parameters', device='processes', recipe='config').items():
+            of = [line[name].partition(' x ')[0] if name == 'device' else line[name] for line in mine if line[name]]
+            if len(found := list(dict.fromkeys(of))) > 1:
+                which = (f'{len(found)} states of its config' if name == 'recipe' else
+                         f'{" and ".join(sorted(found))} {what}')
+                yield f'{row}: its runs are of {which}, and its mean is of different trainings.'
         if seeds := [line['seed'] for line in mine if any(math.isnan(float(line[name])) for name in NUMBERS
                                                          if line[name])]:
             yield f'{row}: figures of seed {", ".join(seeds)} are no number, and so is its mean.'

@@ -20,7 +20,10 @@ def figures(table: Table) -> dict[str, str]:
     """Column of the record -> what it is, for the results that a table shows."""
     if table.others:
         names = {'last': table.metric, **{str(i): name for i, name in enumerate(table.others)}}
-        return {key: table.labels.get(name, name) for key, name in names.items()}
+        labels = {key: table.labels.get(name, name) for key, name in names.items()}
+        if table.test:
+            return {'test': f'{labels["last"]}, test', **{key: f'{name}, validation' for key, name in labels.items()}}
+        return labels
     if table.test:
         return {'last': 'validation, last epoch', 'test': 'test, last epoch'}
     return {'last': 'last epoch', 'best': 'best epoch'}
@@ -43,7 +46,7 @@ def markdown(table: Table) -> str:
     results = table.results()
     for name, row in table.rows.items():
         lines = [line for line in results if line['row'] == name]
-        parameters = lines[0]['parameters'] if lines else row.get('parameters')
+        parameters = next((line['parameters'] for line in lines if line['parameters']), row.get('parameters'))
         link = f'[{name}]({os.path.relpath(row["config"], table.topic)})'
         cells = [link, f'{int(parameters):,}' if parameters else '-']
         if with_macs:
@@ -55,8 +58,8 @@ def markdown(table: Table) -> str:
             cells.append(paired(table, results, name))
         others = sum(bool(line['other_data']) for line in lines)
         seconds = [float(line['seconds_per_epoch']) for line in lines if line['seconds_per_epoch']]
-        cells += [f'{min(seconds):.1f}' if seconds else '-',
-                  f'{max(float(line["peak_memory_mib"]) for line in lines):.0f}' if lines else '-',
+        memory = [float(line['peak_memory_mib']) for line in lines if line['peak_memory_mib']]
+        cells += [f'{min(seconds):.1f}' if seconds else '-', f'{max(memory):.0f}' if memory else '-',
                   f'{len(lines)}{f" ({others} on other data)" if others else ""}']
         text.append(f'| {" | ".join(cells)} |')
     return '\n'.join(text) + '\n'
@@ -71,7 +74,10 @@ def paired(table: Table, results: Sequence[dict], name: str) -> str:
 
     ours, theirs = by_seed(name), by_seed(table.baseline)
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    return spread(differences, '+.2f') if differences and name != table.baseline else '-'
+    if not differences or name == table.baseline:
+        return '-'
+    return spread(differences, '+.2f') + (f' ({len(differences)} of {len(ours)} seeds)' if len(differences) < len(ours)
+                                          else '')
 
 
 def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:

@@ -17,7 +17,7 @@ from rkan_mm.preflight.red import warn_in_red
 
 from .record import disagreements
 from .report import markdown, plot, publish
-from .table import Table, tables_of
+from .table import Table, locked, tables_of
 
 
 def share_of_cores(jobs: int) -> dict[str, str]:
@@ -36,23 +36,25 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
     """Train one row with one seed, going on where it was left; ``jobs`` is how many runs share the machine.
 
     Raises:
-        PreflightError: the run failed.
+        PreflightError: the run failed, or another process is at it.
     """
     python = [sys.executable, '-m']
     prefix = dict(none=python,
                   pytorch=[*python, 'torch.distributed.run', '--standalone', f'--nproc-per-node={gpus}', '-m'],
                   slurm=['srun', f'--ntasks={gpus}', f'--gpus={gpus}', *python])[launcher]
-    table.begin(name, work_dir)
-    command = [*prefix, 'rkan_mm', 'train', table.rows[name]['config'], '--work-dir', str(work_dir),
-               '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
-               *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed),
-               f'wanted_metrics=[{",".join((table.metric, *table.others))}]']
     log = work_dir / 'run.log'
-    with log.open('w') as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT,
-                              env=share_of_cores(jobs)).returncode
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with locked(work_dir, wait=False) as lock:
+        table.begin(name, work_dir)
+        command = [*prefix, 'rkan_mm', 'train', table.rows[name]['config'], '--work-dir', str(work_dir),
+                   '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
+                   *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed),
+                   f'wanted_metrics=[{",".join((table.metric, *table.others))}]']
+        with log.open('w') as file:  # the run has the lock, too: it may live for longer than this process
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=share_of_cores(jobs),
+                                  pass_fds=(lock,)).returncode
     if code:
-        end = '\n  '.join(log.read_text().splitlines()[-3:])
+        end = '\n  '.join(log.read_text(errors='replace').splitlines()[-3:])
         raise PreflightError(f'{name}, seed {seed}: exit code {code}; {log} ends with\n  {end}')
 
 
@@ -75,33 +77,39 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                         help='csv file of the runs (default: logs/<table>.csv of the topic)')
     args = parser.parse_args(argv)
     table = Table(args.table, args.record)
+    if args.record and Path(args.record).suffix != '.csv':
+        raise PreflightError(f'--record {args.record!r} must end in .csv: beside it come a .md and a .png.')
     tables = [] if args.record else tables_of(table.path.parent)
     wanted = table.runs(args.rows, args.seeds)
     if not wanted:
         raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
-    for name in dict.fromkeys(name for name, _ in wanted):
+    for name in table.rows:
         warn_in_red(table.others_since(name))
     done = {(line['row'], int(line['seed'])) for line in table.results()}
     failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
     if not args.collect:
         with ThreadPoolExecutor(args.jobs) as pool:
-            futures = {}
-            for name, seed in wanted:
-                if (name, seed) not in done:
-                    folder = table.folder(name, seed)
-                    future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus,
-                                         args.jobs)
-                    futures[future] = name, seed, folder
-            for future in as_completed(futures):
-                name, seed, folder = futures[future]
-                try:
-                    future.result()
-                    table.add(name, seed, folder)
-                except (PreflightError, OSError) as error:  # said at once: a table may be stopped before its end
-                    failures.append(str(error))
-                    logger.error(f'failed: {error}')
-                else:
-                    logger.info(f'{name}, seed {seed}: done')
+            try:
+                futures = {}
+                for name, seed in wanted:
+                    if (name, seed) not in done:
+                        folder = table.folder(name, seed)
+                        future = pool.submit(launch, table, name, seed, folder, args.launcher, args.gpus,
+                                             args.jobs)
+                        futures[future] = name, seed, folder
+                for future in as_completed(futures):
+                    name, seed, folder = futures[future]
+                    try:
+                        future.result()
+                        table.add(name, seed, folder)
+                    except (PreflightError, OSError) as error:  # said at once: a table may be stopped before its end
+                        failures.append(str(error))
+                        logger.error(f'failed: {error}')
+                    else:
+                        logger.info(f'{name}, seed {seed}: done')
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)  # or it would begin all the others
+                raise
     table.record.parent.mkdir(parents=True, exist_ok=True)
     table.record.with_suffix('.md').write_text(markdown(table))
     if table.results():

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import difflib
+import fcntl
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rkan_mm.apis.configs import find_config
+from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 
 from .record import read_record
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data',
-          'commit', 'options')
+          'commit', 'options', 'metrics', 'recipe')
 PARTS = ('title', 'metric', 'seeds', 'rows')
+OTHER_PARTS = ('test', 'others', 'labels', 'scale', 'baseline', 'shape', 'collection', 'machine', 'options')
+ENTRIES = ('name', 'config', 'published', 'seeds', 'options', 'parameters', 'macs', 'results')
+"""What a row may have."""
+
+OF_RECIPE = ('model', 'data_preprocessor', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader',
+             'val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator', 'custom_hooks', 'load_from')
+"""Parts of a config on which its figures depend."""
+
+OF_MACHINE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'data_root', 'backend_args')
+"""What within them is of the machine alone."""
 
 
 class Table:
@@ -52,7 +66,7 @@ class Table:
         path = Path(path)
         if not path.is_file():
             raise PreflightError(f'Table {str(path)!r} does not exist; there are '
-                                 f'{", ".join(map(str, sorted(path.parent.glob("*.yml")))) or "none beside it"}.')
+                                 f'{", ".join(map(str, _files(path.parent))) or "none beside it"}.')
         content: Any = _read(path)
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
@@ -62,7 +76,7 @@ class Table:
         self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
         self.rows = {row['name']: row for row in content['rows']}
         for name, row in self.rows.items():
-            if options := {**content.get('options', {}), **row.get('options', {})}:
+            if options := {**_flat(content.get('options', {})), **_flat(row.get('options', {}))}:
                 row['options'] = options
             try:
                 row['config'] = find_config(row['config'])
@@ -87,6 +101,9 @@ class Table:
             if line['options'] and line['options'] != self._options_of(name):
                 return (f'{name}: {self.record} has figures with options {line["options"]}, the row has '
                         f'{self._options_of(name)} now. To run it anew, take its lines out of the record.')
+            if line['recipe'] and line['recipe'] != (_hash(_recipe(row['config'])) or line['recipe']):
+                return (f'{name}: {row["config"]} has been changed since it gave the figures in {self.record}. To run '
+                        'it anew, take its lines out of the record.')
         return None
 
     def folder(self, name: str, seed: int) -> Path:
@@ -97,17 +114,23 @@ class Table:
         """Note in a run's folder of what row it is, so that it is gone on with as that row alone.
 
         Raises:
-            PreflightError: the run there was begun with another config or other options.
+            PreflightError: the run there was begun with another config, also of the same name, or other options.
         """
-        note = work_dir / 'row.json'
-        mine = dict(config=Path(self.rows[name]['config']).stem, options=self.rows[name].get('options', {}))
-        mine = json.loads(json.dumps(mine, default=str))
-        before = json.loads(note.read_text()) if note.exists() else mine
-        if differ := [f'{key}={before.get(key)!r} (now {mine[key]!r})' for key in mine if before.get(key) != mine[key]]:
+        note, config = work_dir / NOTE, self.rows[name]['config']
+        mine = dict(config=Path(config).stem, options=self.rows[name].get('options', {}))
+        mine = json.loads(json.dumps(mine, default=str)) | dict(recipe=_recipe(config))
+        before = mine | _noted(work_dir)
+        differ = [f'{key}={before[key]!r} (now {mine[key]!r})' for key in ('config', 'options')
+                  if before[key] != mine[key]]
+        if not differ and mine['recipe'] and before['recipe']:
+            parts = {**before['recipe'], **mine['recipe']}
+            differ = [f'another {part}' for part in parts if before['recipe'].get(part) != mine['recipe'].get(part)]
+        if differ:
             raise PreflightError(f'{name}: the run in {work_dir} was begun with {", ".join(differ)}, and would be gone '
-                                 'on with. To run it anew, remove that folder.')
+                                 f'on with. To run it anew, remove that folder; to go on all the same, remove {NOTE} '
+                                 'there.')
         work_dir.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(mine, indent=1))
+        note.write_text(json.dumps(before, indent=1))
 
     def _options_of(self, name: str) -> str:
         return json.dumps(self.rows[name].get('options', {}), sort_keys=True)
@@ -124,13 +147,30 @@ class Table:
         All rows of the first seed come first, so that a table that was cut short has whole seeds to compare.
         """
         wanted = {name: row.get('seeds', self.seeds) if seeds is None else seeds for name, row in self.rows.items()
-                  if any(fnmatch(name, each) for each in patterns)}
+                  if any(name == each or fnmatch(name, each) for each in patterns)}
         order = list(dict.fromkeys(seed for each in wanted.values() for seed in each))
         return [(name, seed) for seed in order for name, each in wanted.items() if seed in each]
 
     def results(self) -> list[dict]:
-        """Lines of the record, in the order of the rows; see `read_record` for what is raised."""
-        return self._sorted(line for line in self._lines() if line['row'] in self.rows)
+        """Lines of the record, in the order of the rows, with the figures of ``others`` as the table names them.
+
+        Raises:
+            PreflightError: see `read_record`; a line has figures of other metrics than the table shows.
+        """
+        return self._sorted(self._with_mine(line) for line in self._lines() if line['row'] in self.rows)
+
+    def _with_mine(self, line: dict) -> dict:
+        if not line['metrics'] and not self.others:
+            return line
+        figures = line['others'].split()
+        metric, *others = json.loads(line['metrics']) if line['metrics'] else (self.metric, *self.others)
+        if len(others) == len(figures) and metric == self.metric and {*self.others} <= {*others}:
+            named = dict(zip(others, figures, strict=True))
+            return line | dict(others=' '.join(named[name] for name in self.others))
+        has = ', '.join((metric, *others)) if line['metrics'] else f'{len(figures)} other metrics'
+        raise PreflightError(f'{self.record}: the figures of {line["row"]}, seed {line["seed"]} are of {has}; the '
+                             f'table wants {", ".join((self.metric, *self.others))}. Take the line out of the record: '
+                             'where its run is still there, it is collected anew.')
 
     def _lines(self) -> list[dict]:
         return read_record(self.record, FIELDS) if self.record.exists() else []
@@ -164,18 +204,84 @@ class Table:
             threads=summary.get('threads', ''),
             data=' '.join(f'{split}:{"+".join(prints)}' for split, prints in summary.get('data', {}).items()),
             other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])),
-            options=self._options_of(name))
-        done = {(each['row'], int(each['seed'])): each for each in self._lines()}
-        done[name, seed] = line
+            options=self._options_of(name), metrics=json.dumps([self.metric, *self.others]),
+            recipe=_hash(_noted(work_dir).get('recipe')))
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.record.with_suffix('.partial')
-        with partial.open('w', newline='') as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(self._sorted(done.values()))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.record)
+        with locked(self.record.parent):  # other processes may run other rows
+            done = {(each['row'], int(each['seed'])): each for each in self._lines()}
+            done[name, seed] = line
+            partial = self.record.with_suffix(f'.{os.getpid()}.partial')
+            with partial.open('w', newline='') as file:
+                writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+                writer.writeheader()
+                writer.writerows(self._sorted(done.values()))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.record)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[int]:
+    """Meanwhile no other process has this folder; one that inherits the file that is given has it, too.
+
+    Disks without locks give it to everybody.
+
+    Raises:
+        PreflightError: another has it, and is not to be waited for.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            os.close(file)
+            raise PreflightError(f'Another process is training in {folder}: wait for its end, or end it.') from error
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+NOTE = 'row.json'
+"""In the folder of a run: what it was begun with."""
+
+
+def _noted(work_dir: Path) -> dict:
+    try:
+        return json.loads((work_dir / NOTE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _recipe(config: str) -> dict[str, str]:
+    """A hash of each part of a config on which figures depend; {} where it cannot be read, as the run will say."""
+    try:
+        cfg = read_config(config).to_dict()
+    except Exception:
+        return {}
+    root = cfg.get('data_root') or ''
+    return {part: _hash(_of_any_machine(cfg[part], str(root))) for part in OF_RECIPE if part in cfg}
+
+
+def _of_any_machine(node: Any, root: str) -> Any:
+    if isinstance(node, dict):
+        return {str(key): _of_any_machine(value, root) for key, value in node.items() if key not in OF_MACHINE}
+    if isinstance(node, (list, tuple)):
+        return [_of_any_machine(value, root) for value in node]
+    return node.removeprefix(root) if isinstance(node, str) else node
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=lambda value: getattr(value, '__name__', type(value).__name__))
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if content else ''
+
+
+def _flat(options: dict, prefix: str = '') -> dict[str, Any]:
+    """Options by their path in the config: the command line takes no dicts."""
+    found = {}
+    for key, value in options.items():
+        found |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) and value else {f'{prefix}{key}': value}
+    return found
 
 
 def _folder(name: str) -> str:
@@ -185,7 +291,11 @@ def _folder(name: str) -> str:
 
 def tables_of(folder: Path) -> list[Table]:
     """The tables of a folder; its yaml files that have no part of one are passed over."""
-    return [Table(path) for path in sorted(folder.glob('*.yml')) if {*PARTS, '_base_'} & set(_yaml(path))]
+    return [Table(path) for path in _files(folder) if {*PARTS, '_base_'} & set(_yaml(path))]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob('*') if path.suffix in ('.yml', '.yaml'))
 
 
 def _yaml(path: Path) -> dict:
@@ -200,6 +310,8 @@ def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict:
     """The content of a table's file with what it takes from its ``_base_``; ``heirs`` take from this one."""
     content = _yaml(path)
     if '_base_' not in content:
+        if idle := [key for key in ('configs', 'without') if key in content]:
+            raise PreflightError(f'Table {str(path)!r}: {idle[0]} is of the rows of another table, which _base_ names.')
         return content
     where, base = f'Table {str(path)!r}', path.parent / str(content.pop('_base_'))
     if not base.is_file() or base.resolve() in (heirs := (*heirs, path.resolve())):
@@ -227,6 +339,18 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
     if missing:
         raise PreflightError(f'{where} has no {", ".join(missing)}.')
     rows, names = content['rows'], []
+    for key in [key for key in content if key not in (*PARTS, *OTHER_PARTS)]:
+        if near := difflib.get_close_matches(str(key), OTHER_PARTS, n=1, cutoff=0.8):
+            raise PreflightError(f'{where}: {key!r} is nothing that is read; is {near[0]} meant?')
+    texts = dict(metric=[content['metric']], baseline=[content.get('baseline') or ''], others=content.get('others', []))
+    for key, given in texts.items():
+        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+            raise PreflightError(f'{where}: {key} is ' + ('a list of names of metrics, such as [coco/segm_mAP]'
+                                 if key == 'others' else 'a name') + f', not {content[key]!r}.')
+    if not isinstance(content.get('labels', {}), dict):
+        raise PreflightError(f'{where}: labels are written as METRIC: NAME.')
+    if not isinstance(content.get('scale', 1), (int, float)):
+        raise PreflightError(f'{where}: scale is a number, not {content["scale"]!r}.')
     if not isinstance(rows, list) or not rows:
         raise PreflightError(f'{where}: rows are a list of a name and a config each, such as '
                              '[{name: A, config: a.py}].')
@@ -239,6 +363,9 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
             raise PreflightError(f'{where}: rows {alike[0]!r} and {row["name"]!r} would be trained in one folder, '
                                  f'{_folder(row["name"])!r}: let their names differ in letters or digits.')
         names.append(row['name'])
+        if unread := [key for key in row if key not in ENTRIES]:
+            raise PreflightError(f'{where}, row {row["name"]!r}: {", ".join(map(str, unread))} would change nothing; a '
+                                 f'row has {", ".join(ENTRIES)}.')
     for who, part in (('', content), *((f', row {row["name"]!r}', row) for row in rows)):
         if not isinstance(part.get('options', {}), dict):
             raise PreflightError(f'{where}{who}: options are written as KEY: VALUE.')

@@ -1,6 +1,8 @@
 """What a record cannot be read back as is refused; what of its runs does not go together is told."""
 
 import csv
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -11,6 +13,11 @@ from rkan_mm.tables.report import markdown
 from rkan_mm.tables.run import run_table
 from rkan_mm.tables.statistics import statistics
 from rkan_mm.tables.table import FIELDS, Table
+
+SUMMARY = (
+    '{"metrics": {"accuracy/top1": {"last": 1, "best": 2, "best_epoch": 1, "curve": [2, 1]}}, "epochs": 4, '
+    '"seconds_per_epoch": 1, "peak_memory_mib": 1, "parameters": 7, "processes": 1, "device": "CPU", '
+    '"versions": {"torch": "2"}}')
 
 
 @pytest.fixture
@@ -45,6 +52,8 @@ def write(tmp_path, monkeypatch):
     ({}, 'B', 'line 6, of B, is torn'),
     ({2: dict(last='', best='')}, '', 'line 4, of B, is torn'),
     ({2: dict(best='9o.0')}, '', 'line 4, of B, is torn'),
+    ({2: dict(peak_memory_mib='1,5 GB')}, '', 'line 4, of B, is torn'),
+    ({2: dict(parameters='7.0')}, '', 'line 4, of B, is torn'),
     ({}, '<<<<<<< HEAD\n', 'line 6: <<<<<<< is of a merge that git could not do: do it by hand.'),
 ])
 def test_refused(write, changes, tail, message):
@@ -75,6 +84,11 @@ def test_a_record_as_excel_saves_it(write, tmp_path):
     ({3: dict(data='train:5 val:2')}, []),
     ({3: dict(data='train:1 val:3')},
      ['The val data of the runs are not the same (val:2, val:3, as in B): their figures do not compare.']),
+    ({2: dict(device='1 x CPU'), 3: dict(device='4 x CPU')},  # four batches a step
+     ['B: its runs are of 1 and 4 processes, and its mean is of different trainings.']),
+    ({2: dict(device='1 x CPU'), 3: dict(device='1 x NVIDIA H100')}, []),
+    ({2: dict(recipe='a'), 3: dict(recipe='b')},
+     ['B: its runs are of 2 states of its config, and its mean is of different trainings.']),
     ({2: dict(last='nan')}, ['B: figures of seed 0 are no number, and so is its mean.']),
 ])
 def test_told(write, changes, told, capsys):
@@ -92,11 +106,78 @@ def test_a_figure_that_is_no_number_stops_no_table(write):
 def test_lines_of_rows_that_the_table_has_no_more_stay(write, tmp_path):
     table = write(rows='ZAB')
     assert [line['row'] for line in table.results()] == ['A', 'A', 'B', 'B']
-    (tmp_path / 'summary.json').write_text(
-        '{"metrics": {"accuracy/top1": {"last": 1, "best": 2, "best_epoch": 1, "curve": [2, 1]}}, "epochs": 4, '
-        '"seconds_per_epoch": 1, "peak_memory_mib": 1, "parameters": 7, "processes": 1, "device": "CPU", '
-        '"versions": {"torch": "2"}}')
+    (tmp_path / 'summary.json').write_text(SUMMARY)
     table.add('B', 1, tmp_path)
     with (tmp_path / 'logs/t.csv').open() as file:
         assert [(line['row'], line['last']) for line in csv.DictReader(file)] == [
             ('A', '90.0'), ('A', '91.0'), ('B', '90.0'), ('B', '1.0000'), ('Z', '90.0'), ('Z', '91.0')]
+
+
+def test_numbers_that_a_hand_left_out(write):
+    table = write({2: dict(peak_memory_mib='', parameters=''), 3: dict(peak_memory_mib='')})
+    assert markdown(table).splitlines()[3].startswith('| [B](b.py) | 7 |')
+    assert markdown(table).splitlines()[3].endswith('| - | - | 2 |')
+
+
+@pytest.mark.parametrize(('metric', 'others', 'cells'), [
+    ('coco/bbox_mAP', ['AR', 'coco/segm_mAP'], '90.00 | 2.00 | 1.00'),
+    ('coco/bbox_mAP', ['coco/segm_mAP'], '90.00 | 1.00'),
+    ('coco/bbox_mAP', [], '90.00 | 95.00'),
+    ('coco/segm_mAP', ['AR'], 'of coco/bbox_mAP, coco/segm_mAP, AR; the table wants coco/segm_mAP, AR. Take the line'),
+    ('coco/bbox_mAP', ['AR', 'AR_s'], 'of coco/bbox_mAP, coco/segm_mAP, AR; the table wants coco/bbox_mAP, AR, AR_s.'),
+])
+def test_metrics_of_a_table_that_were_changed_since_it_was_run(write, tmp_path, metric, others, cells):
+    """No figure stands under the name of another."""
+    write({0: dict(others='1.0 2.0', metrics='["coco/bbox_mAP", "coco/segm_mAP", "AR"]')}, rows='A')
+    lines = (tmp_path / 'logs/t.csv').read_text().splitlines()[:2]
+    (tmp_path / 'logs/t.csv').write_text('\n'.join([*lines, '']))
+    content = yaml.safe_load((tmp_path / 't.yml').read_text())
+    (tmp_path / 't.yml').write_text(yaml.safe_dump(dict(content, metric=metric, others=others)))
+    if 'wants' in cells:
+        with pytest.raises(PreflightError, match=cells):
+            markdown(Table('t.yml'))
+    else:
+        assert f'| 7 | {cells} |' in markdown(Table('t.yml'))
+
+
+def test_figures_of_a_test_beside_other_metrics(write, tmp_path):
+    write({0: dict(others='1.0', test='50.0')}, rows='A')
+    lines = (tmp_path / 'logs/t.csv').read_text().splitlines()[:2]
+    (tmp_path / 'logs/t.csv').write_text('\n'.join([*lines, '']))
+    content = yaml.safe_load((tmp_path / 't.yml').read_text())
+    (tmp_path / 't.yml').write_text(yaml.safe_dump(dict(content, others=['AR'], test=True)))
+    head, _, row, *_ = markdown(Table('t.yml')).splitlines()
+    assert '| accuracy/top1, test (ours) | accuracy/top1, validation (ours) | AR, validation (ours) |' in head
+    assert '| 50.00 | 90.00 | 1.00 |' in row
+
+
+def test_differences_of_fewer_seeds_say_so(write):
+    table = write({1: dict(row='C')})
+    assert '| -0.00 (1 of 2 seeds) |' in markdown(table) or '| +0.00 (1 of 2 seeds) |' in markdown(table)
+
+
+def test_lines_that_two_processes_add_at_once(write, tmp_path):
+    table = write(rows='')
+    (tmp_path / 'summary.json').write_text(SUMMARY)
+    command = [sys.executable, '-c', 'import sys; from pathlib import Path; from rkan_mm.tables.table import Table; '
+               'table = Table("t.yml"); print(flush=True); input(); '
+               '[table.add(sys.argv[1], seed, Path()) for seed in range(30)]']
+    both = [subprocess.Popen([*command, row], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for row in 'AB']
+    for process in both:
+        process.stdout.readline()
+    for process in both:
+        process.stdin.write('\n')
+        process.stdin.flush()
+    assert [process.wait() for process in both] == [0, 0]
+    for process in both:
+        process.stdin.close()
+        process.stdout.close()
+    assert len(table.results()) == 60
+    assert [path.name for path in (tmp_path / 'logs').iterdir()] == ['t.csv']
+
+
+def test_a_record_is_a_csv_file(write):
+    write()
+    with pytest.raises(PreflightError, match=r"--record 'logs/t.md' must end in .csv"):
+        run_table(['t.yml', '--record', 'logs/t.md'])

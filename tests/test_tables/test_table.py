@@ -216,7 +216,7 @@ def test_differences_are_of_the_same_seeds(project):
     assert plain == '| [plain](configs/tiny.py) | 568 | - | 50.00 | 1.00 ± 0.00 | 55.00 ± 7.07 | - | 10.0 | 101 | 2 |'
     assert faster == '| [faster, lr 0.1](configs/tiny.py) | - | - | - | not run | not run | - | - | - | 0 |'
     assert other == ('| [other](configs/tiny.py) | 568 | 1.23 M | - | 3.00 ± 1.00 | 70.83 ± 24.76 | '
-                     '+1.75 ± 1.06 | 10.0 | 102 | 3 |')
+                     '+1.75 ± 1.06 (2 of 3 seeds) | 10.0 | 102 | 3 |')
     (project / 'table.yml').write_text(yaml.safe_dump(dict(content, baseline='plan')))
     with pytest.raises(PreflightError, match="no row 'plan' for a baseline; there are plain, faster, lr 0.1, other."):
         Table('table.yml')
