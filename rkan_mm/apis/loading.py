@@ -121,7 +121,8 @@ def _move(node, old: str, new: str):
     if isinstance(node, (list, tuple)):
         return type(node)(_move(value, old, new) for value in node)
     if _any_below(old, node):
-        return str(Path(new) / node[len(old):].lstrip('/'))
+        rest = node[len(old):].lstrip('/')
+        return f'{new.rstrip("/")}/{rest}'.rstrip('/') if '://' in new else str(Path(new) / rest)
     return node
 
 

@@ -23,6 +23,7 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from rkan_mm.engine import RunError
 from rkan_mm.engine.safe_loading import safe_loading
+from rkan_mm.engine.writing import plain
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
@@ -215,7 +216,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
         metrics = runner.test()
     warn_in_red(report.warning)
     if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, args.out)
+        mmengine.dump(metrics if args.out.endswith('.pkl') else plain(metrics), args.out)
     return metrics
 
 

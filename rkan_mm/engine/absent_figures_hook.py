@@ -43,6 +43,7 @@ class AbsentFiguresHook(Hook):
         scalars = [name for name in given if f'val/{name}' in hub.log_scalars]
         hub.update_info('known_figures', list(dict.fromkeys([*known, *scalars])))
         hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
+        hub.update_info('validated_after', [*hub.get_info('validated_after', []), runner.epoch or runner.iter])
 
 
 class _TakingBackHook(Hook):

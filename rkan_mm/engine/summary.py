@@ -6,6 +6,7 @@ import json
 import platform
 import resource
 import sys
+from collections.abc import Iterable
 from contextlib import nullcontext
 from math import isnan, nan
 from pathlib import Path
@@ -14,7 +15,7 @@ import mmengine
 import numpy as np
 import torch
 from mmengine.dist import get_world_size, master_only
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -24,6 +25,7 @@ from rkan_mm.registry import HOOKS
 
 from .provenance import commit, fingerprint
 from .resume_state import batches_in
+from .writing import plain
 
 
 @HOOKS.register_module()
@@ -31,10 +33,12 @@ from .resume_state import batches_in
 class RunSummaryHook(Hook):
     """Write ``summary.json`` to the work dir when training is over.
 
-    It holds every validation metric of every epoch, nan where a validation lacked it, with the last and the best value
-    (the highest; for names with ``loss`` the lowest), the median seconds of a training epoch without validation, the
-    peak memory in MiB (of the GPU, else resident), parameters, seed and versions; metrics of a test that follows are
-    added. The best value of a metric was chosen by the data it is measured on, the last one was not.
+    It holds every metric of every validation, nan where one lacked it, with the last and the best value (the highest,
+    unless a hook of the config knows it better; of ``loss`` and ``mMR`` the lowest) and the epoch of the best one (None
+    where iterations are counted); the epochs, or iterations, after which were validations; the median seconds of a
+    training epoch without validation, the peak memory in MiB (of the GPU, else resident), parameters, seed and
+    versions; metrics of a test that follows are added. The best value of a metric was chosen by the data it is measured
+    on, the last one was not.
 
     It also holds the fingerprint of the data of each split and the commit of the code; of a run that was resumed, all
     that it had. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other
@@ -98,15 +102,18 @@ class RunSummaryHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         history = runner.message_hub.log_scalars
-        metrics = {}
+        metrics, after = {}, runner.message_hub.get_info('validated_after', [])
         for name, buffer in history.items():
             if name.startswith('val/') and name not in ('val/time', 'val/data_time'):
                 curve = buffer.data[0].tolist()
                 curve = [nan] * (runner.message_hub.get_info('count_of_validations', 0) - len(curve)) + curve
                 numbers = [value for value in curve if not isnan(value)] or curve
-                best = min(numbers) if 'loss' in name else max(numbers)
-                metrics[name.removeprefix('val/')] = dict(
-                    last=curve[-1], best=best, best_epoch=curve.index(best) + 1, curve=curve)
+                name = name.removeprefix('val/')
+                best = min(numbers) if _is_better_low(name, runner.hooks) else max(numbers)
+                behind = curve.index(best) - len(curve)  # of a resumed run the last ones may be known alone
+                metrics[name] = dict(
+                    last=curve[-1], best=best, curve=curve,
+                    best_epoch=after[behind] if runner.epoch and -behind <= len(after) else None)
         summary = dict(
             experiment=runner.experiment_name,
             seed=runner.seed,
@@ -114,6 +121,7 @@ class RunSummaryHook(Hook):
             epochs=runner.epoch,
             iterations=runner.iter,
             metrics=metrics,
+            validated_after=after,
             seconds_per_epoch=self._seconds(history, runner),
             peak_memory_mib=self._memory(),
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU',
@@ -124,14 +132,14 @@ class RunSummaryHook(Hook):
         self._path(runner).write_text(json.dumps(summary, indent=1))
         for name, metric in metrics.items():
             runner.logger.info(f'{name}: last {metric["last"]:.4f}, best {metric["best"]:.4f} (validation '
-                               f'{metric["best_epoch"]} of {len(metric["curve"])})')
+                               f'{metric["curve"].index(metric["best"]) + 1} of {len(metric["curve"])})')
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if runner.iter and self._path(runner).exists():
             summary = json.loads(self._path(runner).read_text())
             self._check_data(runner, 'test', runner.test_loop)
-            summary = {**summary, **self._provenance(runner), 'test': metrics}
+            summary = {**summary, **self._provenance(runner), 'test': plain(metrics)}
             self._path(runner).write_text(json.dumps(summary, indent=1))
 
     @staticmethod
@@ -154,3 +162,14 @@ class RunSummaryHook(Hook):
             return torch.cuda.max_memory_allocated() / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+
+
+def _is_better_low(name: str, hooks: Iterable[Hook]) -> bool:
+    """As the hooks have it that keep or wait for the best; else by its name."""
+    for hook in hooks:
+        rules = (dict(zip(hook.key_indicators, hook.rules, strict=False))
+                 if isinstance(hook, CheckpointHook) and hook.save_best else
+                 {hook.monitor: hook.rule} if isinstance(hook, EarlyStoppingHook) else {})
+        if rules.get(name):
+            return rules[name] == 'less'
+    return 'loss' in name or name.endswith('mMR')

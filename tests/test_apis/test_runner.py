@@ -1,11 +1,13 @@
 """Training, resuming and testing through the command lines, on tiny models and data."""
 
 import copy
+import json
 import re
 import subprocess
 import sys
 
 import cv2
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -197,3 +199,28 @@ def test_classwise_without_coco(classifier, tmp_path):
     (tmp_path / 'any.pth').touch()
     with pytest.raises(PreflightError, match='--classwise: there is no CocoMetric .* it has Accuracy'):
         runner.test([str(classifier), str(tmp_path / 'any.pth'), '--classwise'])
+
+
+def test_metrics_that_are_no_numbers(classifier, tmp_path):
+    """A test behind a training would end with an error in its last line, when all is done."""
+    lines = "test_evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='ConfusionMatrix', num_classes=2)]\n"
+    classifier.write_text(classifier.read_text() + lines)
+    work, data = tmp_path / 'work', ['--cfg-options', f'data_root={tmp_path / "pictures"}']
+    runner.train([str(classifier), '--test', '--work-dir', str(work), *data])
+    counts = json.loads((work / 'summary.json').read_text())['test']['confusion_matrix/result']
+    assert sum(map(sum, counts)) == 4
+    for name in ('metrics.json', 'metrics.yaml', 'metrics.pkl'):
+        runner.test([str(classifier), str(work / 'epoch_1.pth'), '--work-dir', str(work), '--out', str(tmp_path / name),
+                     '--out-item', 'metrics', *data])
+        found = mmengine.load(str(tmp_path / name))['confusion_matrix/result']
+        assert [list(map(int, row)) for row in found] == counts
+
+
+@pytest.mark.parametrize(('root', 'moved'), [
+    ('s3://bucket/coco', 's3://bucket/coco/train.json'), ('s3://bucket/coco/', 's3://bucket/coco/train.json'),
+    ('/my data/coco/', '/my data/coco/train.json')])
+def test_data_roots_of_all_kinds(tmp_path, root, moved):
+    (tmp_path / 'own.py').write_text(
+        "data_root = 'data/coco/'\ntrain_dataloader = dict(dataset=dict(ann_file=data_root + 'train.json'))")
+    cfg = runner.load_config(str(tmp_path / 'own.py'), dict(data_root=root))
+    assert cfg.train_dataloader.dataset.ann_file == moved

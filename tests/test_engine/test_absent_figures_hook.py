@@ -1,5 +1,6 @@
 """A validation without a figure shows none, rather than that of the validation before."""
 
+import json
 import math
 
 import pytest
@@ -67,3 +68,18 @@ preflight = dict(trial=False)
 """)
     assert done.epoch == 2
     assert said in next((tmp_path / 'work').glob('*/*.log')).read_text()
+
+
+def test_the_epoch_of_the_best_figure(train_to, tmp_path):
+    _, found = train_to([10.0, 30.0, 20.0], '', '--cfg-options', 'train_cfg.val_interval=2', epochs=6)
+    assert (found['best'], found['best_epoch']) == (30.0, 4)
+    assert json.loads((tmp_path / 'work/summary.json').read_text())['validated_after'] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(('lines', 'best'), [
+    (BEST.format('accuracy/top1').replace("save_best", "rule='less', save_best"), 10.0),
+    (STOPPING.format(5).replace('patience', "rule='less', patience"), 10.0),
+    (BEST.format('accuracy/top1'), 30.0),
+])
+def test_the_best_figure_is_what_the_config_calls_so(train_to, lines, best):
+    assert train_to([20.0, 10.0, 30.0], lines)[1]['best'] == best
