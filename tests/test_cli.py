@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 import rkan_mm
+from rkan_mm.apis.command_line import add_cfg_options, command_line
 from rkan_mm.cli import COMMANDS, main
 
 TOOLS = sorted(path for path in (ROOT / 'tools').glob('*.py') if path.stem not in ('setup_env', 'compile_mmcv'))
@@ -66,3 +67,15 @@ def test_as_a_module_and_as_a_script():
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert 'example: ' in done.stdout
+
+
+@pytest.mark.parametrize(('text', 'value'), [
+    ('/data/my runs/epoch_1.pth', '/data/my runs/epoch_1.pth'), ('"my  runs"', 'my  runs'),
+    ('[/my data/a, /b]', ['/my data/a', '/b']), ("['traffic light', \"bus\"]", ['traffic light', 'bus']),
+    ('(a b, [1, c d])', ('a b', [1, 'c d'])), ('[ 1 , 2 ]', [1, 2]), ('1, 2', [1, 2]), (' 3', 3), ('None', None),
+    ('[(1, 2), (3, 4)]', [(1, 2), (3, 4)]), ('Größe ÄB', 'Größe ÄB'),
+])
+def test_options_with_spaces(text, value):
+    parser = command_line('', '')
+    add_cfg_options(parser)
+    assert parser.parse_args(['--cfg-options', f'a.b={text}']).cfg_options == {'a.b': value}

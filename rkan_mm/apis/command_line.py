@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
@@ -110,7 +110,15 @@ class Parser(argparse.ArgumentParser):
 
 
 class CfgOptions(DictAction):
-    """mmengine's KEY=VALUE options; what it cannot read is an error of the command line, not a traceback."""
+    """mmengine's KEY=VALUE options; what it cannot read is an error of the command line, not a traceback.
+
+    Spaces within a text stay, as in names of folders; mmengine takes them out.
+    """
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        kept = re.sub(r'(?<=[^\s,()\[\]]) +(?=[^\s,()\[\]])', lambda spaces: HELD * len(spaces[0]), val)
+        return _with_spaces(DictAction._parse_iterable(kept))
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Sequence[str],
                  option_string: str | None = None) -> None:
@@ -122,6 +130,16 @@ class CfgOptions(DictAction):
             except (AssertionError, RecursionError):
                 parser.error(f'{option_string} cannot read {value!r}: lists and tuples as [1,2] or (1,2), in quotes; '
                              'a dict by its keys, as in a.b=1')
+
+
+HELD = '\0'
+"""Stands for a space, and cannot come from a command line."""
+
+
+def _with_spaces(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_with_spaces, value))
+    return value.replace(HELD, ' ') if isinstance(value, str) else value
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

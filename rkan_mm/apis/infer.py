@@ -192,7 +192,8 @@ def _segment(inferencer: Any, batch: list[str], out_dir: Path) -> list[np.ndarra
     drawn, predicted = ([found[name]] if len(batch) == 1 else found[name] for name in ('visualization', 'predictions'))
     for path, picture, label in zip(batch, drawn, predicted, strict=True):
         mmcv.imwrite(mmcv.rgb2bgr(picture), str(out_dir / 'vis' / Path(path).name))
-        mmcv.imwrite(label.astype(np.uint8), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
+        kind = np.uint8 if label.max(initial=0) < 256 else np.uint16  # as of 847 classes of ADE20K
+        mmcv.imwrite(label.astype(kind), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
     return list(predicted)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 import zipfile
 from pathlib import Path
 
@@ -41,7 +43,9 @@ def newest_whole(cfg: Config) -> str | None:
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
     work_dir = Path(cfg.work_dir)
     out_dir = Path(hook['out_dir']) / work_dir.name if hook.get('out_dir') else work_dir
-    names = [hook['filename_tmpl'].format('*')] if hook.get('filename_tmpl') else ['epoch_*.pth', 'iter_*.pth']
+    names = ['epoch_*.pth', 'iter_*.pth']
+    if given := hook.get('filename_tmpl'):  # as epoch_{} or epoch_{:03d}
+        names = ['*'.join(map(glob.escape, re.split(r'\{.*?\}', given)))]
     found = {path for name in names for path in out_dir.glob(name)}
     last = work_dir / 'last_checkpoint'
     named = Path(last.read_text().strip()) if last.is_file() else None

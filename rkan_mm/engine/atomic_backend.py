@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,11 +32,12 @@ class AtomicBackend(LocalBackend):
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # some network disks do not write folders on demand: it is not in hand then
+            folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         self.put(obj.encode(encoding), filepath)

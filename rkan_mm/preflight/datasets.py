@@ -158,8 +158,16 @@ def check_paths(dataset: dict, cfg: Config) -> None:
     backend = dataset.get('backend_args')
     if root and (not parts or any(not os.path.isabs(part) and '://' not in part for _, part in parts)):
         _check_path(_join(root, ''), f'{name}: data root', hint, backend)
+    elsewhere = any(reads_elsewhere(step) for _, step in dicts_with(dataset.get('pipeline'), 'type'))
     for what, part in parts:
-        _check_path(_join(root, part), f'{name}: {what}', hint, backend)
+        if what != 'image folder' or not elsewhere:
+            _check_path(_join(root, part), f'{name}: {what}', hint, backend)
+
+
+def reads_elsewhere(step: dict) -> bool:
+    """Whether a step of a pipeline loads pictures from elsewhere than the disk, by a backend of its own."""
+    given = step.get('backend_args') or step.get('file_client_args') or {}
+    return kind(step) == 'LoadImageFromFile' and given.get('backend', 'local') not in ('local', 'disk')
 
 
 def _join(root: str, part: str) -> str:
@@ -197,7 +205,8 @@ def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) 
     masks = any(step.get('with_mask') for step in steps) or any('segm' in _list(evaluator.get('metric', 'bbox'))
                                                                 for evaluator in reading)
     loader = next((step for step in steps if kind(step) == 'LoadImageFromFile'), None)
-    looked_at = on['images'] and loader is not None and loader.get('imdecode_backend', 'cv2') in READERS
+    looked_at = (on['images'] and loader is not None and not reads_elsewhere(loader)
+                 and loader.get('imdecode_backend', 'cv2') in READERS)
     color = (loader or {}).get('color_type', 'color')
     own = [kind(step) for _, step in dicts_with(dataset.get('pipeline'), 'type')]
     prefix = (dataset.get('data_prefix') or {}).get('img', '')

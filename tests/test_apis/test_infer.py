@@ -4,6 +4,7 @@ import json
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -105,3 +106,12 @@ def test_images_that_are_not_there(images, tmp_path):
 def test_a_checkpoint_that_is_not_there(root, images):
     with pytest.raises(PreflightError, match="Checkpoint 'gone.pth' does not exist"):
         infer.main([str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), 'gone.pth', str(images)])
+
+
+@pytest.mark.parametrize('highest', [149, 255, 846])  # ADE20K has 150 classes, and in full 847
+def test_labels_of_many_classes(tmp_path, highest):
+    label = np.arange(highest + 1).reshape(1, -1)
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((1, highest + 1, 3), np.uint8))
+    infer._segment(lambda batch, **options: dict(visualization=cv2.imread(batch[0]), predictions=label),
+                   [str(tmp_path / 'a.png')], tmp_path)
+    assert (cv2.imread(str(tmp_path / 'preds/a.png'), cv2.IMREAD_UNCHANGED) == label).all()

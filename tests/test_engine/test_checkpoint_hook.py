@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import random
+import stat
 
 import numpy as np
 import pytest
@@ -270,3 +271,27 @@ def test_a_bad_loss_keeps_the_checkpoint_before(tmp_path):
     assert sorted(path.name for path in tmp_path.glob('a/*.pth')) == ['epoch_1.pth', 'epoch_2.pth']
     assert all(torch.isfinite(value).all() for value in torch.load(
         tmp_path / 'a/epoch_2.pth', weights_only=True)['state_dict'].values())
+
+
+def test_a_disk_that_writes_no_folders_on_demand(tmp_path, monkeypatch):
+    """As those of Windows over the network: mmengine's own hook saves there."""
+    fsync = os.fsync
+
+    def refuse(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(number)
+
+    monkeypatch.setattr(os, 'fsync', refuse)
+    AtomicBackend().put(b'weights', tmp_path / 'epoch_1.pth')
+    assert (tmp_path / 'epoch_1.pth').read_bytes() == b'weights'
+    assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
+
+
+@pytest.mark.parametrize('template', ['epoch_{:03d}.pth', 'e[poch]_{}.pth', '{}.pth'])
+def test_checkpoints_by_names_of_the_users_own(tmp_path, template):
+    default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, filename_tmpl=template))
+    build(tmp_path / 'a', default_hooks=default_hooks).train()
+    (tmp_path / 'a/last_checkpoint').unlink()
+    cfg = Config(dict(work_dir=str(tmp_path / 'a'), default_hooks=default_hooks))
+    assert newest_whole(cfg) == str(tmp_path / 'a' / template.format(4))

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from rkan_mm.apis import runner
@@ -11,6 +12,7 @@ from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError, check
 from rkan_mm.preflight.annotations import CURES, check_annotations
+from rkan_mm.preflight.datasets import check_data_sets
 
 CLASSES = ('disc', 'rectangle', 'triangle', 'star', 'ring')
 
@@ -293,3 +295,19 @@ def test_a_training_set_that_its_filter_empties(cfg):
     with pytest.raises(RunError, match='The training set is empty: it has no sample, or its filter_cfg left none'):
         runner.train([cfg.filename, '--work-dir', cfg.work_dir, '--cfg-options', f'data_root={cfg.data_root}',
                       'train_dataloader.dataset.filter_cfg.min_size=1000', 'preflight.annotations=False'])
+
+
+@pytest.mark.parametrize(('backend_args', 'message'), [
+    (dict(backend='lmdb', db_path='images.lmdb'), None), (None, "image folder '.*nowhere' does not exist"),
+    (dict(backend='local'), "image folder '.*nowhere' does not exist")])
+def test_pictures_that_the_pipeline_loads_from_elsewhere(drawn, backend_args, message):
+    """Their json may lie on the disk all the same."""
+    for prefix in ('', 'nowhere'):
+        cfg = Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=dict(
+            type='CocoDataset', data_root=str(drawn), ann_file='annotations/train.json', data_prefix=dict(img=prefix),
+            metainfo=dict(classes=CLASSES), pipeline=[dict(type='LoadImageFromFile', backend_args=backend_args)]))))
+        if message is None:
+            check_data_sets(cfg, ('train',))
+        else:
+            with pytest.raises(PreflightError, match=message if prefix else 'is not there, of 3 images'):
+                check_data_sets(cfg, ('train',))
