@@ -91,14 +91,24 @@ def test_blocks_on_the_outputs_of_a_neck():
     (dict(type='PAFPN', in_channels=[8, 16, 24, 32], out_channels=16, num_outs=5), 'pafpn_convs.2'),
     (dict(type='FPN', in_channels=[8, 16, 24, 32], start_level=1, out_channels=16, num_outs=5), 'fpn_convs.0'),
     (dict(type='ChannelMapper', in_channels=[16, 24, 32], out_channels=16, num_outs=3), 'convs.2'),
+    (dict(type='YOLOV3Neck', num_scales=3, in_channels=[32, 16, 8], out_channels=[16, 8, 4]), 'detect3'),
     (dict(type='CSPNeXtPAFPN', in_channels=(8, 16, 32), out_channels=16), 'out_convs.2')])
 def test_any_neck_of_several_maps_is_measured(neck, stage):
     init_default_scope('mmdet')
     wrapped = MMENGINE_MODELS.build(dict(type='rkan_mm.RKANet', backbone=neck, stages=(stage,)))
-    maps = tuple(torch.rand(2, channels, 40 >> i, 24 >> i) for i, channels in enumerate(neck['in_channels']))
+    maps = tuple(torch.rand(2, channels, 40 >> i, 24 >> i) for i, channels in enumerate(sorted(neck['in_channels'])))
     block = wrapped.bridges[stage.replace('.', '_')].block
     with torch.no_grad():
         with_block, alone = wrapped(maps), [torch.zeros(0)]
         block.register_forward_hook(lambda module, args, out: alone.append(out))
         assert [out.shape for out in wrapped(maps)] == [out.shape for out in with_block]
     assert alone[-1].shape in [out.shape for out in with_block]
+
+
+def test_a_neck_that_fails_is_told_with_the_maps_that_it_was_given():
+    init_default_scope('mmdet')
+    neck = dict(type='SSDNeck', in_channels=[8, 16], out_channels=[8, 16, 16], level_strides=[2], level_paddings=[0],
+                l2_norm_scale=None)
+    with pytest.raises(RuntimeError, match=r'SSDNeck was given maps of zeros \(1, 16, 2, 2\), \(1, 8, 1, 1\), and f'):
+        MMENGINE_MODELS.build(
+            dict(type='rkan_mm.RKANet', backbone=neck, stages=('extra_layers.0',), input_size=(8, 8)))

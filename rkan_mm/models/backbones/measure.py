@@ -137,23 +137,28 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
                            device=like.device, requires_grad=torch.is_grad_enabled())
 
     several = in_channels or getattr(backbone, 'in_channels', None)
-    if isinstance(several, Sequence):
-        return backbone(tuple(zeros(channels, 4 << i) * 1 for i, channels in enumerate(several)))
-    convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
-    wanted = [in_channels] if isinstance(in_channels, int) else list(dict.fromkeys((*convs[:1], 3)))
+    inputs: list[tuple[Tensor, ...]] = []
+    if isinstance(several, Sequence):  # from fine to coarse, but those of YOLOv3's neck
+        inputs += [tuple(zeros(channels, 4 << i) for i, channels in enumerate(order))
+                   for order in (several, several[::-1])]
+    if not isinstance(in_channels, Sequence):
+        convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
+        wanted = [in_channels] if in_channels else list(dict.fromkeys((*convs[:1], 3)))
+        inputs += [(zeros(channels),) for channels in wanted]
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
-    for i, channels in enumerate(wanted):
+    for given in inputs:
         weighted.clear()
-        image = zeros(channels)
+        fresh = tuple(t * 1 for t in given)
         try:
-            return backbone(image * 1, *masks)
+            return backbone(fresh if len(given) > 1 or isinstance(in_channels, Sequence) else fresh[0], *masks)
         except (RuntimeError, AssertionError) as error:
-            if i == len(wanted) - 1:
+            if given is inputs[-1]:
+                what = 'maps of zeros' if len(given) > 1 else 'an image of zeros'
                 raise RuntimeError(
-                    f'RKANet: to measure its stages, {type(backbone).__name__} was given an image of zeros '
-                    f'{tuple(image.shape)}, and failed: {error}. Where it takes larger images alone, give their size, '
-                    'e.g. input_size=(224, 224)') from error
+                    f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} '
+                    f'{", ".join(str(tuple(t.shape)) for t in given)}, and failed: {error}. Where it takes larger '
+                    'images alone, give their size, e.g. input_size=(224, 224)') from error
     return None
 
 
