@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     start = time.monotonic()
     root = load_config(args.config, options.parse_known_args(rest)[0].cfg_options).data_root
     console.print(f'[bold]1/4[/] Drawing textured shapes with masks into {root} (usually 10 s)')
-    with of_the_user(FileExistsError):
+    with of_the_user(OSError):
         make_shapes(root)
     console.print(f'[bold]2/4[/] Training {args.config} from random weights (usually 8 min on two cores); the loss '
                   'should fall from about 5 to below 2')

@@ -23,7 +23,7 @@ def shapes(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--size', type=at_least(64), default=128, help='side in pixels (default: 128)')
     parser.add_argument('--seed', type=at_least(0), default=0)
     args = parser.parse_args(argv)
-    with of_the_user(FileExistsError):
+    with of_the_user(OSError):
         print(f'{make_shapes(**vars(args))} is ready')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -11,6 +12,9 @@ from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
 
 from rkan_mm.registry import DATASETS
+
+TRIES = 16
+"""Images, evenly spread, that are made twice."""
 
 
 @DATASETS.register_module()
@@ -26,7 +30,7 @@ class CachedDataset:
         lazy_init: whether to wait with the images until they are asked for.
 
     Raises:
-        ValueError: at initialisation, if the images differ in shape.
+        ValueError: at initialisation, if the images differ in shape, or come out otherwise the next time.
     """
 
     def __init__(self, dataset: dict | BaseDataset, lazy_init: bool = False) -> None:
@@ -48,6 +52,12 @@ class CachedDataset:
         if len(shapes) != 1:
             raise ValueError(f'CachedDataset: the pipeline of {type(self.dataset).__name__} must give all images one '
                              f'shape, got {sorted(shapes)[:5]}')
+        for i in range(TRIES):
+            place = i * len(results) // TRIES
+            if not np.array_equal(self.dataset[place]['inputs'], results[place]['inputs'], equal_nan=True):
+                raise ValueError(f'CachedDataset: the pipeline of {type(self.dataset).__name__} gives image {place} in '
+                                 'another form each time, and only the first would be kept: leave its random steps '
+                                 "out, or take them for the batch (model.train_cfg.augments=dict(type='CropAndFlip'))")
         self.inputs = torch.stack([result['inputs'] for result in results])  # (N, C, H, W)
         self.data_samples = [result['data_samples'] for result in results]
         self._fully_initialized = True

@@ -35,6 +35,7 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
     Raises:
         ValueError: ``size`` is below 64 or a split is empty.
         FileExistsError: ``root`` holds something else.
+        OSError: a picture cannot be written, e.g. on a full disk.
     """
     if size < 64 or num_train < 1 or num_val < 1:
         raise ValueError(f'make_shapes: size must be at least 64 and each split have an image, got size={size}, '
@@ -44,7 +45,7 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
                 seed=seed)
     stamp = root / 'shapes.json'
     if stamp.exists():
-        if json.loads(stamp.read_text()) == info:
+        if stamp.read_text() == json.dumps(info):
             return root
     elif root.exists() and any(root.iterdir()):
         raise FileExistsError(f'make_shapes: {root} exists and holds no shapes data set; name another folder')
@@ -59,7 +60,7 @@ def make_shapes(root: str | Path, num_train: int = 600, num_val: int = 100, size
             picture, instances = draw_scene(rng, size)
             name = f'{index:06d}.png'
             images.append(dict(id=index + 1, file_name=name, height=size, width=size))
-            cv2.imwrite(str(root / split / name), picture)
+            (root / split / name).write_bytes(cv2.imencode('.png', picture)[1].tobytes())  # imwrite fails in silence
             for category, mask in instances:
                 rle = coco_mask.encode(np.asfortranarray(mask))
                 annotations.append(dict(

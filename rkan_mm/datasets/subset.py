@@ -23,22 +23,22 @@ def subset_coco(source: str | Path, target: str | Path, num_images: int, max_ins
     """
     if Path(source).resolve() == Path(target).resolve():
         raise ValueError(f'subset_coco: {source} would be overwritten by its own part; name another target')
+    annotations: dict[int, list[dict]] = {}
     try:
         content = json.loads(Path(source).read_text())
-        content['images'], content['annotations']
+        for annotation in content['annotations']:
+            annotations.setdefault(annotation['image_id'], []).append(annotation)
+        content['images'] = sorted(content['images'], key=lambda image: (image['id'], image['file_name']))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'subset_coco: {source} is no COCO json of instances ({type(error).__name__}: {error})'
                          ) from error
-    annotations: dict[int, list[dict]] = {}
-    for annotation in content['annotations']:
-        annotations.setdefault(annotation['image_id'], []).append(annotation)
 
     def fits(image: dict) -> bool:
         own = annotations.get(image['id'], [])
         return bool(own) and (max_instances is None
                               or (len(own) <= max_instances and not any(a.get('iscrowd') for a in own)))
 
-    images = [image for image in sorted(content['images'], key=lambda image: image['id']) if fits(image)][:num_images]
+    images = [image for image in content['images'] if fits(image)][:num_images]
     if len(images) < num_images:
         raise ValueError(f'subset_coco: {source} has {len(images)} images with 1 to {max_instances or "any number of"} '
                          f'instances, {num_images} were asked for')

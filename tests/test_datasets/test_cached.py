@@ -86,3 +86,12 @@ def test_subset_is_balanced_and_disjoint(plain):
 def test_subset_error(plain):
     with pytest.raises(ValueError, match=r'BalancedSubset: class 1 of MNIST has 13 images, fewer than .* = 4 \+ 10'):
         DATASETS.build(dict(type='BalancedSubset', dataset=plain, per_class=10, offset=4))
+
+
+@pytest.mark.parametrize('step', [
+    dict(type='RandomErasing', erase_prob=0.5), dict(type='RandomCrop', crop_size=(6, 5), padding=2)])
+def test_a_random_pipeline(plain, step):
+    """Each picture would be flipped, or not, once for all epochs."""
+    random = dict(plain, pipeline=[step, dict(type='PackInputs')])
+    with pytest.raises(ValueError, match='pipeline of MNIST gives image [0-9]+ in another form each time, and only'):
+        DATASETS.build(dict(type='CachedDataset', dataset=random))

@@ -1,12 +1,17 @@
+import errno
 import hashlib
 import json
+import os
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from rkan_mm.apis import make_data
+from rkan_mm.apis.runner import main
 from rkan_mm.datasets.shapes import CLASSES, VERSION, draw_scene, make_shapes
 
 
@@ -102,3 +107,17 @@ def test_never_touches_another_folder(tmp_path):
 def test_bad_arguments(tmp_path, args):
     with pytest.raises(ValueError, match='size must be at least 64 and each split have an image'):
         make_shapes(tmp_path / 'shapes', **args)
+
+
+def test_a_full_disk(tmp_path, monkeypatch, capsys):
+    """OpenCV itself writes half a picture, or none, in silence."""
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, 'write_bytes', full)
+        with pytest.raises(SystemExit) as end:
+            main(make_data.shapes, [str(tmp_path / 'shapes'), '--num-train', '1', '--num-val', '1'])
+    assert end.value.code == 2
+    assert 'No space left on device' in capsys.readouterr().err
+    (tmp_path / 'shapes/shapes.json').write_text('{"desc')  # as it may be left
+    assert (make_shapes(tmp_path / 'shapes', 1, 1) / 'val/000000.png').exists()

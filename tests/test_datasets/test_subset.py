@@ -36,3 +36,18 @@ def test_the_source_is_kept(source, tmp_path):
     with pytest.raises(ValueError, match='train.json would be overwritten by its own part'):
         subset_coco(source, source.parent / '../annotations/train.json', 2)
     assert source.read_text() == before
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda content: content['annotations'][0].pop('image_id'), "KeyError: 'image_id'"),
+    (lambda content: content['images'][0].pop('id'), "KeyError: 'id'"),
+    (lambda content: content['images'][0].pop('file_name'), "KeyError: 'file_name'"),
+    (lambda content: content['images'][0].update(id='one'), 'TypeError'),
+    (lambda content: content.update(annotations=5), 'TypeError'),
+])
+def test_a_json_that_lacks_something(source, tmp_path, change, message):
+    content = json.loads(source.read_text())
+    change(content)
+    (tmp_path / 'own.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f'own.json is no COCO json of instances .{message}'):
+        subset_coco(tmp_path / 'own.json', tmp_path / 'few.json', 2)
