@@ -19,7 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rkan_mm.apis.command_line import command_line
+from rkan_mm.apis.command_line import command_line, file_to_write
+from rkan_mm.preflight import PreflightError
 
 from .gpu_steps import GOALS, ROOT, TESTS, Step, steps
 
@@ -158,6 +159,28 @@ def show(record: dict, console: Console) -> None:
     console.print(table)
 
 
+def steps_before(out: Path, mine: dict) -> list[dict]:
+    """What another call has measured on this card; those of a dry run mean nothing and are let go.
+
+    Raises:
+        PreflightError: the file is of another card, or no record.
+    """
+    if not out.is_file():
+        return []
+    try:
+        record = json.loads(out.read_text())
+        theirs, rows = {**mine, **record.get('machine', {})}, record['steps']
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PreflightError(f'{str(out)!r} is no record of this command, or torn: name another file by --out.'
+                             ) from error
+    if theirs['dry_run'] and not mine['dry_run']:
+        return []
+    if (theirs['card'], theirs['dry_run']) != (mine['card'], mine['dry_run']):
+        raise PreflightError(f'{str(out)!r} has what was measured on {theirs["card"]}, this is '
+                             + ('a dry run' if mine['dry_run'] else mine['card']) + ': name another file by --out.')
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line of tools/check_gpu.py; exit code 1 if a step has failed."""
     names = [step.name for step in steps()]
@@ -165,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('step', nargs='*', help=f'of: {"; ".join(names)}; all, in this order')
     parser.add_argument('--dry-run', action='store_true', help='tiny nets and sizes on the CPU, tests left out')
     parser.add_argument('--minutes', type=float, default=MINUTES, help='for all steps together')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/check_gpu.json'),
+    parser.add_argument('--out', type=file_to_write, default='work_dirs/check_gpu.json',
                         help='json file; the steps that another call has written there stay')
     args = parser.parse_args(argv)
     if unknown := set(args.step) - set(names):
@@ -174,16 +197,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'torch {torch.__version__} finds no GPU; --dry-run shows on a CPU that the script works')
     console = Console(width=120)
     chosen = [step for step in steps(args.dry_run) if not args.step or step.name in args.step]
-    before = json.loads(args.out.read_text())['steps'] if args.out.is_file() else []
-    before = [row for row in before if row['name'] not in {step.name for step in chosen}]
     record: dict = dict(machine=machine(args.dry_run))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    out = Path(args.out)
+    before = [row for row in steps_before(out, record['machine']) if row['name'] not in {step.name for step in chosen}]
+    out.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(rows: list[dict]) -> None:
         for row in rows:  # what another call adds can be of another revision
             row['revision'] = record['machine']['revision']
         record.update(steps=[*before, *rows], goals=goals([*before, *rows]))
-        args.out.write_text(json.dumps(record, indent=1))
+        out.write_text(json.dumps(record, indent=1))
 
     rows = run_all(chosen, 60 * args.minutes, console, keep)
     show(record, console)

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from rkan_mm.apis.command_line import add_cfg_options, command_line, file_to_write, positive
-from rkan_mm.apis.configs import read_config
+from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind
@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=file_to_write, help='json file for the results')
     args = parser.parse_args(argv)
     running = running_of(args, parser)
+    for config in filter(None, (*args.config, args.baseline)):  # before any is measured
+        find_config(config)
     results = []
     for config in args.config:
         if args.detector:
@@ -200,6 +202,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
                                    args.cfg_options, baseline=args.baseline))
         show(results[-1])
-    if args.out:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(json.dumps(results, indent=1))
+        if args.out:
+            Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(args.out).write_text(json.dumps(results, indent=1))

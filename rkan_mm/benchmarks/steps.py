@@ -24,6 +24,8 @@ from rich.table import Table
 from rkan_mm.apis.command_line import command_line, file_to_write, positive
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.datasets import data_sets
 
 from .models import MIB
 
@@ -53,15 +55,13 @@ NATIVE = dict(MNIST=28, FashionMNIST=28, CIFAR10=32, CIFAR100=32)
 
 def image_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the images that the config tests on, landscape where it keeps their ratio."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:  # a wrapper
-        dataset = dataset.dataset
-    for step in reversed(dataset.pipeline):
-        size = step.get('crop_size') or step.get('scale') or step.get('size')
-        if size:
-            return (size, size) if isinstance(size, int) else (min(size), max(size))
-    if dataset.type in NATIVE:
-        return (NATIVE[dataset.type],) * 2
+    for dataset in data_sets(cfg.get('test_dataloader')):
+        for step in reversed(dataset.get('pipeline') or ()):
+            size = step.get('crop_size') or step.get('scale') or step.get('size')
+            if size:
+                return (size, size) if isinstance(size, int) else (min(size), max(size))
+        if kind(dataset) in NATIVE:
+            return (NATIVE[kind(dataset)],) * 2
     raise PreflightError(f'No step of the test pipeline of {cfg.filename} gives a size.')
 
 
@@ -139,7 +139,7 @@ def measure(config: str, images: int, threads: int) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of tools/benchmark_steps.py. Results that are in ``--out`` already are not measured again."""
+    """Command line of tools/benchmark_steps.py. What is in ``--out`` for so many images is not measured again."""
     parser = command_line('One training step and one prediction of each config on the CPU',
                           'configs/mask-rcnn_rkanet50_fpn_1x_coco.py')
     parser.add_argument('config', nargs='+')
@@ -147,10 +147,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=file_to_write, help='json file for the results')
     args = parser.parse_args(argv)
     args.config = [find_config(config) for config in args.config]
+    for config in args.config:  # before any is measured
+        image_size(read_config(config))
     out = Path(args.out) if args.out else None
-    results = json.loads(out.read_text()) if out and out.is_file() else []
+    try:
+        results = json.loads(out.read_text()) if out and out.is_file() else []
+        done = {(result['config'], result['images']) for result in results}
+    except (ValueError, KeyError, TypeError) as error:
+        raise PreflightError(f'{args.out!r} holds no results of this command, or is torn: name another file by --out.'
+                             ) from error
     for config in args.config:
-        if Path(config).stem in {result['config'] for result in results}:
+        if (Path(config).stem, args.images) in done:
             continue
         results.append(measure(config, args.images, torch.get_num_threads()))
         if out:

@@ -152,3 +152,22 @@ def test_a_graph_holds_so_many_calls_that_its_launch_costs_nothing(monkeypatch):
     assert len(calls) == 3 + 1 + replay.calls
     monkeypatch.setattr(timing, '_seconds', lambda step, device, calls=1: 1.0)
     assert Running('cuda', cuda_graph=True).captured(lambda: None).calls == 1
+
+def test_a_config_that_is_not_there_is_told_before_others_are_measured(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, 'measure', lambda *args, **options: pytest.fail('measured'))
+    for argv in ([config, 'none.py'], [config, '--baseline', 'none.py']):
+        with pytest.raises(PreflightError, match="Config 'none.py' does not exist"):
+            benchmark.main([*argv, '--rounds', '1', '--device', 'cpu', '--out', str(tmp_path / 'out.json')])
+
+
+def test_what_was_measured_before_a_config_that_fails_is_kept(config, tmp_path, monkeypatch):
+    def measure(path, *args, **options):
+        if path != config:
+            raise PreflightError('no RKANet')
+        return dict(config='first')
+    monkeypatch.setattr(benchmark, 'measure', measure)
+    monkeypatch.setattr(benchmark, 'show', lambda result: None)
+    (tmp_path / 'other.py').write_text('')
+    with pytest.raises(PreflightError, match='no RKANet'):
+        benchmark.main([config, str(tmp_path / 'other.py'), '--device', 'cpu', '--out', str(tmp_path / 'out.json')])
+    assert json.loads((tmp_path / 'out.json').read_text()) == [dict(config='first')]

@@ -77,3 +77,29 @@ def test_the_readme_has_the_record():
     for row in json.loads((ROOT / 'configs/coco/logs/benchmark_steps.json').read_text()):
         size, peak = ' x '.join(map(str, row['size'])), row['peak_bytes'] / 2**20
         assert f'| {row["config"]} | {size} | {row["train_s"]} | {row["test_s"]} | {peak:.0f} |' in readme
+
+
+def test_what_is_measured_again(tmp_path, monkeypatch):
+    name, out = 'mask-rcnn_rkanet18_fpn_shapes', tmp_path / 'out.json'
+    monkeypatch.setattr(steps, 'measure', lambda config, images, threads: dict(
+        config=name, images=images, size=[1, 1], train_s=1, test_s=1, peak_bytes=images))
+    for images in (1, 1, 8):
+        steps.main([name, '--images', str(images), '--out', str(out)])
+    assert [result['images'] for result in json.loads(out.read_text())] == [1, 8]
+    out.write_text('[{')
+    with pytest.raises(PreflightError, match='out.json. holds no results of this command, or is torn: name another'):
+        steps.main([name, '--out', str(out)])
+
+
+@pytest.mark.parametrize(('dataset', 'size'), [
+    ("dict(type='ConcatDataset', datasets=[dict(type='CocoDataset', ann_file='a', pipeline=[dict(size=9)])])", (9, 9)),
+    ("dict(type='RepeatDataset', times=2, dataset=dict(type='MNIST', data_root='a', pipeline=[]))", (28, 28)),
+    ("dict(type='CocoDataset', ann_file='a', pipeline=[])", None),
+])
+def test_sizes_of_all_kinds_of_data_sets(tmp_path, dataset, size):
+    (tmp_path / 'own.py').write_text(f'test_dataloader = dict(dataset={dataset})')
+    if size:
+        assert steps.image_size(Config.fromfile(tmp_path / 'own.py')) == size
+    else:
+        with pytest.raises(PreflightError, match='No step of the test pipeline of .*own.py gives a size'):
+            steps.main([str(tmp_path / 'own.py')])

@@ -11,6 +11,7 @@ from rich.console import Console
 from rkan_mm.apis.configs import find_config
 from rkan_mm.benchmarks import gpu
 from rkan_mm.benchmarks.gpu_steps import GOALS, Step, steps
+from rkan_mm.preflight import PreflightError
 
 SAY = Console(quiet=True)
 
@@ -151,3 +152,23 @@ def test_unknown_step(capsys):
     with pytest.raises(SystemExit):
         gpu.main(['speed', '--dry-run'])
     assert 'no step speed; there are tests of the kernels, inference' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('before', 'dry', 'expected'), [
+    (dict(card='H200', dry_run=False), False, ['training']),
+    (dict(card='H100', dry_run=False), False, 'has what was measured on H100, this is H200: name another file by'),
+    (dict(card='no GPU', dry_run=True), False, []),  # its numbers mean nothing
+    (dict(card='H200', dry_run=False), True, 'has what was measured on H200, this is a dry run: name another file by'),
+    (dict(card='H200', dry_run=True), True, ['training']),
+    ('torn', False, 'is no record of this command, or torn: name another file by --out'),
+    ([], False, 'is no record of this command, or torn'),
+])
+def test_what_another_call_has_measured(tmp_path, before, dry, expected):
+    record = dict(machine=before, steps=[dict(name='training')]) if isinstance(before, dict) else before
+    (tmp_path / 'out.json').write_text(before if before == 'torn' else json.dumps(record))
+    mine = dict(card='H200', dry_run=dry)
+    if isinstance(expected, str):
+        with pytest.raises(PreflightError, match=expected):
+            gpu.steps_before(tmp_path / 'out.json', mine)
+    else:
+        assert [row['name'] for row in gpu.steps_before(tmp_path / 'out.json', mine)] == expected
