@@ -9,6 +9,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mnist import write_mnist
 
+import rkan_mm.datasets  # noqa: F401  # registers what is tested
+
 
 @pytest.fixture
 def plain(tmp_path):
@@ -89,7 +91,7 @@ def test_subset_error(plain):
 
 
 @pytest.mark.parametrize('step', [
-    dict(type='RandomErasing', erase_prob=0.5), dict(type='RandomCrop', crop_size=(6, 5), padding=2)])
+    dict(type='Rotate', angle=45.0, prob=0.5, pad_val=200), dict(type='RandomCrop', crop_size=(6, 5), padding=2)])
 def test_a_random_pipeline(plain, step):
     """Each picture would be flipped, or not, once for all epochs."""
     random = dict(plain, pipeline=[step, dict(type='PackInputs')])
