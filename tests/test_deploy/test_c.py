@@ -196,6 +196,19 @@ def trained_small(tmp_path):
     return [str(tmp_path / 'net.py'), str(tmp_path / 'net.pth')]
 
 
+class Rounding(nn.Module):
+    def forward(self, x):
+        whole = torch.div(x, 0.5, rounding_mode='floor') + torch.div(x, 0.3, rounding_mode='trunc')
+        return whole + x.int().float() + x.bool().float() + x // 0.7
+
+
+@needs_compiler
+def test_whole_numbers(tmp_path):
+    x = 3 * torch.randn(4, 6)
+    x[:, 2] = 0
+    assert difference(Rounding(), x, tmp_path) <= 1e-6
+
+
 class Sorting(nn.Module):
     def forward(self, x):
         return x.flatten(1).sort(1).values

@@ -20,11 +20,11 @@ ELEMENTWISE: dict[str, str] = {
     'exp': 'exp({})', 'expm1': 'expm1({})', 'log': 'log({})', 'log1p': 'log1p({})', 'sqrt': 'sqrt({})',
     'rsqrt': '(1 / sqrt({}))', 'reciprocal': '(1 / {})', 'sin': 'sin({})', 'cos': 'cos({})', 'tan': 'tan({})',
     'atan': 'atan({})', 'tanh': 'tanh({})', 'sinh': 'sinh({})', 'cosh': 'cosh({})', 'erf': 'erf({})',
-    'floor': 'floor({})', 'ceil': 'ceil({})', 'sign': 'sign({})', 'relu': 'relu({})', 'sigmoid': 'sigmoid({})',
-    'silu': 'silu({})', 'maximum': 'larger({}, {})', 'minimum': 'smaller({}, {})', 'ge': '({} >= {})',
-    'gt': '({} > {})', 'le': '({} <= {})', 'lt': '({} < {})', 'eq': '({} == {})', 'ne': '({} != {})',
-    'logical_and': '({} && {})', 'logical_or': '({} || {})', 'logical_not': '(!{})', 'bitwise_and': '({} && {})',
-    'bitwise_or': '({} || {})', 'bitwise_not': '(!{})', 'where': '({} ? {} : {})'}
+    'floor': 'floor({})', 'trunc': 'trunc({})', 'ceil': 'ceil({})', 'sign': 'sign({})', 'relu': 'relu({})',
+    'sigmoid': 'sigmoid({})', 'silu': 'silu({})', 'maximum': 'larger({}, {})', 'minimum': 'smaller({}, {})',
+    'ge': '({} >= {})', 'gt': '({} > {})', 'le': '({} <= {})', 'lt': '({} < {})', 'eq': '({} == {})',
+    'ne': '({} != {})', 'logical_and': '({} && {})', 'logical_or': '({} || {})', 'logical_not': '(!{})',
+    'bitwise_and': '({} && {})', 'bitwise_or': '({} || {})', 'bitwise_not': '(!{})', 'where': '({} ? {} : {})'}
 NEUTRAL = dict(add=0, sub=0, mul=1, div=1)
 LONGEST = 40
 """Operations in one expression; the next has its result from memory."""

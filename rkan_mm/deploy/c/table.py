@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from . import operators as o
 from .program import Program
 from .values import Value
@@ -18,8 +20,20 @@ def _elementwise(name: str) -> Handler:
         values = [o.lifted(program, arg) for arg in args]
         if kwargs.get('alpha', 1) != 1:
             values[1] = o.elementwise(program, 'mul', [values[1], o.lifted(program, kwargs['alpha'])], values[1].shape)
-        return o.elementwise(program, name, values, shape)
+        value = o.elementwise(program, name, values, shape)
+        rounding = kwargs.get('rounding_mode')
+        return value if rounding is None else o.elementwise(program, rounding, [value], shape)
     return handle
+
+
+def _copy(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape: Any) -> Value:
+    """As another type: all numbers here are real."""
+    dtype = kwargs.get('dtype')
+    if dtype is None or dtype.is_floating_point:
+        return args[0]
+    if dtype == torch.bool:
+        return o.elementwise(program, 'ne', [args[0], o.lifted(program, 0)], shape)
+    return o.elementwise(program, 'trunc', [args[0]], shape)
 
 
 def _reduction(start: str, step: str) -> Handler:
@@ -60,8 +74,9 @@ UNCHANGED: Handler = lambda program, args, kwargs, shape: args[0]  # noqa: E731
 VIEW: Handler = lambda program, args, kwargs, shape: o.viewed(program, args[0], shape)  # noqa: E731
 OPERATORS: dict[str, Handler] = {
     **{name: _elementwise(name) for name in o.ELEMENTWISE},
-    **dict.fromkeys(('_to_copy', 'alias', 'clone', 'detach', 'lift_fresh_copy'), UNCHANGED),
+    **dict.fromkeys(('alias', 'clone', 'detach', 'lift_fresh_copy'), UNCHANGED),
     **dict.fromkeys(('view', '_unsafe_view', 'reshape', 'unsqueeze', 'squeeze', 'flatten'), VIEW),
+    '_to_copy': _copy,
     'pow': lambda program, args, kwargs, shape: o.powered(
         program, o.lifted(program, args[0]), o.lifted(program, args[1]), shape),
     'clamp': _clamp,
