@@ -93,12 +93,12 @@ class LayerFormula:
     r"""All or some functions of a KAN layer, and its constant.
 
     An output is the sum of the functions of its taps (and, but with a shared kernel, of its input channels) plus the
-    constant, into which the constants of the functions are folded. In a transposed convolution, whose outputs differ in
-    how many inputs reach them, they stay in the functions.
+    constant, into which the constants of these functions are folded. In a transposed convolution, whose outputs differ
+    in how many inputs reach them, they stay in the functions.
 
     Args:
         functions: formula by index, see `LayerFunctions`.
-        constant: one number with a shared kernel, else one for each output.
+        constant: one number with a shared kernel, else one for each output: the bias, and what left the functions.
         argument: what u is, in words; None where there is no u.
     """
 

@@ -63,7 +63,7 @@ class LayerFunctions:
         self.layer, self.name = layer, name
         self.shared = isinstance(layer, SharedKANConv2d)
         self.basis = copy.deepcopy(layer.basis).double()
-        self.base_act = copy.deepcopy(layer.base_act)
+        self.base_act = None if layer.base_act is None else copy.deepcopy(layer.base_act).double().cpu()
         self.normalization = layer.normalization
         self.elementwise = ELEMENTWISE.get(layer.normalization) if isinstance(layer.normalization, str) else None
         with torch.no_grad():

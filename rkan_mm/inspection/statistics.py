@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.locked import functions_shape, is_shared
 from rkan_mm.models.layers.symbolic_trace import layer_input
 
 from .functions import Index, LayerFunctions, kan_layers, unwrap
@@ -18,7 +20,7 @@ from .inputs import Taps, tap_inputs
 LIMIT = 1 << 16
 """Numbers that are looked at for each tap, layer and call."""
 FEW = 64
-"""Functions of a layer, up to which the inputs of all are kept."""
+"""Functions of a layer, up to which the inputs of all are kept; those of shared kernels are always."""
 SATURATED = 0.99
 """From this |tanh| on an input counts as beyond the range of its function."""
 
@@ -212,13 +214,20 @@ class Statistics:
         return Lines(own[0], own[1], own[2] if len(own) > 2 else None)
 
 
+def few(layer: nn.Module) -> int:
+    """Number of a KAN layer's functions if the inputs of all are kept, else 0."""
+    number = math.prod(functions_shape(layer))
+    return number if number <= FEW or is_shared(layer) else 0
+
+
 class Recorder:
     """While it is entered, collects `Statistics` of KAN layers from all that a model is given.
 
     Args:
         model: holds KAN layers.
         layers: names of those to look at; None for all.
-        keep: by name, functions whose inputs are kept; None keeps those of layers with at most `FEW`.
+        keep: by name, functions whose inputs are kept; None keeps those of shared kernels and of layers with at most
+            `FEW`.
         num_samples: inputs kept of each.
 
     Example:
@@ -236,8 +245,8 @@ class Recorder:
         self.statistics = {}
         for name, layer in self._layers.items():
             functions = LayerFunctions(layer, name)
-            few = functions.indices() if len(functions) <= FEW else []
-            self.statistics[name] = Statistics(functions, few if keep is None else keep.get(name, []), num_samples)
+            own = keep.get(name, []) if keep is not None else functions.indices() if few(layer) else []
+            self.statistics[name] = Statistics(functions, own, num_samples)
         self._handles = []
 
     def __getitem__(self, name: str) -> Statistics:

@@ -158,10 +158,13 @@ def test_a_net_that_is_pruned_and_has_few_inputs(classifier, tmp_path):
     mask[:10] = 0
     content['state_dict']['head.fc.mask'] = mask
     torch.save(content, argv[1])
-    page = main([*argv[:-2], '--num-images', '3', '--skip', 'cam', 'field', 'formulas', '--sparsities', '0.25', '0.75',
+    page = main([*argv[:-2], '--num-images', '3', '--skip', 'cam', 'field', '--sparsities', '0.25', '0.75',
                  '--symbolic', '2', '--device', 'cpu', *argv[-2:]])
     _, data = read(page)
     assert [sparsity for sparsity, _ in data['pruning']['curves']['pruned']] == pytest.approx([0.5, 0.75])
+    for one in data['functions']['head.fc']['each'].values():  # some of many: each has its constant
+        found = eval(one['formula'], dict(tanh=np.tanh, exp=np.exp), dict(x=np.array(one['x'])))
+        np.testing.assert_allclose(found, one['y'], atol=1e-12)
     assert 'no formulas are fitted (fit_forms: at least four inputs are needed, got 3)' in page.read_text()
 
 

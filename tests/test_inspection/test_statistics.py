@@ -28,6 +28,7 @@ LAYERS = {
     'conv-reflect': (lambda: KANConv2d(2, 3, 3, padding=1, padding_mode='reflect'), (2, 2, 6, 7)),
     'conv-1d': (lambda: KANConv1d(2, 3, 3, padding='same', basis=dict(type='Fourier')), (2, 2, 9)),
     'conv-norm': (lambda: KANConv2d(2, 3, 2, padding=1, normalization=dict(type='IN')), (2, 2, 6, 7)),
+    'prelu-linear': (lambda: KANLinear(3, 4, base_act_cfg=dict(type='PReLU')), (5, 6, 3)),
     'linear': (lambda: KANLinear(3, 4, basis=dict(type='Legendre')), (5, 6, 3)),
     **{name: (lambda name=name: SharedKANConv2d(2, normalization=name, normalize_base=name == 'min-max'), (2, 3, 5, 5))
        for name in PATCHWISE},
@@ -194,6 +195,21 @@ def test_half_precision(dtype):
         out = block(x)
     assert out.dtype == dtype
     assert out.isfinite().all()
+
+
+def test_activations_with_parameters():
+    layer = KANLinear(2, 1, base_act_cfg=dict(type='PReLU'))
+    with Recorder(layer) as recorder:
+        layer(torch.randn(9, 2))
+    assert recorder[''].rms().dtype == torch.float64
+    assert layer.base_act.weight.dtype == torch.float32
+
+
+def test_inputs_of_a_large_shared_kernel_are_kept():
+    layer = SharedKANConv2d(9)
+    with Recorder(layer) as recorder:
+        layer(torch.randn(1, 1, 10, 10))
+    assert len(recorder[''].samples((8, 8))[0]) == 4
 
 
 def test_many_inputs_are_drawn():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,13 @@ import torch
 
 import rkan_mm
 from rkan_mm.engine.run_error import PreflightError
-from rkan_mm.models.layers.locked import functions_shape
 from rkan_mm.visualization import draw_functions
 
 from ..branch import BranchRecorder
 from ..formulas import formula
 from ..functions import Index, kan_layers
 from ..metric import Metric
-from ..statistics import FEW, Recorder, Statistics
+from ..statistics import Recorder, Statistics, few
 from ..subject import Subject, light
 from ..worth import parts
 from .page import Page, Section
@@ -90,8 +88,7 @@ class Study:
         self.page.data.update(layers={}, functions={}, branches={})
         self.parts = parts(subject.model)
         say(f'Recording {len(subject.samples)} images')
-        sizes = [math.prod(functions_shape(layer)) for layer in kan_layers(subject.model).values()]
-        number = min(MOST_INPUTS, INPUTS // max(1, sum(size for size in sizes if size <= FEW)))
+        number = min(MOST_INPUTS, INPUTS // max(1, sum(map(few, kan_layers(subject.model).values()))))
         with Recorder(subject.model, num_samples=number) as recorder, BranchRecorder(subject.model) as branches:
             self.trained = []
             for result in subject.predict():
@@ -146,11 +143,11 @@ class Study:
         if not self.wants('formulas'):
             return {}
         try:
-            found = formula(own.functions.layer, indices)
+            found = formula(own.functions.layer, indices, fold=not indices)  # of some, each has its own constant
         except ValueError as error:
             section.text(f'No formulas: {error}.')
             return {}
-        notes = [] if indices else [f'constant = {found.constant:.6g}']
+        notes = [] if indices else [f'constant = {found.constant:.6g}, of all functions and the bias together']
         notes += [] if found.argument is None else [f'u = {found.argument}']
         self.page.formulas(section, list(found.functions.values()), notes, f'{self.short(own.functions.name)}-formulas')
         return {index: one.text() for index, one in found}
@@ -164,6 +161,7 @@ def numbers(own: Statistics, indices: Sequence[Index] = (), formulas: Mapping[In
         share, rms, lines = own.nonlinear_share(), own.rms(), own.lines()
         found['each'] = {own.functions.label(index): dict(
             not_straight=share[index].item(), rms=rms[index].item(), slope=lines.slope[index].item(),
+            slope_u=None if lines.slope_u is None else lines.slope_u[index].item(),
             intercept=lines.intercept[index].item(), range=own.range(index), formula=(formulas or {}).get(index),
             **_curve(own, index)) for index in indices}
     return found
