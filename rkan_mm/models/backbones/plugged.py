@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.cnn import build_plugin_layer
 from torch import Tensor, nn
@@ -88,9 +89,27 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     Tap(block, name, next(key for key, child in block.named_children() if child is module), after=conv is None)
 
 
+def with_args(who: str, backbone: dict | nn.Module, **args: Any) -> dict | nn.Module:
+    """A backbone's config with arguments that others write for any backbone; those that are None are left out.
+
+    Raises:
+        TypeError: there are some, and the backbone is built already.
+    """
+    args = {name: value for name, value in args.items() if value is not None}
+    if not args:
+        return backbone
+    if isinstance(backbone, nn.Module):
+        raise TypeError(f'{who}: {", ".join(f"{name}={value!r}" for name, value in args.items())} needs a config of a '
+                        f'backbone, got a {type(backbone).__name__}, which is built already')
+    if 'backbone' in backbone:  # a PluggedBackbone
+        return {**backbone, 'backbone': with_args(who, backbone['backbone'], **args)}
+    return {**backbone, **args}
+
+
 @MODELS.register_module('PluggedBackbone')
 def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
-                     replace: dict[str, dict] | None = None) -> nn.Module:
+                     replace: dict[str, dict] | None = None, pretrained: str | None = None,
+                     out_indices: Sequence[int] | None = None) -> nn.Module:
     """Build a backbone and put plugin layers into its residual blocks, as ``plugins=`` of mmdet's ResNet does.
 
     The backbone comes back as itself: the names of its stages and the keys of its checkpoints stay, those of the
@@ -106,8 +125,10 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
             before the residual is added).
         replace: names of modules to be replaced, and configs of what takes their place; for the variants of a backbone
             that its arguments do not offer.
+        pretrained, out_indices: of the backbone, before those in its config, see `RKANet`.
 
     Raises:
+        TypeError: ``pretrained`` or ``out_indices`` for a backbone that is built already.
         ValueError: no such stage, position or module.
 
     Example:
@@ -117,6 +138,7 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
           (conv): Conv1d(1, 1, kernel_size=(5,), stride=(1,), padding=(2,), bias=False)
         )
     """
+    backbone = with_args('PluggedBackbone', backbone, pretrained=pretrained, out_indices=out_indices)
     model = backbone if isinstance(backbone, nn.Module) else MODELS.build(backbone)
     who = f'PluggedBackbone: {type(model).__name__}'
     for name, cfg in (replace or {}).items():

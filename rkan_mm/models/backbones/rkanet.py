@@ -20,6 +20,7 @@ from .bridged_stage import BridgedStage
 from .layer_decay import teach_mmdet
 from .measure import measure
 from .place import places_of, show_places
+from .plugged import with_args
 
 
 @MODELS.register_module()
@@ -74,9 +75,7 @@ class RKANet(BackboneAttributes):
                  out_indices: Sequence[int] | None = None,
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
-        inner = dict(pretrained=pretrained, out_indices=out_indices)
-        if any(value is not None for value in inner.values()):
-            backbone = self._with_args(backbone, {name: value for name, value in inner.items() if value is not None})
+        backbone = with_args('RKANet', backbone, pretrained=pretrained, out_indices=out_indices)
         self.backbone = backbone if isinstance(backbone, nn.Module) else self._build_backbone(backbone)
         self._check_unbridged()
         if isinstance(stages, str):
@@ -112,15 +111,6 @@ class RKANet(BackboneAttributes):
             self.forward = self._forward_all  # type: ignore[method-assign]
         if 'ConvNeXt' in type(self.backbone).__name__ and 'mmdet' in sys.modules:
             teach_mmdet(RKANet)
-
-    @staticmethod
-    def _with_args(backbone: dict | nn.Module, args: dict) -> dict:
-        if isinstance(backbone, nn.Module):
-            raise TypeError(f'RKANet: {", ".join(f"{name}={value!r}" for name, value in args.items())} needs a config '
-                            f'of a backbone, got a {type(backbone).__name__}, which is built already')
-        if 'backbone' in backbone:  # a PluggedBackbone
-            return {**backbone, 'backbone': RKANet._with_args(backbone['backbone'], args)}
-        return {**backbone, **args}
 
     @staticmethod
     def _build_backbone(cfg: dict) -> nn.Module:

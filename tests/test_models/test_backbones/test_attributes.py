@@ -13,6 +13,7 @@ from test_rkanet import BACKBONES, NARROW, build
 from torch import nn
 
 from rkan_mm.models import RKANet
+from rkan_mm.registry import MODELS
 
 RESNET = dict(type='mmdet.ResNet', depth=18, **NARROW)
 
@@ -81,6 +82,14 @@ def test_arguments_of_the_backbone():
         RKANet(copy.deepcopy(RESNET), stage=('layer4',))
     with pytest.raises(ValueError, match='RKANet: frozen_stages=1, but the stages are layer4; those of the inner'):
         RKANet(copy.deepcopy(RESNET), frozen_stages=1)
+
+
+def test_arguments_of_a_plugged_backbone():
+    plugged = dict(type='rkan_mm.PluggedBackbone', plugins=[dict(cfg=dict(type='rkan_mm.ECA'))])
+    net = MODELS.build(dict(plugged, backbone=copy.deepcopy(RESNET), out_indices=(1, 3), pretrained='somewhere'))
+    assert (net.out_indices, net.init_cfg['checkpoint']) == ((1, 3), 'somewhere')
+    with pytest.raises(TypeError, match="PluggedBackbone: pretrained='somewhere' needs a config of a backbone"):
+        MODELS.build(dict(plugged, backbone=net, pretrained='somewhere'))
 
 
 def test_get_model_with_other_outputs():
