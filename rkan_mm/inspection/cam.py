@@ -125,7 +125,8 @@ def cam_layer(model: nn.Module, run: Callable[[], Any], name: str | None = None)
         return name, modules[name]
     for prefix, module in modules.items():
         if isinstance(module, RKANet):
-            stage = list(module.bridges.values())[-1].name.rpartition(':')[2]
+            order = [name for name, _ in module.backbone.named_modules()]
+            stage = max((bridge.last for bridge in module.bridges.values()), key=order.index)
             name = f'{prefix}.backbone.{stage}'.lstrip('.')
             return name, modules[name]
     seen = []

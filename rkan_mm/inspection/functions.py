@@ -12,7 +12,7 @@ import torch
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from rkan_mm.models.layers import KANLayer, SharedKANConv2d
+from rkan_mm.models.layers import GroupedKANConv2d, KANLayer, SharedKANConv2d
 from rkan_mm.models.layers.grid_update import ELEMENTWISE
 
 Index = tuple[int, ...]
@@ -58,8 +58,9 @@ class LayerFunctions:
 
     def __init__(self, layer: nn.Module, name: str = '') -> None:
         if not isinstance(layer, (KANLayer, SharedKANConv2d)):
+            parts = '; its parts are, e.g. [0]' if isinstance(layer, GroupedKANConv2d) else ''
             raise TypeError(f'{name or "inspection"}: expected a KAN layer (KANConv*, KANLinear, SharedKANConv2d), got '
-                            f'{type(layer).__name__}')
+                            f'{type(layer).__name__}{parts}')
         self.layer, self.name = layer, name
         self.shared = isinstance(layer, SharedKANConv2d)
         self.basis = copy.deepcopy(layer.basis).double()

@@ -170,7 +170,7 @@ class Statistics:
         for tap in range(weights.shape[3]):
             g, w = gram[min(tap, len(gram) - 1)], weights[..., tap]
             right = g[:, :q, q:] @ w  # (rows, q, M)
-            line = torch.linalg.pinv(g[:, :q, :q], hermitian=True, rtol=1e-12) @ right
+            line = _line(g[:, :q, :q], right)
             parts.append((right[:, 0], (w * (g[:, q:, q:] @ w)).sum(1), (line * right).sum(1), line))
         mean, square, explained, line = (torch.stack([part[i] for part in parts], -1) for i in range(4))
         if self._locked:
@@ -180,7 +180,7 @@ class Statistics:
             place = tuple((places == numbers[index]).nonzero()[0].tolist())
             g = gram[min(place[2], len(gram) - 1), place[0], :q, :q]
             right = moments[:2] / self.count
-            own = torch.linalg.pinv(g, hermitian=True, rtol=1e-12) @ right
+            own = _line(g, right[:, None])[:, 0]
             mean[place], square[place], explained[place] = right[0], moments[2] / self.count, own @ right
             line[place[0], :, place[1], place[2]] = own
         return mean, square, explained, line
@@ -218,6 +218,26 @@ def few(layer: nn.Module) -> int:
     """Number of a KAN layer's functions if the inputs of all are kept, else 0."""
     number = math.prod(functions_shape(layer))
     return number if number <= FEW or is_shared(layer) else 0
+
+
+def _line(gram: Tensor, right: Tensor) -> Tensor:
+    """Least squares in 1, x and, where there is one, u: (..., q, M).
+
+    Of what is left of the inputs without their mean, and by its size: where the mean is large beside it, or all of them
+    are small, digits would be lost.
+
+    Args:
+        gram: mean products of 1, x, u among each other, (..., q, q).
+        right: with the functions, (..., q, M).
+    """
+    mean, value = gram[..., 1:, :1], right[..., :1, :]
+    left = gram[..., 1:, 1:] - mean @ mean.mT
+    size = left.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    rounding = 1e-7 * gram[..., 1:, 1:].diagonal(dim1=-2, dim2=-1).sqrt()
+    inverse = torch.where(size > rounding, 1 / size, 0).unsqueeze(-1)
+    alike = torch.linalg.pinv(left * inverse * inverse.mT, hermitian=True, rtol=1e-10)
+    slope = inverse * (alike @ (inverse * (right[..., 1:, :] - mean @ value)))
+    return torch.cat([value - mean.mT @ slope, slope], -2)
 
 
 class Recorder:

@@ -13,6 +13,7 @@ from rkan_mm.inspection.cam import BoxTarget, ClassTarget, Scores, activation_ma
 from rkan_mm.inspection.comparison import plain_boxes
 from rkan_mm.inspection.fields import receptive_field, square_with
 from rkan_mm.inspection.swap import at_rest, without_block
+from rkan_mm.models import RKANet
 
 pytest.importorskip('pytorch_grad_cam')
 
@@ -162,6 +163,12 @@ def test_layer_of_nets_without_blocks():
     linear = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match='no module of Linear gives feature maps'):
         cam_layer(linear, lambda: linear(torch.ones(2)))
+
+
+def test_last_of_several_stages_with_blocks():
+    model = RKANet(dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8, init_cfg=None),
+                   stages=('layer4', 'layer2:layer3', 'layer1'))
+    assert cam_layer(model, lambda: None)[0] == 'backbone.layer4'
 
 
 def test_receptive_field_of_a_known_net():

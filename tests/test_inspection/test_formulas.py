@@ -21,6 +21,7 @@ from rkan_mm.models import (
     KANLinear,
     SharedKANConv2d,
 )
+from rkan_mm.models.layers import GroupedKANConv2d
 from rkan_mm.models.layers.basis import GaussianRBF
 from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
 from rkan_mm.registry import BASES
@@ -129,6 +130,11 @@ def test_activations(act):
     x = torch.linspace(-8, 8, 101, dtype=torch.float64)[:, None]
     found = formula(layer)
     close(found[0, 0](x[:, 0].numpy())[:, None] + found.constant, layer(x))
+
+
+def test_a_layer_of_several_kernels_says_so():
+    with pytest.raises(TypeError, match=r'got GroupedKANConv2d; its parts are, e.g. \[0\]'):
+        formula(GroupedKANConv2d(4, 2))
 
 
 def test_what_a_subclass_computes_otherwise_has_no_closed_form():

@@ -139,6 +139,16 @@ def test_net_of_thousands_of_functions(classifier, tmp_path):
         assert title in checker.headings
 
 
+def test_a_block_of_many_kernels(classifier, tmp_path):
+    argv = classifier(RKANET + "model['backbone'] = dict(block=dict(groups='channels'))\n")
+    page = main([*argv[:2], '--num-images', '1', '--skip', 'cam', 'field', 'metric', 'formulas', *argv[2:]])
+    checker, data = read(page)
+    assert len(data['layers']) == 32 + 128
+    assert sum(title.endswith('its functions') for title in checker.headings) == 12
+    assert sum(len(layer['each']) == 9 for layer in data['layers'].values()) == 12
+    assert 'Of its 160 kernels, each of a group of channels, the 12 with the largest functions' in page.read_text()
+
+
 def test_given_images_without_a_validation_set(classifier, tmp_path):
     argv = classifier(RKANET)
     images = [str(path) for path in sorted((tmp_path / 'data/val/b').iterdir())]

@@ -169,6 +169,20 @@ def test_a_straight_function_is_called_straight():
     assert share[2].isnan()  # a constant does not vary
 
 
+@pytest.mark.parametrize(('mean', 'std'), [(1e4, 1), (-2e3, 1), (0, 1e-7), (3e-7, 1e-8)])
+def test_a_straight_function_of_inputs_far_from_0_or_small(mean, std):
+    layer = KANLinear(1, 1, base_act_cfg=None, basis=dict(type='BSpline', grid_range=(mean - 6 * std, mean + 6 * std)))
+    nn.init.zeros_(layer.double().weight)
+    layer.basis.reset_parameters()  # in double precision
+    layer.basis_weight.data[:] = torch.arange(8)
+    x = mean + std * torch.randn(500, 1, dtype=torch.float64)
+    with Recorder(layer) as recorder:
+        before = layer(x)
+    assert recorder[''].nonlinear_share().item() < 1e-3
+    with straightened({layer: recorder[''].lines()}):
+        assert_close(layer(x), before, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize('kind', ['shared', 'conv', 'conv-1d', 'linear', 'conv-norm', 'min-max', 'formulas-shared',
                                   'formulas-conv', 'formulas-linear'])
 def test_without_functions_the_base_branch_stays(kind):

@@ -11,17 +11,34 @@ from ..worth import Part, Variant
 from .study import Study, numbers, percent
 
 PICTURES = 3
+KERNELS = 12
+"""Of a block, that are drawn."""
 
 
 def show_block(study: Study, part: Part, runs: list[Variant]) -> None:
     """All that is said of a block; ``runs`` are as trained, straight and off, where there is a metric."""
-    study.page.section(f'Block {part.title}')
+    section = study.page.section(f'Block {part.title}')
+    drawn = _largest(study, [*part.layers])
+    if len(drawn) < len(part.layers):
+        section.text(f'Of its {len(part.layers)} kernels, each of a group of channels, the {len(drawn)} with the '
+                     'largest functions are shown; data.json has the numbers of all.')
     for name in part.layers:
-        _kernel(study, name)
+        if name in drawn:
+            _kernel(study, name)
+        elif study.recorder[name].calls:
+            study.page.data['layers'][name] = numbers(study.recorder[name])
     if part.name in study.branches:
         _branch(study, part)
     if len(runs) > 1:
         _changes(study, part, runs)
+
+
+def _largest(study: Study, names: list[str]) -> list[str]:
+    """Kernels that are shown: all, or of many those with the largest functions, by their root mean square."""
+    if len(names) <= KERNELS:
+        return names
+    size = {name: own.rms().square().mean().item() for name in names if (own := study.recorder[name]).calls}
+    return sorted(size, key=size.__getitem__, reverse=True)[:KERNELS] or names[:1]
 
 
 def _kernel(study: Study, name: str) -> None:
