@@ -21,6 +21,8 @@ from rkan_mm.deploy.c.compiled import compiled, compiler
 from rkan_mm.deploy.classifier import ClassifierGraph
 from rkan_mm.deploy.errors import UnsupportedModelError
 from rkan_mm.models import KANConv2d, KANLinear, RKANBlock, SharedKANConv2d
+from rkan_mm.models.layers import GroupedKANConv2d
+from rkan_mm.models.layers.locked import Fixed, lock
 from rkan_mm.preflight import PreflightError
 from rkan_mm.registry import BASES
 
@@ -196,6 +198,43 @@ def trained_small(tmp_path):
     return [str(tmp_path / 'net.py'), str(tmp_path / 'net.pth')]
 
 
+def with_formulas(layer: nn.Module, *places: tuple[int, ...]) -> nn.Module:
+    lock(layer, {place: Fixed(form, (1.0, 0.7, 0.2, 0.3)) for place, form in zip(places, ('sin', 'x^2'), strict=True)})
+    return layer
+
+
+@needs_compiler
+@pytest.mark.parametrize('net', [
+    lambda: SharedKANConv2d(3, stride=2, padding=1, basis=dict(type='BSpline')),
+    lambda: GroupedKANConv2d(4, 2, kernel_size=3, padding=1, basis=dict(type='GaussianRBF')),
+    lambda: RKANBlock(4, 6, 2, last=True, basis=dict(type='BSpline'), groups=2),
+    lambda: nn.Sequential(nn.Flatten(0, 1), nn.Unflatten(0, (4, 1)), nn.Conv2d(1, 2, 3, bias=True), nn.MaxPool2d(2)),
+    lambda: with_formulas(SharedKANConv2d(3, padding=1), (0, 0), (2, 1)),
+    lambda: with_formulas(KANConv2d(4, 3, 3, stride=2), (0, 1, 2, 0), (2, 3, 1, 1)),
+    lambda: nn.Sequential(nn.Flatten(), with_formulas(KANLinear(4 * 54, 3), (0, 7), (2, 5))),
+], ids=['shared', 'grouped', 'block', 'batch', 'formulas-shared', 'formulas-conv', 'formulas-linear'])
+def test_kernels_that_channels_share_and_formulas(net, tmp_path):
+    torch.manual_seed(0)
+    net, x = stirred(net()), torch.randn(1, 4, 6, 9)
+    if len(net(x)) == 1:
+        assert difference(net, torch.randn(3, 4, 6, 9), tmp_path) <= 1e-6
+    else:  # channels are in the place of images
+        (tmp_path / 'net.c').write_text(c_source(net, x))
+        scores, = compiled(tmp_path / 'net.c')(x.numpy())
+        np.testing.assert_allclose(scores[0], net(x).flatten().detach(), atol=1e-6)
+
+
+class Picking(nn.Module):
+    def forward(self, x):
+        picked = x[:, [3, 0, -1]].index_select(1, torch.tensor([2, 1]))
+        return torch.cat([picked, x.index_copy(1, torch.tensor([1, 4]), picked.sin())], 1)
+
+
+@needs_compiler
+def test_places_that_are_known(tmp_path):
+    assert difference(Picking(), torch.randn(4, 6), tmp_path) <= 1e-6
+
+
 class Rounding(nn.Module):
     def forward(self, x):
         whole = torch.div(x, 0.5, rounding_mode='floor') + torch.div(x, 0.3, rounding_mode='trunc')
@@ -209,6 +248,11 @@ def test_whole_numbers(tmp_path):
     assert difference(Rounding(), x, tmp_path) <= 1e-6
 
 
+class Looking(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, (x.flatten()[:3] > 0).long()]
+
+
 class Sorting(nn.Module):
     def forward(self, x):
         return x.flatten(1).sort(1).values
@@ -216,6 +260,7 @@ class Sorting(nn.Module):
 
 @pytest.mark.parametrize(('net', 'match'), [
     (Sorting(), 'The net computes sort, which cannot be written in C'),
+    (Looking(), 'An index that is computed, or is no list of places in one dimension, cannot be written in C'),
     (nn.ConvTranspose2d(1, 1, 2), 'A transposed convolution cannot be written in C'),
     (nn.Sequential(nn.Flatten(), nn.Linear(784, 1400)), '1,099,000 numbers; a file in C holds 1,000,000'),
 ])

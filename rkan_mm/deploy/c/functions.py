@@ -20,18 +20,21 @@ static REAL power(REAL x, int n)
     return y;
 }''',
     conv2d='''\
-/* channels x height x width -> outputs x rows x columns; weight is outputs x (channels / groups) x kh x kw */
-static void conv2d(const REAL *x, const float *weight, const float *bias, int channels, int height, int width,
-                   int outputs, int rows, int columns, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw,
-                   int groups, REAL *y)
+/* images x channels x height x width -> images x outputs x rows x columns;
+   weight is outputs x (channels / groups) x kh x kw */
+static void conv2d(const REAL *x, const float *weight, const float *bias, int images, int channels, int height,
+                   int width, int outputs, int rows, int columns, int kh, int kw, int sh, int sw, int ph, int pw,
+                   int dh, int dw, int groups, REAL *y)
 {
     const int inputs = channels / groups;
-    for (int o = 0; o < outputs; ++o) {
-        REAL *map = y + o * rows * columns;
+    for (int n = 0; n < images * outputs; ++n) {
+        const int o = n % outputs;
+        REAL *map = y + n * rows * columns;
         for (int i = 0; i < rows * columns; ++i)
             map[i] = bias ? bias[o] : 0;
         for (int c = 0; c < inputs; ++c) {
-            const REAL *from = x + (o / (outputs / groups) * inputs + c) * height * width;
+            const int channel = n / outputs * channels + o / (outputs / groups) * inputs + c;
+            const REAL *from = x + channel * height * width;
             for (int ky = 0; ky < kh; ++ky) {
                 for (int kx = 0; kx < kw; ++kx) {
                     const REAL w = weight[((o * inputs + c) * kh + ky) * kw + kx];

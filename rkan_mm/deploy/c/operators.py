@@ -131,6 +131,26 @@ def sliced(value: Value, shape: Sequence[int], dim: int = 0, start: int | None =
     return replaced(value, shape, dim, lambda i: i * step + begin)
 
 
+def at_places(value: Value, indices: Sequence[Value | None]) -> tuple[int, list[int]]:
+    """The dimension of which an index picks places that are known, and these.
+
+    Raises:
+        UnsupportedModelError: it is another kind of index.
+    """
+    (dim, index), *others = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+    if others or not isinstance(index, Constant) or index.tensor.dim() != 1 or index.tensor.dtype == torch.bool:
+        raise UnsupportedModelError('An index that is computed, or is no list of places in one dimension, cannot be '
+                                    'written in C.')
+    size = value.shape[dim]
+    return dim, [place % size for place in index.tensor.tolist()]
+
+
+def picked(parts: Sequence[tuple[Value, int]], dim: int, shape: Sequence[int]) -> Value:
+    """Places of values, side by side in a dimension."""
+    one = [1 if d == dim else size for d, size in enumerate(shape)]
+    return concatenated([sliced(value, one, dim, place, place + 1) for value, place in parts], dim, shape)
+
+
 def flipped(value: Value, dims: Sequence[int], shape: Sequence[int]) -> Value:
     turned = [dim % len(shape) for dim in dims]
     return value.mapped(shape, lambda index: [
@@ -158,7 +178,7 @@ def convolution(program: Program, shape: Sequence[int], x: Value, weight: Value,
     if len(shape) == 3:
         pair[1][0] = 0
     sizes = [[1, *s[2:]] if len(shape) == 3 else [*s[2:]] for s in (x.shape, shape, weight.shape)]
-    return program.call(shape, 'conv2d', [x, weight, bias], x.shape[1], *sizes[0], shape[1], *sizes[1], *sizes[2],
+    return program.call(shape, 'conv2d', [x, weight, bias], *x.shape[:2], *sizes[0], shape[1], *sizes[1], *sizes[2],
                         *(n for numbers in pair for n in numbers), groups)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from rkan_mm.deploy.errors import UnsupportedModelError
+
 from . import operators as o
 from .program import Program
 from .values import Value
@@ -63,6 +65,28 @@ def _split(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape:
     return [o.sliced(args[0], size, dim, start) for start, size in zip(starts, shape, strict=True)]
 
 
+def _index(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape: Any) -> Value:
+    value = program.stored(args[0]) if args[0].cost else args[0]
+    dim, places = o.at_places(value, args[1])
+    return o.picked([(value, place) for place in places], dim, shape)
+
+
+def _index_select(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape: Any) -> Value:
+    return _index(program, [args[0], [*[None] * (args[1] % len(shape)), args[2]]], kwargs, shape)
+
+
+def _index_put(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape: Any) -> Value:
+    value, indices, new, *accumulate = args
+    if any(accumulate):
+        raise UnsupportedModelError('An index at which values are added up cannot be written in C.')
+    dim, places = o.at_places(value, indices)
+    new = new.broadcast([len(places) if d == dim else size for d, size in enumerate(shape)])
+    parts = [(value, place) for place in range(shape[dim])]
+    for i, place in enumerate(places):
+        parts[place] = new, i
+    return o.picked(parts, dim, shape)
+
+
 def _transpose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], shape: Any) -> Value:
     order = [*range(len(shape))]
     a, b = args[1:] or (0, 1)
@@ -93,6 +117,9 @@ OPERATORS: dict[str, Handler] = {
     't': _transpose,
     'select': lambda program, args, kwargs, shape: o.selected(args[0], args[1], args[2], shape),
     'slice': lambda program, args, kwargs, shape: o.sliced(args[0], shape, *args[1:]),
+    'index': _index,
+    'index_select': _index_select,
+    'index_put': _index_put,
     'flip': lambda program, args, kwargs, shape: o.flipped(args[0], args[1], shape),
     'mm': lambda program, args, kwargs, shape: program.product(args[0], args[1], shape),
     'bmm': lambda program, args, kwargs, shape: program.product(args[0], args[1], shape),
