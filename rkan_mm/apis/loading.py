@@ -64,7 +64,8 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
             for name, value in dict(pin_memory=torch.cuda.is_available(), collate_fn=dict(type='default_collate'),
                                     persistent_workers=loader.get('num_workers', 0) > 0).items():
                 loader.setdefault(name, value)
-    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
+    if not torch.cuda.is_available() and (
+            (cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('backend') == 'nccl':
         cfg.env_cfg.dist_cfg.backend = 'gloo'
     return cfg
 

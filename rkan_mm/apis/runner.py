@@ -58,6 +58,7 @@ def _strategy(cfg: Config) -> str | None:
     """Class of the strategy of a FlexibleRunner, which stands in ``cfg`` then; None with the plain Runner."""
     if kind(dict(type=cfg.get('runner_type'))) != 'FlexibleRunner':
         return None
+    cfg.setdefault('env_cfg', {})  # which that runner cannot do without
     if not cfg.get('strategy'):
         cfg.strategy = dict(type='SingleDeviceStrategy' if cfg.launcher == 'none' else 'DDPStrategy')
     return kind(cfg.strategy)
@@ -152,7 +153,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mmengine.config import Config, ConfigDict
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.config import kind, scope
+from rkan_mm.preflight.config import dicts_with, kind, scope
 from rkan_mm.preflight.datasets import data_sets
 
 from .command_line import file_to_write, folder_to_write, positive
@@ -104,7 +104,8 @@ def _use_tta(cfg: Config) -> None:
     if detector and any('segm' in str(evaluator.get('metric')) for evaluator in evaluators_of(cfg)):
         raise PreflightError('--tta: mmdet merges boxes alone, and the test evaluator asks for masks (segm): add '
                              '--cfg-options test_evaluator.metric=bbox')
-    sets = [dataset for dataset in data_sets(cfg.test_dataloader) if dataset.get('pipeline')]
+    sets = [dataset for dataset in data_sets(cfg.test_dataloader) if dataset.get('pipeline')] or [
+        dataset for _, dataset in dicts_with(cfg.test_dataloader, 'pipeline') if dataset['pipeline']]
     if not cfg.get('tta_model'):
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if detector else dict(

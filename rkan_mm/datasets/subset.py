@@ -26,9 +26,9 @@ def subset_coco(source: str | Path, target: str | Path, num_images: int, max_ins
     annotations: dict[int, list[dict]] = {}
     try:
         content = json.loads(Path(source).read_text())
+        content['images'] = sorted(content['images'], key=lambda image: (image['id'], image['file_name']))
         for annotation in content['annotations']:
             annotations.setdefault(annotation['image_id'], []).append(annotation)
-        content['images'] = sorted(content['images'], key=lambda image: (image['id'], image['file_name']))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'subset_coco: {source} is no COCO json of instances ({type(error).__name__}: {error})'
                          ) from error

@@ -19,20 +19,26 @@ class AbsentFiguresHook(Hook):
     """Let figures that a validation lacks be nan there: in logs, in ``summary.json``, for schedules that wait for them.
 
     mmdet's CocoMetric gives no figures where a model finds nothing in any picture. mmengine's log then shows those of
-    the validation before, and ReduceOnPlateau schedules stop the run with a KeyError.
+    the validation before, and ReduceOnPlateau schedules stop the run with a KeyError. Where a loop of the user's own
+    gives the figures of a validation in parts, as of several data sets in turn, none of them lacks those of the others.
     """
 
     priority = 'ABOVE_NORMAL'  # behind mmengine's RuntimeInfoHook, before what logs and what waits for figures
 
     def before_run(self, runner: Runner) -> None:
         self.taking_back = _TakingBackHook()
+        self._last: tuple[int, int] | None = None
         runner.register_hook(self.taking_back)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if metrics is None:
             return
         hub = runner.message_hub
-        given, known = list(metrics), hub.get_info('known_figures', [])
+        again, self._last = self._last == (runner.epoch, runner.iter), (runner.epoch, runner.iter)
+        if again:
+            hub.update_info('validated_in_parts', True)
+        given = list(metrics)
+        known = [] if hub.get_info('validated_in_parts', False) else hub.get_info('known_figures', [])
         self.taking_back.names = [name for name in _waited_for(runner.param_schedulers) if name not in metrics]
         metrics.update(dict.fromkeys(self.taking_back.names, nan))
         if missing := [name for name in dict.fromkeys([*known, *metrics]) if name not in given]:
@@ -42,8 +48,9 @@ class AbsentFiguresHook(Hook):
             hub.update_scalar(f'val/{name}', nan)
         scalars = [name for name in given if f'val/{name}' in hub.log_scalars]
         hub.update_info('known_figures', list(dict.fromkeys([*known, *scalars])))
-        hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
-        hub.update_info('validated_after', [*hub.get_info('validated_after', []), runner.epoch or runner.iter])
+        if not again:
+            hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
+            hub.update_info('validated_after', [*hub.get_info('validated_after', []), runner.epoch or runner.iter])
 
 
 class _TakingBackHook(Hook):

@@ -25,7 +25,8 @@ CURES: tuple[tuple[str, str], ...] = (
     ('self._train_loop` should not be None', 'the config has no train_dataloader, train_cfg and optim_wrapper'),
     ("doesn't match the size of optimizer's group|different number of parameter groups",
      'the checkpoint is of another optimizer: to begin anew with its weights, --cfg-options load_from=...'),
-    ("not supported between instances of 'str' and|Cannot cast scalar from dtype.'<U|invalid literal for int",
+    ("not supported between instances of ('str' and|'\\w+' and 'str')|Cannot cast scalar from dtype.'<U|"
+     'invalid literal for int',
      'a text stands where a number belongs, such as lr=\'0.001\' for lr=0.001, or in an ann_file a name for the '
      'number of a class'),
     ('None is not a callable object', 'a type in the config has no class; is optim_wrapper.optimizer.type as torch '

@@ -192,6 +192,7 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
     if name not in JUDGED + PROCESSING or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
         return None
     coco = name.endswith('CocoMetric')
+    _check_recall(metric)
     if coco:
         _check_coco(metric)
     try:
@@ -227,9 +228,15 @@ def _check_coco(metric: Any) -> None:
     if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
         raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
                          f'{tuple(metric.proposal_nums)}: let one be 100')
-    if 'proposal_fast' in metric.metrics and digit_version(np.__version__) >= digit_version('1.24'):
-        raise ValueError(f"mmdet's proposal_fast fails with numpy {np.__version__}, from 1.24 on: take "
-                         "metric='proposal'")
+
+
+def _check_recall(metric: Any) -> None:
+    """Mmdet puts overlaps of all pictures into one array, though each picture has its own number of objects."""
+    if digit_version(np.__version__) < digit_version('1.24'):
+        return
+    for asked, cure in dict(proposal_fast='proposal', recall='mAP').items():
+        if asked in (*(getattr(metric, 'metrics', None) or ()), getattr(metric, 'metric', None)):
+            raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
 
 
 def _find_something(results: list[tuple[dict, dict]]) -> None:

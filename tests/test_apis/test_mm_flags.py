@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
-from rkan_mm.apis.testing_options import _flipped
+from rkan_mm.apis.testing_options import _flipped, _use_tta
 from rkan_mm.preflight import PreflightError
 
 
@@ -154,3 +154,10 @@ def test_options_that_only_the_users_own_code_reads(classifier, capsys):
     assert "'pipeline' is a variable of the config file, which mmengine does not read" in capsys.readouterr().out
     loading.load_config(classifier[0], {'data_fingerprints.train': 'x', 'optim_wrapper.type': 'A'})
     assert not capsys.readouterr().out
+
+def test_test_time_augmentation_of_data_of_ones_own():
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier'), test_evaluator=dict(
+        type='Accuracy'), test_dataloader=dict(dataset=dict(type='OwnPictures', path='lmdb', pipeline=pipeline))))
+    _use_tta(cfg)
+    assert [step['type'] for step in cfg.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']

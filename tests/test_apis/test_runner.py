@@ -224,3 +224,17 @@ def test_data_roots_of_all_kinds(tmp_path, root, moved):
         "data_root = 'data/coco/'\ntrain_dataloader = dict(dataset=dict(ann_file=data_root + 'train.json'))")
     cfg = runner.load_config(str(tmp_path / 'own.py'), dict(data_root=root))
     assert cfg.train_dataloader.dataset.ann_file == moved
+
+
+def test_parts_of_a_config_that_are_none(classifier, tmp_path):
+    classifier.write_text(classifier.read_text() + 'env_cfg = dict(dist_cfg=None)\nauto_scale_lr = None\n')
+    data = ['--work-dir', str(tmp_path / 'work'), '--cfg-options', f'data_root={tmp_path / "pictures"}']
+    assert runner.train([str(classifier), *data]).epoch == 1
+    with pytest.raises(PreflightError, match='does not say for which auto_scale_lr.base_batch_size'):
+        runner.train([str(classifier), '--auto-scale-lr', *data])
+
+
+def test_a_flexible_runner_without_an_environment(classifier, tmp_path):
+    classifier.write_text(classifier.read_text() + "runner_type = 'FlexibleRunner'\n")
+    data = ['--work-dir', str(tmp_path / 'work'), '--cfg-options', f'data_root={tmp_path / "pictures"}']
+    assert type(runner.train([str(classifier), *data])).__name__ == 'FlexibleRunner'

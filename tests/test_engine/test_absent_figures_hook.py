@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+from mmengine.registry import LOOPS
+from mmengine.runner import ValLoop
 
 PLATEAU = """
 param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0, factor=0.5)]
@@ -83,3 +85,23 @@ def test_the_epoch_of_the_best_figure(train_to, tmp_path):
 ])
 def test_the_best_figure_is_what_the_config_calls_so(train_to, lines, best):
     assert train_to([20.0, 10.0, 30.0], lines)[1]['best'] == best
+
+
+@LOOPS.register_module()
+class ValidationInParts(ValLoop):
+    """Of a user's own: the same pictures as two data sets in turn, with figures of two names."""
+
+    def run(self):
+        for metric in ('accuracy', 'again'):
+            self.evaluator.metrics[0].prefix = metric
+            super().run()
+
+
+def test_a_validation_in_parts(train_to, tmp_path):
+    lines = "val_cfg = dict(type='ValidationInParts')\npreflight = dict(trial=False)\n"
+    train_to([1.0, 2.0, 3.0, 4.0], lines, epochs=2)
+    found = json.loads((tmp_path / 'work/summary.json').read_text())
+    assert {name: metric['curve'] for name, metric in found['metrics'].items()} == {
+        'accuracy/top1': [1.0, 3.0], 'again/figure': [2.0, 4.0]}
+    assert found['validated_after'] == [1, 2]
+    assert 'This validation gave no' not in next((tmp_path / 'work').glob('*/*.log')).read_text()

@@ -39,6 +39,9 @@ REFUSED = {
     'one threshold': (NOTHING + "val_evaluator.update(iou_thrs=0.5)\n", "leave iou_thrs out: COCO's summary is of"),
     'proposals by the fast way': ("val_evaluator.update(metric='proposal_fast')\n",
                                   "mmdet's proposal_fast fails with numpy .*: take metric='proposal'"),
+    "recall of VOC's metric": (STEPS.replace('{}', 'load[1]')
+                               + "val_evaluator = dict(type='VOCMetric', metric='recall')\n",
+                               "in VOCMetric, .*mmdet's recall fails with numpy .*: take metric='mAP'"),
     'a metric that lacks annotations': ("val_evaluator = dict(type='OpenImagesMetric')\n",
                                         "in OpenImagesMetric, .*KeyError: 'instances' .its pipeline loads no annot"),
     'a loop for teachers': ("val_cfg = dict(type='TeacherStudentValLoop')\n",
