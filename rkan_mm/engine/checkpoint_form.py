@@ -6,6 +6,7 @@ parameters from before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.hooks import EMAHook, Hook
@@ -45,6 +46,13 @@ def follow_parameters(runner: Runner) -> None:
         wrap_again(runner, runner.model.module)
 
 
+def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Drop what an optimizer holds for parameters whose numbers are others now, perhaps in another shape."""
+    state = getattr(optimizer, 'optim', optimizer).state  # a ZeroRedundancyOptimizer has one of this process
+    for parameter in parameters:
+        state.pop(parameter, None)
+
+
 def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:
     """Give the model the parameters that a checkpoint will bring, before it is loaded, and all who know them, too.
 
@@ -57,10 +65,10 @@ def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:
     if any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules()) or not any(
             isinstance(module, GridUpdate) for module in model.modules()):
         return
-    before = {id(parameter): parameter.shape for parameter in model.parameters()}
+    before = {parameter: parameter.shape for parameter in model.parameters()}
     state_dict = checkpoint.get('state_dict', checkpoint)
     load_state_dict(model, {name.removeprefix('module.'): value for name, value in state_dict.items()}, False, 'silent')
-    if before == {id(parameter): parameter.shape for parameter in model.parameters()}:
+    if before == {parameter: parameter.shape for parameter in model.parameters()}:
         return
     wrapper = getattr(runner, 'optim_wrapper', None)
     named: dict[str | None, Any] = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {None: wrapper}
@@ -69,6 +77,7 @@ def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:
             saved = checkpoint.get('optimizer') if getattr(runner, '_resume', False) else None
             saved = (saved or {}).get(name) if name is not None else saved
             _add_constants(each.optimizer, model, len((saved or {}).get('param_groups', ())))
+            forget(each.optimizer, [parameter for parameter, shape in before.items() if parameter.shape != shape])
     follow_parameters(runner)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
-from .checkpoint_form import CheckpointFormHook, follow_parameters, show_averages, take_form, unwrap
+from .checkpoint_form import CheckpointFormHook, follow_parameters, forget, show_averages, take_form, unwrap
 
 
 def _refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
@@ -57,10 +58,11 @@ class KANGridUpdateHook(Hook):
 
     In a training iteration that is due, each layer with a grid is updated with its input just before its forward pass,
     from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds for the
-    coefficients and a trained grid is dropped. Across processes, rank 0 decides with its samples and the others follow.
-    Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share
-    the grids of the layers that they average; so do copies of a layer that run under ``no_grad``. Of layers with tied
-    coefficients the first that runs has its grid laid over its input, and the others share it.
+    coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
+    compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
+    others follow. Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum
+    encoder) share the grids of the layers that they average; so do copies of a layer that run under ``no_grad``. Of
+    layers with tied coefficients the first that runs has its grid laid over its input, and the others share it.
 
     Args:
         interval: iterations from one update to the next.
@@ -86,6 +88,8 @@ class KANGridUpdateHook(Hook):
         self.update = dict(outside=0.01) | update
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._updates = self._moved = 0
+        self._looked = -1
+        self._uncompiled = contextlib.ExitStack()
 
     @staticmethod
     def layers(model: nn.Module) -> dict[str, GridUpdate]:
@@ -98,6 +102,7 @@ class KANGridUpdateHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._stop()
+        self._looked = -1
         show_averages(runner)
         _refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
@@ -114,9 +119,13 @@ class KANGridUpdateHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         self._stop()
-        if runner.iter in self.refine:
-            self._refine(runner, self.refine[runner.iter])
-        if self.begin <= runner.iter < self.end and (runner.iter - self.begin) % self.interval == 0:
+        due = self._due(runner)
+        for each in due:
+            if each in self.refine:
+                self._refine(runner, self.refine[each])
+        if any(self.begin <= each < self.end and (each - self.begin) % self.interval == 0 for each in due):
+            if hasattr(torch.compiler, 'set_stance'):  # compiled code knows no hooks that came later
+                self._uncompiled.enter_context(torch.compiler.set_stance('force_eager'))
             trained = self._trained(runner)
             self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
             self._handles = [layer.register_forward_pre_hook(
@@ -128,8 +137,22 @@ class KANGridUpdateHook(Hook):
                          outputs: dict | None = None) -> None:
         self._stop()
 
+    def _due(self, runner: Runner) -> range:
+        """The iterations whose changes are made now: those since the last step, where gradients are accumulated.
+
+        None before the next step, as a change would drop what was accumulated.
+        """
+        wrapper = runner.optim_wrapper
+        counts = getattr(wrapper, '_accumulative_counts', 1)
+        if counts > 1 and wrapper._inner_count % counts:
+            return range(0)
+        first = max(runner.iter - counts, self._looked) + 1
+        self._looked = runner.iter
+        return range(first, runner.iter + 1)
+
     def _stop(self) -> None:
         """Also of a step that was broken off, after which somebody trains again."""
+        self._uncompiled.close()
         for handle in self._handles:
             handle.remove()
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
@@ -201,8 +224,7 @@ class KANGridUpdateHook(Hook):
     def _forget(runner: Runner, layer: GridUpdate) -> None:
         wrapper = runner.optim_wrapper
         for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-            for parameter in (layer.coefficient_parameter, *layer.basis.parameters()):
-                each.optimizer.state.pop(parameter, None)
+            forget(each.optimizer, (layer.coefficient_parameter, *layer.basis.parameters()))
 
 
 @HOOKS.register_module()

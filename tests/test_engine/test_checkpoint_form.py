@@ -62,6 +62,18 @@ def test_constants_of_a_checkpoint_are_trained_and_resumed(tmp_path, basis, each
             assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
+def test_an_optimizer_that_knew_the_form_before(tmp_path):
+    """Adagrad's sums are there when it is built."""
+    model = Model()
+    for layer in (model.conv, model.fc):
+        layer.refine_grid(10)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'finer.pth')
+    run = runner(tmp_path, [FORM], optimizer=dict(type='Adagrad', lr=1e-3), load_from=str(tmp_path / 'finer.pth'))
+    run.train()
+    state = run.optim_wrapper.optimizer.state
+    assert state[run.model.conv.basis_weight]['sum'].shape == model.conv.basis_weight.shape
+
+
 @pytest.mark.parametrize('buffers', [False, True])
 @pytest.mark.parametrize('how', ['resume', 'load_from'])
 def test_averages_go_on_from_a_refined_checkpoint(tmp_path, buffers, how):

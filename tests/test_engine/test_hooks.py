@@ -126,6 +126,60 @@ def test_grids_that_are_trained_lose_what_the_optimizer_holds(tmp_path, optimize
     assert model.conv.basis.grid in run.optim_wrapper.optimizer.state  # since then
 
 
+def test_accumulated_gradients_are_kept(tmp_path):
+    """What is due in the midst waits for the step, in a run that was broken off there, too."""
+    seen, hook = [], dict(interval=3, begin=1, outside=0.0, refine={2: 7, 5: 10})
+
+    class Watch(KANGridUpdateHook):
+        def _update(self, runner, name, copies, layer, *inputs):
+            seen.append((runner.iter, name, layer.basis_weight.grad))
+            super()._update(runner, name, copies, layer, *inputs)
+
+        def _refine(self, runner, grid_size):
+            seen.append((runner.iter, grid_size, runner.model.conv.basis_weight.grad))
+            super()._refine(runner, grid_size)
+
+    def train(folder, **args):
+        run = runner(folder, [Watch(**hook)], **args)
+        run.optim_wrapper['accumulative_counts'] = 2
+        run.train()
+        return run
+
+    whole = train(tmp_path / 'whole', max_iters=8)
+    assert [*dict.fromkeys(seen)] == [(2, 7, None), (2, 'conv', None), (2, 'fc', None), (4, 'conv', None),
+                                      (4, 'fc', None), (6, 10, None)]
+    seen.clear()
+    train(tmp_path / 'parts', max_iters=6)  # the refinement at 5 has not been made
+    assert train(tmp_path / 'parts', max_iters=8, resume=True).iter == 8
+    assert seen.count((6, 10, None)) == 1
+    assert whole.model.conv.basis.grid_size == 10
+
+
+def test_grids_of_a_compiled_model_move(tmp_path):
+    """Which was compiled before the hooks of the update came."""
+    grids = []
+    for name, compiled in (('plain', None), ('compiled', dict(backend='eager'))):
+        run = runner(tmp_path / name, [dict(type='KANGridUpdateHook', interval=2, begin=3, outside=0.0, refine={4: 9}),
+                                       dict(type='KANRegularizationHook', l1=0.1)])
+        run.cfg.compile = compiled
+        run.train()
+        grids.append(run.model.state_dict())
+    assert grids[0]['conv.basis.grid'].abs().max() > 4
+    assert_close(grids[1], grids[0], rtol=1e-3, atol=1e-4)
+
+
+def test_optimizers_that_are_sharded(tmp_path):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        optimizer = dict(type='ZeroRedundancyOptimizer', optimizer_type='Adam', lr=1e-3)
+        run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, refine={2: 10})], optimizer=optimizer)
+        run.train()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert run.iter == 6
+    assert run.model.conv.basis.grid_size == 10
+
+
 def test_refinement_and_resuming(tmp_path):
     hook = dict(type='rkan_mm.KANGridUpdateHook', interval=2, end=2, refine={2: 10, 4: 20})
     whole = runner(tmp_path / 'whole', [hook])
