@@ -36,6 +36,8 @@ def read(path: str, resume: bool = False) -> Any:
     try:
         content = torch.load(os.path.expanduser(path), map_location='cpu', weights_only=True)
     except Exception as error:
+        if os.path.isdir(os.path.expanduser(path)):
+            raise PreflightError(f'Checkpoint {path!r} is a folder: give the name of a file.') from error
         with open(os.path.expanduser(path), 'rb') as file:
             if file.read(1) not in (b'P', b'\x80'):  # of a zip archive, of a pickle
                 raise PreflightError(f'{path!r} is no checkpoint: torch has not saved this file.') from error

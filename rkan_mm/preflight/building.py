@@ -14,6 +14,8 @@ from mmengine.registry import Registry
 
 from rkan_mm.engine.run_error import PreflightError, RunError
 
+MEMORY = "out of memory|[Cc]annot allocate memory|can't allocate memory"
+
 CURES: tuple[tuple[str, str], ...] = (
     ('need at least one array to concatenate', 'a data set is empty: it has no sample, or its filter_cfg left none. '
                                                'Check ann_file, data_prefix and metainfo.classes'),
@@ -40,7 +42,7 @@ CURES: tuple[tuple[str, str], ...] = (
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
                                                    'PackDetInputs or PackInputs'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
-    ('out of memory', 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
+    (MEMORY, 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
 )
 """What may help, by what mm's message holds."""
 
@@ -51,8 +53,11 @@ WITHIN: tuple[tuple[str, str], ...] = (
      '--resume'),
     ('Expected more than 1 value per channel', 'The last batch of an epoch has one image, and a batch norm sees one '
      'pixel of it: set train_dataloader.drop_last=True, then go on with --resume'),
-    ('out of memory', 'Out of memory: lower train_dataloader.batch_size, then go on with --resume'),
-    ('No space left on device', 'The disk is full: make room, then go on with --resume'),
+    (MEMORY, 'Out of memory: lower train_dataloader.batch_size, then go on with --resume'),
+    ('No space left on device|[Qq]uota exceeded', 'The disk is full, or your quota of it: make room, then go on with '
+     '--resume'),
+    ('Too many open files|received 0 items of ancdata', 'Too many files are open at once: ulimit -n 65536 before it, '
+     'or a lower num_workers; then go on with --resume'),
     ('DataLoader worker .* (is killed|exited unexpectedly)|unable to (allocate|open) shared memory',
      'A worker that loads data was killed: lower num_workers, or give the machine (in Docker: --shm-size) more shared '
      'memory; then go on with --resume'),

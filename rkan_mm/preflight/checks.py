@@ -22,6 +22,7 @@ from rkan_mm.engine.channels_last_hook import SHARDS
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.registry import MODELS
 
+from .annotations import some
 from .building import checking
 from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
@@ -50,6 +51,8 @@ def check(cfg: Config, training: bool) -> None:
         check_outputs(cfg, training)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
+        if Path(cfg.load_from).expanduser().is_dir() and kind(dict(type=cfg.get('runner_type'))) != 'FlexibleRunner':
+            raise PreflightError(f'Checkpoint {cfg.load_from!r} is a folder: give the name of a file.')
         if Path(cfg.load_from).expanduser().is_file():
             content = safe_loading.read(cfg.load_from, resume=cfg.get('resume', False))
             if cfg.get('resume'):
@@ -100,6 +103,9 @@ def check_checkpoint(name: str, hint: str | None = None) -> None:
             raise PreflightError(f'Checkpoint {name!r} does not exist; ' + (
                 f'{path.parent} has {", ".join(there)}.' if there else f'there is no .pth file in {path.parent}.')
                 + (f' {hint}' if hint else ''))
+        inside = sorted(p.name for p in path.glob('*.pth') if not p.name.startswith('rank'))  # those are of FSDP
+        if path.is_dir() and inside:
+            raise PreflightError(f'Checkpoint {name!r} is a folder; give one of its files, such as {some(inside)}.')
         return
     scheme, _, rest = name.partition('://')
     if scheme in ZOOS:

@@ -74,6 +74,11 @@ MISTAKES = {
     'test det.py cls.pth': 'entries of the model are not in it .*give the config that it was trained with, or --allow',
     'test cls.py det.pth': "'det.pth' fits nothing of the model",
     f'test {DET} --out res.json': "'res.json' must end in .pkl or .pickle, .* by --out-item metrics",
+    'test det.py .': "Checkpoint '.' is a folder; give one of its files, such as cls.pth, det.pth, notes.pth",
+    'test det.py shapes': "Checkpoint 'shapes' is a folder: give the name of a file",
+    'infer det.py . shapes/val': "Checkpoint '.' is a folder; give one of its files, such as cls.pth",
+    'infer det.py shapes shapes/val': "Checkpoint 'shapes' is a folder: give the name of a file",
+    'convert torchvision shapes out.pth --config det.py': "Checkpoint 'shapes' is a folder: give the name of a file",
     f'test {DET} --amp': 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out',
     f'test {DET} --eval bbox': 'for --eval: the metrics are those of test_evaluator, e.g. --cfg-options',
     'test listed.py det.pth --cfg-options test_evaluator.metric=bbox':

@@ -14,7 +14,9 @@ from torch.testing import assert_close
 
 from rkan_mm.apis import runner
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
 
 
 @pytest.fixture
@@ -191,3 +193,18 @@ def test_other_images_with_the_same_ids(train, shapes, tmp_path):
     (tmp_path / 'other.json').write_text(json.dumps(content))
     with pytest.raises(PreflightError, match='2 of 2 images are not so in its ann_file'):
         train(f'val_evaluator.ann_file={tmp_path / "other.json"}')
+
+@pytest.mark.parametrize(('error', 'sentence'), [
+    ("[Errno 122] Disk quota exceeded: 'work/summary.json'", 'The disk is full, or your quota of it: make room, then'),
+    ('[Errno 28] No space left on device', 'The disk is full, or your quota of it: make room'),
+    ("[Errno 24] Too many open files: '/tmp/pymp-1'", 'Too many files are open at once: ulimit -n 65536 before it'),
+    ('received 0 items of ancdata', 'Too many files are open at once'),
+    ('CUDA out of memory. Tried to allocate 2.00 GiB', 'Out of memory: lower train_dataloader.batch_size, then go on'),
+    ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 'Out of memory'),
+    ('[Errno 12] Cannot allocate memory', 'Out of memory: lower'),
+    ('matrix is singular', None),
+])
+def test_in_the_midst_of_a_run(error, sentence):
+    """What its user can mend is a sentence; other errors of a run stay as they are."""
+    with pytest.raises(RunError if sentence else OSError, match=sentence or error), building('It', lambda: True):
+        raise OSError(error)
