@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
 from rkan_mm.registry import MODELS
 
 from .layers import GroupedKANConv2d, SharedKANConv2d
 from .layers.activated_kan_conv import activated_kan_conv2d
+from .layers.folding import norms_first
 from .layers.recompute import with_checkpoint
 
 
@@ -134,9 +133,7 @@ class RKANBlock(BaseModule):
         self._init_residual()
         super().init_weights()
 
-    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Norms first: mmcv's `fuse_conv_bn` folds a norm into whatever convolution it has met before it."""
-        yield from sorted(super().named_children(), key=lambda child: not isinstance(child[1], _BatchNorm))
+    named_children = norms_first
 
     def forward(self, x: Tensor) -> Tensor:
         return with_checkpoint(self, self._forward, x) if self.with_cp else self._forward(x)

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 
 from rkan_mm.models.layers.attention import SE
+from rkan_mm.models.layers.folding import norms_first
 from rkan_mm.registry import MODELS
 
 
@@ -42,7 +43,7 @@ class EnhancedFeatureExtractor(BaseModule):
 
         separable = [nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1, groups=128)] if large else [
             nn.Conv2d(64, 64, 3, groups=64)]
-        self.layers = Sequential(
+        self.layers = Layers(
             nn.Conv2d(in_channels, 32, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(32), *pool(),  # 14 x 14
             stage(32, 64), SE(64), *pool(),  # 7 x 7
             *separable, nn.Conv2d(128 if large else 64, 128, 1), nn.ReLU(),
@@ -52,6 +53,12 @@ class EnhancedFeatureExtractor(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         return (self.layers(x),)
+
+
+class Layers(Sequential):
+    """Layers in turn, whose norms do not belong to the convolutions before them: an activation lies between."""
+
+    named_children = norms_first
 
 
 def conv_bn(inputs: int, outputs: int, kernel_size: int = 3, bias: bool = False) -> nn.Sequential:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
 from .basis.renew import has_numbers
@@ -30,6 +31,14 @@ def norm_line(norm: Any) -> tuple[Tensor, Tensor]:
     if norm.weight is not None:
         factor = factor * norm.weight.double()
     return factor, (0 if norm.bias is None else norm.bias.double()) - norm.running_mean.double() * factor
+
+
+def norms_first(self: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """``named_children`` of a module whose norms are not to be folded.
+
+    mmcv's `fuse_conv_bn` folds a norm into whatever convolution it has met before it.
+    """
+    yield from sorted(nn.Module.named_children(self), key=lambda child: not isinstance(child[1], _BatchNorm))
 
 
 @torch.no_grad()

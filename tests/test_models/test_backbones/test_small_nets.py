@@ -3,9 +3,11 @@
 import pytest
 import torch
 from config_files import PATHS
+from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANLinear
 from rkan_mm.models.backbones import ConvNet, EnhancedFeatureExtractor
@@ -117,6 +119,19 @@ def test_extractor_begins_without_attention_and_learns_it(arch):
         assert not torch.equal(net(x)[0], out)
     with pytest.raises(ValueError, match="arch must be 'faster_kan' or 'mlp', got 'cnn'"):
         EnhancedFeatureExtractor('cnn')
+
+
+@pytest.mark.parametrize('arch', ['faster_kan', 'mlp'])
+def test_extractors_keep_norms_behind_activations(arch):
+    net, x = EnhancedFeatureExtractor(arch), torch.rand(2, 1, 28, 28)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    expected = net.eval()(x)[0]
+    fused = fuse_conv_bn(net)
+    assert_close(fused(x)[0], expected, rtol=1e-4, atol=1e-5)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == 1
 
 
 def test_attention_equals_its_formula():
