@@ -91,7 +91,7 @@ class Table:
 
     def others_since(self, name: str) -> str | None:
         """What of a row has been changed since it was run, as a sentence."""
-        row = self.rows[name]
+        row, recipe = self.rows[name], ''
         for line in self.results():
             if line['row'] != name:
                 continue
@@ -101,7 +101,8 @@ class Table:
             if line['options'] and line['options'] != self._options_of(name):
                 return (f'{name}: {self.record} has figures with options {line["options"]}, the row has '
                         f'{self._options_of(name)} now. To run it anew, take its lines out of the record.')
-            if line['recipe'] and line['recipe'] != (_hash(_recipe(row['config'])) or line['recipe']):
+            recipe = recipe or (_hash(_recipe(row['config'])) if line['recipe'] else '')
+            if line['recipe'] and recipe and line['recipe'] != recipe:
                 return (f'{name}: {row["config"]} has been changed since it gave the figures in {self.record}. To run '
                         'it anew, take its lines out of the record.')
         return None
