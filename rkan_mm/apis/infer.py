@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,9 @@ from .runner import add_allow_partial, load_config
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
 VISUALIZERS = dict(mmdet='mmdet.DetLocalVisualizer', mmrotate='mmrotate.RotLocalVisualizer',
                    mmseg='mmseg.SegLocalVisualizer')  # where a config has none
+ODD = 3
+"""Images that may fail before any is predicted; then it is no matter of theirs."""
+
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
 
 
@@ -82,7 +85,8 @@ def _can_be_read(image: Path) -> bool:
 
 @safe_loading()
 def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, score_thr: float = 0.3,
-          batch_size: int = 1, device: str | None = None, allow_partial: bool = False) -> list[dict]:
+          batch_size: int = 1, device: str | None = None, allow_partial: bool = False,
+          failed: list[str] | None = None) -> list[dict]:
     """Predict, and write ``out_dir/vis/<image>`` and ``out_dir/preds/<image>.json``.
 
     Args:
@@ -94,16 +98,17 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         batch_size: images at a time.
         device: None takes a GPU where there is one.
         allow_partial: predict, with a warning in red, where the checkpoint is of another model in part.
+        failed: takes the images that the model cannot take, such as too small ones, if it can take others.
 
     Returns:
-        What is in each json: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels; of mmrotate cx, cy, w, h and the angle in
-        radians), ``scores``, ``labels`` and ``masks`` (RLE); of mmpretrain ``pred_scores``, ``pred_label``,
-        ``pred_score`` and, where the checkpoint names its classes, ``pred_class``. Of mmseg the labels of all pixels,
-        (H, W), which are written as ``preds/<image>.png``.
+        What is in each json, without those of ``failed``: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels; of mmrotate
+        cx, cy, w, h and the angle in radians), ``scores``, ``labels`` and ``masks`` (RLE); of mmpretrain
+        ``pred_scores``, ``pred_label``, ``pred_score`` and, where the checkpoint names its classes, ``pred_class``. Of
+        mmseg the labels of all pixels, (H, W), which are written as ``preds/<image>.png``.
 
     Raises:
         PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`; ``out_dir`` cannot be
-            made.
+            made; no image, or without ``failed`` one of them, can be predicted.
     """
     check_predictions(cfg)
     content = read_anywhere(checkpoint)
@@ -127,17 +132,43 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     except OSError as error:
         raise PreflightError(f'--out-dir {out_dir!r} cannot be made ({error.strerror}): choose another.') from error
     inferencer.show_progress, results = False, []
-    for start in track(range(0, len(images), batch_size), 'Inference'):  # mm's own would keep all drawn pictures
-        batch = list(images[start:start + batch_size])
+
+    def predict(batch: list[str]) -> list:
         if library in ('mmdet', 'mmrotate'):
-            results += inferencer(batch, batch_size=batch_size, pred_score_thr=score_thr, out_dir=out_dir,
-                                  no_save_pred=False)['predictions']
-        elif library == 'mmseg':
-            results += _segment(inferencer, batch, Path(out_dir))
-        else:
-            results += _classify(inferencer, batch, Path(out_dir))
+            return inferencer(batch, batch_size=len(batch), pred_score_thr=score_thr, out_dir=out_dir,
+                              no_save_pred=False)['predictions']
+        return (_segment if library == 'mmseg' else _classify)(inferencer, batch, Path(out_dir))
+
+    odd: dict[str, Exception] = {}
+    with building('The images cannot be predicted'):
+        for start in track(range(0, len(images), batch_size), 'Inference'):  # mm's own would keep all drawn pictures
+            results += _predicted(predict, list(images[start:start + batch_size]), odd)
+            if odd and (failed is None or (not results and len(odd) >= ODD)):
+                break
+    if odd and (failed is None or not results):
+        with building(f'Image {next(iter(odd))!r} cannot be predicted'):
+            raise next(iter(odd.values()))
+    if failed is not None:
+        failed += odd
     warn_in_red(warning)
     return results
+
+
+def _predicted(predict: Callable[[list[str]], list], batch: list[str], odd: dict[str, Exception]) -> list:
+    """Results of a batch; of one that fails, as with images of several sizes, those of its images one by one.
+
+    Args:
+        odd: takes the images that fail alone.
+    """
+    try:
+        return predict(batch)
+    except OSError:  # of the disk, no matter of the image
+        raise
+    except Exception as error:
+        if len(batch) == 1:
+            odd[batch[0]] = error
+            return []
+    return [result for image in batch for result in _predicted(predict, [image], odd)]
 
 
 def _for_inference(cfg: Config) -> Config:
@@ -228,8 +259,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = list_images(args.image, broken, named=True)
     out_dir = args.out_dir or str(Path(cfg.work_dir) / 'infer')
     score_thr = 0.3 if args.score_thr is None else args.score_thr
-    infer(cfg, args.checkpoint, images, out_dir, score_thr, args.batch_size, args.device, args.allow_partial)
-    print(f'{len(images)} images: pictures in {out_dir}/vis, predictions in {out_dir}/preds')
-    if broken:
-        print(f'{len(broken)} cannot be read as images and are left out: {", ".join(broken)}', file=sys.stderr)
+    failed: list[str] = []
+    infer(cfg, args.checkpoint, images, out_dir, score_thr, args.batch_size, args.device, args.allow_partial, failed)
+    print(f'{len(images) - len(failed)} images: pictures in {out_dir}/vis, predictions in {out_dir}/preds')
+    for names, why in ((broken, 'cannot be read as images'), (failed, 'cannot be predicted by this model')):
+        if names:
+            print(f'{len(names)} {why} and are left out: {", ".join(names)}', file=sys.stderr)
+    if broken or failed:
         sys.exit(1)

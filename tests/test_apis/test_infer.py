@@ -1,6 +1,7 @@
 """Pictures and json from the command line, for detectors and classifiers."""
 
 import json
+import re
 import shutil
 
 import cv2
@@ -115,3 +116,52 @@ def test_labels_of_many_classes(tmp_path, highest):
     infer._segment(lambda batch, **options: dict(visualization=cv2.imread(batch[0]), predictions=label),
                    [str(tmp_path / 'a.png')], tmp_path)
     assert (cv2.imread(str(tmp_path / 'preds/a.png'), cv2.IMREAD_UNCHANGED) == label).all()
+
+def test_pictures_of_several_sizes_make_no_batch(images, tmp_path, capsys):
+    """They are predicted one by one."""
+    (tmp_path / 'cls.py').write_text(CLASSIFIER)
+    arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
+    folder = tmp_path / 'some'
+    shutil.copytree(images, folder)
+    cv2.imwrite(str(folder / 'wide.png'), np.zeros((40, 90, 3), np.uint8))
+    infer.main([*arguments, str(folder), '--out-dir', str(tmp_path / 'out'), '--batch-size', '3'])
+    assert '4 images: pictures in' in capsys.readouterr().out
+    assert len(list((tmp_path / 'out/preds').iterdir())) == 4
+
+
+def test_pictures_that_a_model_cannot_take(images, tmp_path, capsys, monkeypatch):
+    """They are named, and the others are predicted; where none can be, that is the error."""
+    classify = infer._classify
+
+    def picky(inferencer, batch, out_dir):
+        if any(len(cv2.imread(path)) < 16 for path in batch):
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return classify(inferencer, batch, out_dir)
+
+    monkeypatch.setattr(infer, '_classify', picky)
+    (tmp_path / 'cls.py').write_text(CLASSIFIER)
+    arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
+    folder = tmp_path / 'some'
+    shutil.copytree(images, folder)
+    for name in ('aa', 'zz'):
+        cv2.imwrite(str(folder / f'{name}.png'), np.zeros((8, 8, 3), np.uint8))
+    for number in (1, 4):
+        with pytest.raises(SystemExit) as end:
+            infer.main([*arguments, str(folder), '--out-dir', str(tmp_path / 'out'), '--batch-size', str(number)])
+        assert end.value.code == 1
+        shown = capsys.readouterr()
+        assert '3 images: pictures in' in shown.out
+        assert re.search('2 cannot be predicted by this model and are left out: .*aa.png, .*zz.png', shown.err)
+    with pytest.raises(PreflightError, match="Image '.*aa.png' cannot be predicted: RuntimeError: Kernel size"):
+        infer.main([*arguments, str(folder / 'aa.png'), '--out-dir', str(tmp_path / 'out')])
+
+
+def test_a_full_disk_is_no_matter_of_the_pictures(images, tmp_path, monkeypatch):
+    (tmp_path / 'cls.py').write_text(CLASSIFIER)
+    arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(infer.mmengine, 'dump', full)
+    with pytest.raises(PreflightError, match='The images cannot be predicted: OSError: .*No space left on device'):
+        infer.main([*arguments, str(images), '--out-dir', str(tmp_path / 'out')])
