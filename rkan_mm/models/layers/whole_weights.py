@@ -60,11 +60,21 @@ def refuse(layer: nn.Module) -> NoReturn:
 
 
 def teach_norms() -> None:
-    """Have torch ask before it takes the weight of a layer away, or changes it as ``orthogonal`` does."""
+    """Have torch ask before it takes the weight of a layer away, or changes it as ``orthogonal`` does.
+
+    And have a `nn.TransformerEncoderLayer` call the layers in it: without gradients it computes of their ``weight``.
+    """
     for name, norm in (('weight_norm', 'WeightNorm'), ('spectral_norm', 'SpectralNorm')):
         module = importlib.import_module(f'torch.nn.utils.{name}')  # of the name of its function
         teach(getattr(module, norm), 'apply', _norm)
     teach(torch.nn.utils.parametrize.ParametrizationList, '__init__', _parametrize)
+    teach(nn.TransformerEncoderLayer, '__setattr__', _set_in_encoder)
+
+
+def _set_in_encoder(plain: Callable, encoder: nn.Module, name: str, value: Any) -> None:
+    plain(encoder, name, value)
+    if isinstance(value, WholeWeights):
+        encoder.activation_relu_or_gelu = 0  # else it has a fast path
 
 
 def _norm(plain: Callable, module: nn.Module, name: str, *args, **kwargs) -> Any:
