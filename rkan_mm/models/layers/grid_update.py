@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -100,7 +101,7 @@ class GridUpdate(Tied):
                 basis.set_interior(torch.where(blind[:, None], points, basis.interior().double()))
 
         return self._change_grid((lambda: basis.grow(samples)) if grow else adapt,
-                                 samples[::max(1, len(samples) // MAX_SAMPLES)], followers)
+                                 some(samples, MAX_SAMPLES), followers)
 
     @lasting
     def refine_grid(self, grid_size: int, followers: Sequence[GridUpdate] = ()) -> None:
@@ -265,6 +266,17 @@ class GridUpdate(Tied):
         """Whether coefficients of this shape are the layer's, for any number of functions."""
         own = self.coefficient_parameter.shape
         return len(shape) == len(own) and self._of_each_function(shape) == self._of_each_function(own)
+
+
+def some(x: Tensor, count: int) -> Tensor:
+    """About ``count`` rows of a tensor, spread over it; all where it has less than two times as many.
+
+    Not at equal distances: these meet the same few columns of each picture, or channels, wherever sizes are round.
+    """
+    if len(x) < 2 * count:
+        return x
+    places = torch.arange(count, dtype=torch.float64, device='cpu') * (math.sqrt(5) / 2 - 0.5) % 1
+    return x[(places * len(x)).long().to(x.device)]
 
 
 def _apart(basis: GridBasis) -> bool:

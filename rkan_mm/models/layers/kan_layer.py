@@ -196,15 +196,14 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         weight = as_autocast(self.basis_weight)
         if self.scaler is not None:
             weight = weight * self.scaler.unsqueeze(2)
-        return weight if self.mask is None else weight * self.mask.unsqueeze(2)
+        return self.unpruned(weight, 2)
 
     def kernel(self, coefficients: Tensor) -> Tensor:
         """Weights of the planes, (out, in, P, ...)."""
         kernel, base = coefficients[:, :, 1:] if self.without_constant else coefficients, self.weight
         if base is None:
             return kernel
-        base = as_autocast(base)
-        return torch.cat([(base if self.mask is None else base * self.mask).unsqueeze(2), kernel], 2)
+        return torch.cat([self.unpruned(as_autocast(base)).unsqueeze(2), kernel], 2)
 
     def normed(self, x: Tensor) -> Tensor | None:
         """What a norm layer before the functions makes of x. Not to be recomputed: its statistics would count twice."""

@@ -107,13 +107,14 @@ class LockedFunctions(nn.Module):
 
     def add(self, layer: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> Tensor:
         """Forward hook of the layer."""
-        if getattr(layer, 'locked', None) is not self:  # left by a lock that was taken back
+        own = getattr(layer, 'locked', None)  # not this one in replicas of nn.DataParallel
+        if own is None:
             return out
         x = layer_input(args, kwargs)
         if is_traced(x):  # the layer is a leaf, and runs this itself
             return out
         x = x.float() if x.dtype in HALF else x
-        return out + self._value(layer, x, out).to(out.dtype)
+        return out + own._value(layer, x, out).to(out.dtype)
 
     @torch.no_grad()
     def scale(self, layer: nn.Module, factor: Tensor) -> None:
@@ -218,18 +219,23 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
     for index in functions:
         keep[index] = False
     layer.keep(keep)
+    _remove_hooks(layer)
     layer.locked = LockedFunctions(layer, functions)
-    layer.register_forward_hook(layer.locked.add, with_kwargs=True)
+    layer.register_forward_hook(layer.locked.add, prepend=True, with_kwargs=True)  # others see the whole output
     return layer.locked
 
 
 def unlock(layer: nn.Module) -> None:
     """Take the formulas of a layer away; the functions in whose place they stood stay pruned."""
+    _remove_hooks(layer)
+    del layer.locked
+
+
+def _remove_hooks(layer: nn.Module) -> None:
     for key, hook in list(layer._forward_hooks.items()):
         if isinstance(getattr(hook, '__self__', None), LockedFunctions):
             del layer._forward_hooks[key]
             layer._forward_hooks_with_kwargs.pop(key, None)
-    del layer.locked
 
 
 def lock_for_loading(layer: nn.Module, state_dict: dict, prefix: str) -> None:

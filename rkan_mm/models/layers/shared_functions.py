@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .basis.grid import lasting
-from .grid_update import CHUNK, ELEMENTWISE, GridUpdate
+from .grid_update import CHUNK, ELEMENTWISE, GridUpdate, some
 from .half import as_autocast, in_full
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
@@ -27,7 +27,7 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         """Of (..., kh, kw) what is not pruned."""
         if weight is not None:
             weight = as_autocast(weight)
-        return weight if self.mask is None or weight is None else weight * self.mask.to(weight.dtype)
+        return weight if self.mask is None or weight is None else weight * self.mask.to(weight)
 
     def scaled(self) -> Tensor:
         """`s c` of the functions that are not pruned, (F, kh, kw)."""
@@ -59,7 +59,8 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
     def _seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the functions see of the patches of some channels, and these patches, (n, taps, L)."""
         planes = self._batched(x).flatten(0, 1).unsqueeze(1)
-        planes = planes[::max(1, planes.numel() * self.weight.numel() // CHUNK)].to(self.weight)
+        each = planes[0].numel() * self.weight.numel() if len(planes) else 1
+        planes = some(planes, max(1, CHUNK // max(1, each))).to(self.weight)
         patches = F.unfold(planes, self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)
         return in_full(u), in_full(patches)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .basis import GridBasis
 from .basis.grid import lasting
-from .grid_update import MAX_SAMPLES
+from .grid_update import MAX_SAMPLES, some
 from .half import in_full, in_single
 from .mixin import LayerMixin
 from .symbolic_trace import layer_input
@@ -77,13 +77,13 @@ class Sparsity(LayerMixin):
             if self.weight is None:
                 return size
             base = in_full(self.weight).abs()
-            return size + (base if self.mask is None else base * self.mask)
+            return size + self.unpruned(base)
         self.check_samples(x)
         x, dim = self._batched(x), self.channel_dim
         if self.norm is None:  # all samples are alike
             x, dim = x.movedim(dim, -1).flatten(0, -2), -1  # (N, C)
             x = self._finite_ones(x, x.isfinite().all(1))
-            x = x[::max(1, len(x) // MAX_SAMPLES)]
+            x = some(x, MAX_SAMPLES)
         else:
             x = self._finite_ones(x, x.flatten(1).isfinite().all(1))
         values = in_full(self._planes(x, self.seen(x), dim, False))
@@ -131,6 +131,17 @@ class Sparsity(LayerMixin):
         """Switch off all functions but these, a bool of the shape of the ordinary layer's weight."""
         keep = functions if self.mask is None else functions & self.mask.bool()
         self.mask = keep.to(self.coefficient_parameter.dtype)
+
+    def unpruned(self, weight: Tensor, dim: int | None = None) -> Tensor:
+        """Of weights in the shape of the mask, or with one dimension more, ``dim``, what is not switched off.
+
+        The mask comes to where they are: replicas of `nn.DataParallel`, for one, leave it on the first device.
+        """
+        mask = self.mask
+        if mask is None:
+            return weight
+        mask = mask if mask.device == weight.device else mask.to(weight.device)
+        return weight * (mask if dim is None else mask.unsqueeze(dim))
 
     @property
     def sparsity(self) -> float:

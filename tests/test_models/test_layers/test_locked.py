@@ -171,3 +171,41 @@ def test_loading_another_lock():
     other.load_state_dict(one.state_dict())
     assert_close(other(x), one(x))
     assert other.locked.functions() == fixed
+
+
+def replica(module: nn.Module, device: str = 'cpu') -> nn.Module:
+    """As `nn.DataParallel` makes them, for GPUs alone."""
+    copies = {each: each._replicate_for_data_parallel() for each in module.modules()}
+    for each, own in copies.items():
+        for name, child in each._modules.items():
+            own._modules[name] = copies.get(child)
+        for name, parameter in each._parameters.items():
+            if parameter is None:
+                own._parameters[name] = None
+            else:
+                setattr(own, name, parameter.to(device, copy=True))
+        for name, buffer in each._buffers.items():
+            own._buffers[name] = buffer.to(device, copy=True)
+    return copies[module]
+
+
+@kinds
+def test_replicas(kind):
+    """They have the formulas, and the mask comes to their device."""
+    layer, x, fixed = made(kind)
+    lock(layer, fixed)
+    assert layer.mask is not None
+    assert_close(replica(layer)(x), layer(x))
+    assert replica(layer, 'meta')(x.to('meta')).is_meta
+
+
+def test_hooks_from_before_see_the_formulas():
+    layer, x, fixed = made('linear')
+    seen = []
+    layer.register_forward_hook(lambda layer, args, out: seen.append(out))
+    lock(layer, fixed)
+    assert layer(x).equal(seen[0])
+    del layer.locked
+    assert not layer(x).allclose(seen[0])
+    lock(layer, fixed)
+    assert_close(layer(x), seen[0])

@@ -172,3 +172,19 @@ def test_pruning_again_by_coefficients_takes_those_that_are_left(make):
             parameter.mul_(1 if layer.mask.shape == parameter.shape and parameter is layer.weight else 0.2)
     assert not layer.importance()[layer.mask == 0].any()
     assert layer.prune(0.6) == pytest.approx(0.6, abs=0.5 / layer.mask.numel())
+
+
+@pytest.mark.parametrize('size', [8, 16, 32, 56, 64])
+def test_importance_is_of_whole_pictures(size):
+    """Equal distances between samples meet the borders alone where batch and sizes are powers of 2."""
+    layer, x = KANConv2d(2, 3, 1), torch.randn(128, 2, size, size)
+    x[..., 0] = 0
+    assert_close(layer.importance(x) / layer.importance(x[..., 1:]),
+                 torch.full_like(layer.importance(), (1 - 1 / size)**0.5), rtol=0.1, atol=0)
+
+
+def test_importance_of_shared_functions_is_of_all_channels():
+    layer, x = SharedKANConv2d(3, padding=1, basis=dict(type='BSpline')), torch.randn(128, 16, 32, 32)
+    x[:, ::8] = 0
+    others = x[:, [i for i in range(16) if i % 8]]
+    assert_close(layer.importance(x) / layer.importance(others), torch.full((3, 3), (7 / 8)**0.5), rtol=0.1, atol=0)
