@@ -1,6 +1,7 @@
 """What a block adds to its stage; turning it off and straight, and that nothing is left of it."""
 
 import copy
+import math
 import random
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.inspection import Recorder
-from rkan_mm.inspection.branch import BranchRecorder, bridges
+from rkan_mm.inspection.branch import Branch, BranchRecorder, bridges
 from rkan_mm.inspection.swap import at_rest, straightened, without_block, without_functions
 from rkan_mm.models import KANLinear, RKANet
 
@@ -40,14 +41,35 @@ def test_branch_against_its_definition(fusion):
                  rtol=1e-4, atol=1e-4)
     assert found.cosine == pytest.approx(torch.cosine_similarity(out, full, 1).mean().item(), rel=1e-5)
     one, other = (t.movedim(1, -1).flatten(0, -2).double() for t in (out, full))
-    one, other = one - one.mean(0), other - other.mean(0)
-    cka = (one.T @ other).norm()**2 / ((one.T @ one).norm() * (other.T @ other).norm())
-    assert found.cka == pytest.approx(cka.item(), rel=1e-5)
+    scale = (unbiased(one, one) * unbiased(other, other))**0.5
+    assert found.cka == pytest.approx(unbiased(one, other) / scale, rel=1e-5)
     assert found.count == 3 * 2 * 3
     assert len(found.maps) == 3
     assert found.maps[0]['share'].shape == (2, 3)
     assert_close(found.maps[2]['with_block'], full[2].mean(0), rtol=1e-4, atol=1e-4)
     assert_close(expected[3], full[:2])
+
+
+def unbiased(one: torch.Tensor, other: torch.Tensor) -> float:
+    """HSIC by its definition in products of places."""
+    n = len(one)
+    k, m = (t @ t.T * (1 - torch.eye(n)) for t in (one, other))
+    return (torch.trace(k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()).item()
+
+
+def test_alignment_of_fewer_places_than_channels():
+    torch.manual_seed(0)
+    out, other = torch.randn(2, 4, 200, 5, 5)
+    branch = Branch('stage')
+    for one, two in zip(out.split(1), other.split(1), strict=True):
+        branch.add(one, two)
+    assert abs(branch.cka) < 0.1  # they have nothing in common
+    alike = Branch('stage')
+    alike.add(out, 3 * out + 7)
+    assert alike.cka == pytest.approx(1)
+    few = Branch('stage')
+    few.add(out[:1, :, :1, :3], out[:1, :, :1, :3])
+    assert math.isnan(few.cka)
 
 
 def test_without_blocks_it_is_the_plain_backbone():
