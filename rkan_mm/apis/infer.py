@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def _can_be_read(image: Path) -> bool:
 @safe_loading()
 def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, score_thr: float = 0.3,
           batch_size: int = 1, device: str | None = None, allow_partial: bool = False,
-          failed: list[str] | None = None) -> list[dict]:
+          failed: dict[str, str] | None = None) -> list[dict]:
     """Predict, and write ``out_dir/vis/<image>`` and ``out_dir/preds/<image>.json``.
 
     Args:
@@ -98,7 +99,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         batch_size: images at a time.
         device: None takes a GPU where there is one.
         allow_partial: predict, with a warning in red, where the checkpoint is of another model in part.
-        failed: takes the images that the model cannot take, such as too small ones, if it can take others.
+        failed: takes the images that the model cannot take, such as too small ones, and why, if it can take others.
 
     Returns:
         What is in each json, without those of ``failed``: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels; of mmrotate
@@ -149,7 +150,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
         with building(f'Image {next(iter(odd))!r} cannot be predicted'):
             raise next(iter(odd.values()))
     if failed is not None:
-        failed += odd
+        failed |= {image: _last_line(error) for image, error in odd.items()}
     warn_in_red(warning)
     return results
 
@@ -166,9 +167,15 @@ def _predicted(predict: Callable[[list[str]], list], batch: list[str], odd: dict
         raise
     except Exception as error:
         if len(batch) == 1:
-            odd[batch[0]] = error
+            if re.search('out of memory|CUDA error', str(error)):  # others would fail as well
+                raise
+            odd[batch[0]] = error.with_traceback(None)  # which would keep all feature maps
             return []
     return [result for image in batch for result in _predicted(predict, [image], odd)]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _for_inference(cfg: Config) -> Config:
@@ -259,11 +266,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = list_images(args.image, broken, named=True)
     out_dir = args.out_dir or str(Path(cfg.work_dir) / 'infer')
     score_thr = 0.3 if args.score_thr is None else args.score_thr
-    failed: list[str] = []
+    failed: dict[str, str] = {}
     infer(cfg, args.checkpoint, images, out_dir, score_thr, args.batch_size, args.device, args.allow_partial, failed)
     print(f'{len(images) - len(failed)} images: pictures in {out_dir}/vis, predictions in {out_dir}/preds')
-    for names, why in ((broken, 'cannot be read as images'), (failed, 'cannot be predicted by this model')):
-        if names:
-            print(f'{len(names)} {why} and are left out: {", ".join(names)}', file=sys.stderr)
+    if broken:
+        print(f'{len(broken)} cannot be read as images and are left out: {", ".join(broken)}', file=sys.stderr)
+    if failed:
+        print(f'{len(failed)} cannot be predicted by this model and are left out: {", ".join(failed)} (the first: '
+              f'{next(iter(failed.values()))})', file=sys.stderr)
     if broken or failed:
         sys.exit(1)

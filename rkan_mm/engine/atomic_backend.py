@@ -32,7 +32,7 @@ class AtomicBackend(LocalBackend):
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        with contextlib.suppress(OSError):  # some network disks do not write folders on demand: it is not in hand then
+        with contextlib.suppress(OSError):  # some network disks do not write folders on demand
             folder = os.open(path.parent, os.O_RDONLY)  # the new name is on the disk only when the folder is
             try:
                 os.fsync(folder)

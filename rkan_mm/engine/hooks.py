@@ -142,9 +142,10 @@ class KANGridUpdateHook(Hook):
 
         None before the next step, as a change would drop what was accumulated.
         """
-        wrapper = runner.optim_wrapper
-        counts = getattr(wrapper, '_accumulative_counts', 1)
-        if counts > 1 and wrapper._inner_count % counts:
+        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
+        slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
+        counts = getattr(slowest, '_accumulative_counts', 1)
+        if counts > 1 and slowest._inner_count % counts:
             return range(0)
         first = max(runner.iter - counts, self._looked) + 1
         self._looked = runner.iter

@@ -53,14 +53,14 @@ WITHIN: tuple[tuple[str, str], ...] = (
      '--resume'),
     ('Expected more than 1 value per channel', 'The last batch of an epoch has one image, and a batch norm sees one '
      'pixel of it: set train_dataloader.drop_last=True, then go on with --resume'),
-    (MEMORY, 'Out of memory: lower train_dataloader.batch_size, then go on with --resume'),
     ('No space left on device|[Qq]uota exceeded', 'The disk is full, or your quota of it: make room, then go on with '
      '--resume'),
-    ('Too many open files|received 0 items of ancdata', 'Too many files are open at once: ulimit -n 65536 before it, '
-     'or a lower num_workers; then go on with --resume'),
+    ('Too many open files|received 0 items of ancdata', 'Too many files are open at once: run ulimit -n 65536 first, '
+     'or lower num_workers; then go on with --resume'),
     ('DataLoader worker .* (is killed|exited unexpectedly)|unable to (allocate|open) shared memory',
      'A worker that loads data was killed: lower num_workers, or give the machine (in Docker: --shm-size) more shared '
      'memory; then go on with --resume'),
+    (MEMORY, 'Out of memory: lower train_dataloader.batch_size, then go on with --resume'),
 )
 """What a user can mend in the midst of a run."""
 

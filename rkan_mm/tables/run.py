@@ -17,7 +17,7 @@ from rkan_mm.preflight.red import warn_in_red
 
 from .record import disagreements
 from .report import markdown, plot, publish
-from .table import Table, locked, tables_of
+from .table import LockedError, Table, locked, tables_of
 
 
 def share_of_cores(jobs: int) -> dict[str, str]:
@@ -36,7 +36,8 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
     """Train one row with one seed, going on where it was left; ``jobs`` is how many runs share the machine.
 
     Raises:
-        PreflightError: the run failed, or another process is at it.
+        LockedError: another process is at it.
+        PreflightError: the run failed.
     """
     python = [sys.executable, '-m']
     prefix = dict(none=python,
@@ -86,6 +87,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     for name in table.rows:
         warn_in_red(table.others_since(name))
     done = {(line['row'], int(line['seed'])) for line in table.results()}
+    for other in tables:  # whose records are read at the end
+        other.results()
     failures, logger = [], MMLogger.get_instance('rkan_mm', log_level='INFO')
     if not args.collect:
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -102,6 +105,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                     try:
                         future.result()
                         table.add(name, seed, folder)
+                    except LockedError as error:
+                        logger.info(f'{name}, seed {seed}: left to the other process ({error})')
                     except (PreflightError, OSError) as error:  # said at once: a table may be stopped before its end
                         failures.append(str(error))
                         logger.error(f'failed: {error}')

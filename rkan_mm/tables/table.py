@@ -70,7 +70,7 @@ class Table:
         content: Any = _read(path)
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
-        self.test, self.others = content.get('test', False), content.get('others', [])
+        self.test, self.others = content.get('test', False), content.get('others') or []
         self.labels, self.scale = content.get('labels', {}), content.get('scale', 1)
         self.baseline, self.shape = content.get('baseline'), content.get('shape')
         self.collection, self.machine = content.get('collection', ''), content.get('machine', '')
@@ -221,14 +221,18 @@ class Table:
             partial.replace(self.record)
 
 
+class LockedError(PreflightError):
+    """Another process is at it."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Meanwhile no other process has this folder; one that inherits the file that is given has it, too.
+    """Hold the folder's lock; a child process that inherits the descriptor holds it, too.
 
-    Disks without locks give it to everybody.
+    On disks without locks nobody is kept out.
 
     Raises:
-        PreflightError: another has it, and is not to be waited for.
+        LockedError: another process holds it, and is not to be waited for.
     """
     file = os.open(folder, os.O_RDONLY)
     try:
@@ -236,7 +240,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
     except OSError as error:
         if isinstance(error, BlockingIOError):
             os.close(file)
-            raise PreflightError(f'Another process is training in {folder}: wait for its end, or end it.') from error
+            raise LockedError(f'Another process is training in {folder}: wait for its end, or end it.') from error
     try:
         yield file
     finally:
@@ -343,7 +347,8 @@ def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
     for key in [key for key in content if key not in (*PARTS, *OTHER_PARTS)]:
         if near := difflib.get_close_matches(str(key), OTHER_PARTS, n=1, cutoff=0.8):
             raise PreflightError(f'{where}: {key!r} is nothing that is read; is {near[0]} meant?')
-    texts = dict(metric=[content['metric']], baseline=[content.get('baseline') or ''], others=content.get('others', []))
+    texts = dict(metric=[content['metric']], baseline=[content.get('baseline') or ''],
+                 others=content.get('others') or [])
     for key, given in texts.items():
         if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
             raise PreflightError(f'{where}: {key} is ' + ('a list of names of metrics, such as [coco/segm_mAP]'

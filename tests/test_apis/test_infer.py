@@ -151,17 +151,20 @@ def test_pictures_that_a_model_cannot_take(images, tmp_path, capsys, monkeypatch
         assert end.value.code == 1
         shown = capsys.readouterr()
         assert '3 images: pictures in' in shown.out
-        assert re.search('2 cannot be predicted by this model and are left out: .*aa.png, .*zz.png', shown.err)
+        assert re.search('2 cannot be predicted by this model and are left out: .*aa.png, .*zz.png '
+                         "\\(the first: Kernel size can't be greater", shown.err)
     with pytest.raises(PreflightError, match="Image '.*aa.png' cannot be predicted: RuntimeError: Kernel size"):
         infer.main([*arguments, str(folder / 'aa.png'), '--out-dir', str(tmp_path / 'out')])
 
 
-def test_a_full_disk_is_no_matter_of_the_pictures(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize('error', [
+    OSError(28, 'No space left on device'), RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')])
+def test_a_full_disk_or_card_is_no_matter_of_the_pictures(images, tmp_path, monkeypatch, error):
     (tmp_path / 'cls.py').write_text(CLASSIFIER)
     arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
 
     def full(*args):
-        raise OSError(28, 'No space left on device')
+        raise error
     monkeypatch.setattr(infer.mmengine, 'dump', full)
-    with pytest.raises(PreflightError, match='The images cannot be predicted: OSError: .*No space left on device'):
+    with pytest.raises(PreflightError, match=f'The images cannot be predicted: .*{error.args[-1][:12]}'):
         infer.main([*arguments, str(images), '--out-dir', str(tmp_path / 'out')])

@@ -1,6 +1,7 @@
 """KAN hooks in mmengine's runner."""
 
 import os
+import types
 
 import pytest
 import torch
@@ -153,6 +154,17 @@ def test_accumulated_gradients_are_kept(tmp_path):
     assert train(tmp_path / 'parts', max_iters=8, resume=True).iter == 8
     assert seen.count((6, 10, None)) == 1
     assert whole.model.conv.basis.grid_size == 10
+
+
+def test_grids_wait_for_the_slowest_of_several_optimizers():
+    def wrapper(counts, inner):
+        return types.SimpleNamespace(_accumulative_counts=counts, _inner_count=inner)
+
+    hook = KANGridUpdateHook()
+    hook._looked = -1
+    for iteration, due in enumerate([[0], [], [], [], [1, 2, 3, 4]]):
+        both = types.SimpleNamespace(optim_wrappers=dict(a=wrapper(1, iteration), b=wrapper(4, iteration)))
+        assert [*hook._due(types.SimpleNamespace(iter=iteration, optim_wrapper=both))] == due
 
 
 def test_grids_of_a_compiled_model_move(tmp_path):

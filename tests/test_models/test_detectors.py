@@ -109,6 +109,6 @@ def test_a_neck_that_fails_is_told_with_the_maps_that_it_was_given():
     init_default_scope('mmdet')
     neck = dict(type='SSDNeck', in_channels=[8, 16], out_channels=[8, 16, 16], level_strides=[2], level_paddings=[0],
                 l2_norm_scale=None)
-    with pytest.raises(RuntimeError, match=r'SSDNeck was given maps of zeros \(1, 16, 2, 2\), \(1, 8, 1, 1\), and f'):
+    with pytest.raises(RuntimeError, match=r'SSDNeck was given maps of zeros \(1, 8, 2, 2\), \(1, 16, 1, 1\), and f'):
         MMENGINE_MODELS.build(
             dict(type='rkan_mm.RKANet', backbone=neck, stages=('extra_layers.0',), input_size=(8, 8)))

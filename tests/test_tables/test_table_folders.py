@@ -139,6 +139,7 @@ def test_a_run_that_another_process_is_at(write, tmp_path, monkeypatch):
         began.append(args), subprocess.CompletedProcess(args, 0))[1])
     with pytest.raises(PreflightError, match='Another process is training in .*row/seed0: wait for its end, or end it'):
         table_module.launch(table, 'row', 0, folder, 'none', 1)
+    run_table(['table.yml'])  # no failure: the other process has it
     left.communicate(b'\n')
     assert not began
     table_module.launch(table, 'row', 0, folder, 'none', 1)

@@ -147,19 +147,21 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         inputs += [(zeros(channels),) for channels in wanted]
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
+    first: RuntimeError | None = None
     for given in inputs:
         weighted.clear()
         fresh = tuple(t * 1 for t in given)
         try:
             return backbone(fresh if len(given) > 1 or isinstance(in_channels, Sequence) else fresh[0], *masks)
         except (RuntimeError, AssertionError) as error:
-            if given is inputs[-1]:
-                what = 'maps of zeros' if len(given) > 1 else 'an image of zeros'
-                raise RuntimeError(
-                    f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} '
-                    f'{", ".join(str(tuple(t.shape)) for t in given)}, and failed: {error}. Where it takes larger '
-                    'images alone, give their size, e.g. input_size=(224, 224)') from error
-    return None
+            what = 'maps of zeros' if len(given) > 1 else 'an image of zeros'
+            first = first or RuntimeError(
+                f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} '
+                f'{", ".join(str(tuple(t.shape)) for t in given)}, and failed: {str(error) or type(error).__name__}. '
+                'Where it takes larger images alone, give their size, e.g. input_size=(224, 224)')
+            first.__cause__ = first.__cause__ or error
+    assert first
+    raise first
 
 
 @contextmanager
