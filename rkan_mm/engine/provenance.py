@@ -66,13 +66,18 @@ def _plain(value: Any) -> bytes:
 def commit() -> str | None:
     """Commit of this package's checkout, with ``-dirty`` where tracked files differ from it.
 
+    Those that a table writes while it runs do not count: records, plots, pages and metafiles.
+
     Outside of a checkout, as in a copy of one on another machine, it is what the environment's ``RKAN_MM_REVISION``
     says, or None.
     """
     git = ['git', '-C', str(Path(__file__).parent)]
     try:
         subprocess.run([*git, 'ls-files', '--error-unmatch', Path(__file__).name], check=True, capture_output=True)
-        return subprocess.run([*git, 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*'], check=True,
-                              capture_output=True, text=True).stdout.strip()
+        clean = subprocess.run([*git, 'describe', '--always', '--abbrev=12', '--exclude=*'], check=True,
+                               capture_output=True, text=True).stdout.strip()
+        written = [f':(top,exclude)*{name}' for name in ('.csv', '.md', '.png', 'metafile.yml')]
+        changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD', '--', ':(top)', *written], capture_output=True)
+        return f'{clean}-dirty' if changed.returncode else clean
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get('RKAN_MM_REVISION') or None
