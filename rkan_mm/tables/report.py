@@ -117,7 +117,7 @@ def plot(table: Table, path: str | Path) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(', '.join(label for _, label in labels) if table.others else table.metric)
-    axes.set_title(table.title)
+    figure.suptitle(table.title, fontsize='large', wrap=True)  # over all: beside long names the axes are narrow
     axes.grid(axis='x', alpha=0.3)
     figure.legend(loc='outside lower center', ncols=3, fontsize='small')
     figure.savefig(path, dpi=110)
