@@ -42,7 +42,8 @@ CURES: tuple[tuple[str, str], ...] = (
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
                                                    'PackDetInputs or PackInputs'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
-    (MEMORY, 'lower train_dataloader.batch_size, or see the table on memory in the docs'),
+    (MEMORY, 'lower the batch size (train_dataloader.batch_size, or --batch-size of infer), or see the table on memory '
+             'in the docs'),
 )
 """What may help, by what mm's message holds."""
 

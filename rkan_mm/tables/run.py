@@ -84,8 +84,8 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     wanted = table.runs(args.rows, args.seeds)
     if not wanted:
         raise PreflightError(f'No row matches {" ".join(args.rows)}; there are {", ".join(table.rows)}.')
-    for name in table.rows:
-        warn_in_red(table.others_since(name))
+    for change in table.changed():
+        warn_in_red(change)
     done = {(line['row'], int(line['seed'])) for line in table.results()}
     for other in tables:  # whose records are read at the end
         other.results()

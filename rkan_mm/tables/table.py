@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import fcntl
+import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 
+from .description import PARTS, content_of, files_of, folder_of, read
 from .record import read_record
 
 FIELDS = ('row', 'seed', 'config', 'epochs', 'last', 'best', 'best_epoch', 'test', 'seconds_per_epoch',
           'peak_memory_mib', 'parameters', 'device', 'torch', 'curve', 'others', 'threads', 'data', 'other_data',
           'commit', 'options', 'metrics', 'recipe')
-PARTS = ('title', 'metric', 'seeds', 'rows')
-OTHER_PARTS = ('test', 'others', 'labels', 'scale', 'baseline', 'shape', 'collection', 'machine', 'options')
-ENTRIES = ('name', 'config', 'published', 'seeds', 'options', 'parameters', 'macs', 'results')
-"""What a row may have."""
-
 OF_RECIPE = ('model', 'data_preprocessor', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader',
              'val_dataloader', 'val_evaluator', 'test_dataloader', 'test_evaluator', 'custom_hooks', 'load_from')
 """Parts of a config on which its figures depend."""
@@ -66,8 +59,8 @@ class Table:
         path = Path(path)
         if not path.is_file():
             raise PreflightError(f'Table {str(path)!r} does not exist; there are '
-                                 f'{", ".join(map(str, _files(path.parent))) or "none beside it"}.')
-        content: Any = _read(path)
+                                 f'{", ".join(map(str, files_of(path.parent))) or "none beside it"}.')
+        content: Any = read(path)
         self.path, self.name = path, path.stem
         self.title, self.metric, self.seeds = content['title'], content['metric'], content['seeds']
         self.test, self.others = content.get('test', False), content.get('others') or []
@@ -89,27 +82,29 @@ class Table:
         self.topic = path.parent.parent if path.parent.name == 'tables' else path.parent
         self.record = Path(record) if record else self.topic / 'logs' / f'{self.name}.csv'
 
-    def others_since(self, name: str) -> str | None:
-        """What of a row has been changed since it was run, as a sentence."""
-        row, recipe = self.rows[name], ''
+    def changed(self) -> Iterator[str]:
+        """What of each row has been changed since it was run, as a sentence."""
+        recipe_of, told = functools.cache(lambda config: _hash(_recipe(config))), set()  # many rows have one config
         for line in self.results():
-            if line['row'] != name:
+            name, row = line['row'], self.rows[line['row']]
+            if name in told:
                 continue
             if Path(line['config']).stem != Path(row['config']).stem:
-                return (f'{name}: {self.record} has figures of {Path(line["config"]).stem}, the row is of '
-                        f'{Path(row["config"]).stem} now. To run it anew, take its lines out of the record.')
-            if line['options'] and line['options'] != self._options_of(name):
-                return (f'{name}: {self.record} has figures with options {line["options"]}, the row has '
-                        f'{self._options_of(name)} now. To run it anew, take its lines out of the record.')
-            recipe = recipe or (_hash(_recipe(row['config'])) if line['recipe'] else '')
-            if line['recipe'] and recipe and line['recipe'] != recipe:
-                return (f'{name}: {row["config"]} has been changed since it gave the figures in {self.record}. To run '
-                        'it anew, take its lines out of the record.')
-        return None
+                change = (f'{self.record} has figures of {Path(line["config"]).stem}, the row is of '
+                          f'{Path(row["config"]).stem} now')
+            elif line['options'] and line['options'] != self._options_of(name):
+                change = (f'{self.record} has figures with options {line["options"]}, the row has '
+                          f'{self._options_of(name)} now')
+            elif line['recipe'] and recipe_of(row['config']) not in ('', line['recipe']):
+                change = f'{row["config"]} has been changed since it gave the figures in {self.record}'
+            else:
+                continue
+            told.add(name)
+            yield f'{name}: {change}. To run it anew, take its lines out of the record.'
 
     def folder(self, name: str, seed: int) -> Path:
         """Where a run is trained."""
-        return Path('work_dirs/tables') / self.name / _folder(name) / f'seed{seed}'
+        return Path('work_dirs/tables') / self.name / folder_of(name) / f'seed{seed}'
 
     def begin(self, name: str, work_dir: Path) -> None:
         """Note in a run's folder of what row it is, so that it is gone on with as that row alone.
@@ -289,95 +284,6 @@ def _flat(options: dict, prefix: str = '') -> dict[str, Any]:
     return found
 
 
-def _folder(name: str) -> str:
-    """A row's name as that of a folder."""
-    return re.sub(r'\W+', '-', name).strip('-').lower()
-
-
 def tables_of(folder: Path) -> list[Table]:
     """The tables of a folder; its yaml files that have no part of one are passed over."""
-    return [Table(path) for path in _files(folder) if {*PARTS, '_base_'} & set(_yaml(path))]
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob('*') if path.suffix in ('.yml', '.yaml'))
-
-
-def _yaml(path: Path) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PreflightError(f'Table {str(path)!r} is no yaml: {" ".join(str(error).split())}') from error
-    return content if isinstance(content, dict) else {}
-
-
-def _inherited(path: Path, heirs: tuple[Path, ...]) -> dict:
-    """The content of a table's file with what it takes from its ``_base_``; ``heirs`` take from this one."""
-    content = _yaml(path)
-    if '_base_' not in content:
-        if idle := [key for key in ('configs', 'without') if key in content]:
-            raise PreflightError(f'Table {str(path)!r}: {idle[0]} is of the rows of another table, which _base_ names.')
-        return content
-    where, base = f'Table {str(path)!r}', path.parent / str(content.pop('_base_'))
-    if not base.is_file() or base.resolve() in (heirs := (*heirs, path.resolve())):
-        raise PreflightError(f'{where}: _base_ names {str(base)!r}, which is no other table.')
-    theirs = _read(base, heirs)
-    configs, without = content.pop('configs', {}), content.pop('without', [])
-    if not isinstance(configs, dict) or not isinstance(without, list):
-        raise PreflightError(f'{where}: configs are written as THERE: HERE, and without is a list of rows.')
-    for key, named, there in (('configs', configs, [row['config'] for row in theirs['rows']]),
-                              ('without', without, [row['name'] for row in theirs['rows']])):
-        if unknown := [each for each in named if each not in there]:
-            raise PreflightError(f'{where}: {key} names {unknown[0]!r}, which no row of {str(base)!r} has; there are '
-                                 f'{", ".join(dict.fromkeys(there))}.')
-    of_other_models = ('parameters', 'macs', 'published', 'results')
-    rows = [{**{key: value for key, value in row.items() if row['config'] not in configs or key not in of_other_models},
-             'config': configs.get(row['config'], row['config'])}
-            for row in theirs['rows'] if row['name'] not in without]
-    return {**theirs, 'rows': rows, **content}
-
-
-def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict:
-    """The content of a table's file; `PreflightError` where it is not what `Table` describes."""
-    where, content = f'Table {str(path)!r}', _inherited(path, heirs)
-    missing = [key for key in PARTS if key not in content]
-    if missing:
-        raise PreflightError(f'{where} has no {", ".join(missing)}.')
-    rows, names = content['rows'], []
-    for key in [key for key in content if key not in (*PARTS, *OTHER_PARTS)]:
-        if near := difflib.get_close_matches(str(key), OTHER_PARTS, n=1, cutoff=0.8):
-            raise PreflightError(f'{where}: {key!r} is nothing that is read; is {near[0]} meant?')
-    texts = dict(metric=[content['metric']], baseline=[content.get('baseline') or ''],
-                 others=content.get('others') or [])
-    for key, given in texts.items():
-        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-            raise PreflightError(f'{where}: {key} is ' + ('a list of names of metrics, such as [coco/segm_mAP]'
-                                 if key == 'others' else 'a name') + f', not {content[key]!r}.')
-    if not isinstance(content.get('labels', {}), dict):
-        raise PreflightError(f'{where}: labels are written as METRIC: NAME.')
-    if not isinstance(content.get('scale', 1), (int, float)):
-        raise PreflightError(f'{where}: scale is a number, not {content["scale"]!r}.')
-    if not isinstance(rows, list) or not rows:
-        raise PreflightError(f'{where}: rows are a list of a name and a config each, such as '
-                             '[{name: A, config: a.py}].')
-    for i, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ('name', 'config')):
-            raise PreflightError(f'{where}, row {i}: it has no name and config, or they are no text.')
-        if row['name'] in names:
-            raise PreflightError(f'{where}: two rows are called {row["name"]!r}.')
-        if alike := [name for name in names if _folder(name) == _folder(row['name'])]:
-            raise PreflightError(f'{where}: rows {alike[0]!r} and {row["name"]!r} would be trained in one folder, '
-                                 f'{_folder(row["name"])!r}: let their names differ in letters or digits.')
-        names.append(row['name'])
-        if unread := [key for key in row if key not in ENTRIES]:
-            raise PreflightError(f'{where}, row {row["name"]!r}: {", ".join(map(str, unread))} would change nothing; a '
-                                 f'row has {", ".join(ENTRIES)}.')
-    for who, part in (('', content), *((f', row {row["name"]!r}', row) for row in rows)):
-        if not isinstance(part.get('options', {}), dict):
-            raise PreflightError(f'{where}{who}: options are written as KEY: VALUE.')
-    for who, seeds in (('', content['seeds']), *((f', row {row["name"]!r}', row.get('seeds', [])) for row in rows)):
-        if not isinstance(seeds, list) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-            raise PreflightError(f'{where}{who}: seeds are a list of whole numbers, such as [0, 1, 2], not {seeds!r}.')
-        if len(set(seeds)) < len(seeds):
-            raise PreflightError(f'{where}{who}: a seed is named twice in {seeds}.')
-    return content
+    return [Table(path) for path in files_of(folder) if {*PARTS, '_base_'} & set(content_of(path))]

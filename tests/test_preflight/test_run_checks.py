@@ -197,11 +197,12 @@ def test_other_images_with_the_same_ids(train, shapes, tmp_path):
 @pytest.mark.parametrize(('error', 'sentence'), [
     ("[Errno 122] Disk quota exceeded: 'work/summary.json'", 'The disk is full, or your quota of it: make room, then'),
     ('[Errno 28] No space left on device', 'The disk is full, or your quota of it: make room'),
-    ("[Errno 24] Too many open files: '/tmp/pymp-1'", 'Too many files are open at once: ulimit -n 65536 before it'),
+    ("[Errno 24] Too many open files: '/tmp/pymp-1'", 'Too many files are open at once: run ulimit -n 65536 first'),
     ('received 0 items of ancdata', 'Too many files are open at once'),
     ('CUDA out of memory. Tried to allocate 2.00 GiB', 'Out of memory: lower train_dataloader.batch_size, then go on'),
     ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 'Out of memory'),
     ('[Errno 12] Cannot allocate memory', 'Out of memory: lower'),
+    ('unable to allocate shared memory(shm) for file: Cannot allocate memory (12)', 'A worker that loads data was killed'),
     ('matrix is singular', None),
 ])
 def test_in_the_midst_of_a_run(error, sentence):

@@ -126,12 +126,13 @@ def test_a_row_that_was_changed_since_it_was_run(project):
         processes=1, device='CPU', versions=dict(torch='2'))))
     table = Table('table.yml', 'out.csv')
     table.add('plain', 0, project)
-    assert table.others_since('plain') is None
+    assert [*table.changed()] == []
     table.rows['plain']['options'] = {'optim_wrapper.optimizer.lr': 9}
-    assert 'has figures with options {}, the row has {"optim_wrapper.optimizer.lr": 9} now' in table.others_since(
-        'plain')
+    (change,) = table.changed()
+    assert 'has figures with options {}, the row has {"optim_wrapper.optimizer.lr": 9} now' in change
     table.rows['plain'].update(options={}, config='configs/other.py')
-    assert 'has figures of tiny, the row is of other now. To run it anew, take its lines' in table.others_since('plain')
+    (change,) = table.changed()
+    assert 'has figures of tiny, the row is of other now. To run it anew, take its lines' in change
 
 
 def test_a_record_of_before_has_empty_columns(project):
@@ -296,6 +297,7 @@ def test_a_table_takes_from_another_what_it_does_not_give(project):
             (dict(without=['forth']), "without names 'forth', which no row of 'table.yml' has; there are plain,"),
             (dict(configs={'tiny.py': 'a.py'}), "configs names 'tiny.py', which no row of 'table.yml' has; there are "),
             (dict(configs=['tiny.py']), 'configs are written as THERE: HERE'),
+            (dict(rows=text['rows']), 'configs is of the rows of another table, which _base_ names'),
             (dict(options=[1]), "'other.yml': options are written as KEY: VALUE")]:
         other.write_text(yaml.safe_dump(heir | wrong))
         with pytest.raises(PreflightError, match=message):

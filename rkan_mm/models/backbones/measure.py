@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .bridged_stage import feature_map, stage_input, token_size
 
@@ -137,27 +137,27 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
                            device=like.device, requires_grad=torch.is_grad_enabled())
 
     several = in_channels or getattr(backbone, 'in_channels', None)
-    inputs: list[tuple[Tensor, ...]] = []
+    inputs: list[Tensor | tuple[Tensor, ...]] = []
     if isinstance(several, Sequence):  # from fine to coarse, but those of YOLOv3's neck
         inputs += [tuple(zeros(channels, 4 << i) for i, channels in enumerate(order))
                    for order in (several, several[::-1])]
     if not isinstance(in_channels, Sequence):
         convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
         wanted = [in_channels] if in_channels else list(dict.fromkeys((*convs[:1], 3)))
-        inputs += [(zeros(channels),) for channels in wanted]
+        inputs += [zeros(channels) for channels in wanted]
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
     first: RuntimeError | None = None
     for given in inputs:
         weighted.clear()
-        fresh = tuple(t * 1 for t in given)
         try:
-            return backbone(fresh if len(given) > 1 or isinstance(in_channels, Sequence) else fresh[0], *masks)
+            return backbone(tree_map(lambda t: t * 1, given), *masks)
         except (RuntimeError, AssertionError) as error:
-            what = 'maps of zeros' if len(given) > 1 else 'an image of zeros'
+            what = 'an image of zeros' if isinstance(given, Tensor) else 'maps of zeros'
+            shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(given))
             first = first or RuntimeError(
-                f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} '
-                f'{", ".join(str(tuple(t.shape)) for t in given)}, and failed: {str(error) or type(error).__name__}. '
+                f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} {shapes}, and failed: '
+                f'{str(error) or type(error).__name__}. '
                 'Where it takes larger images alone, give their size, e.g. input_size=(224, 224)')
             first.__cause__ = first.__cause__ or error
     assert first
