@@ -202,7 +202,7 @@ def test_other_images_with_the_same_ids(train, shapes, tmp_path):
     ('CUDA out of memory. Tried to allocate 2.00 GiB', 'Out of memory: lower train_dataloader.batch_size, then go on'),
     ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 'Out of memory'),
     ('[Errno 12] Cannot allocate memory', 'Out of memory: lower'),
-    ('unable to allocate shared memory(shm) for file: Cannot allocate memory (12)', 'A worker that loads data was killed'),
+    ('unable to allocate shared memory(shm) for file: Cannot allocate memory (12)', 'A worker that loads data was'),
     ('matrix is singular', None),
 ])
 def test_in_the_midst_of_a_run(error, sentence):
