@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -51,6 +50,30 @@ class _HereAlone:
         return _HereAlone, (None,)
 
 
+class _Uncompiled:
+    """The ``train_step`` of a model for one call, uncompiled, as compiled code knows no hooks that came later.
+
+    The model has its own again before that call begins, and the compiler is on again after it, also if it is broken
+    off.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = getattr(model, '_orig_mod', model)
+        self.own, self.step = vars(self.model).get('train_step'), self.model.train_step
+        self.model.train_step = self
+
+    def __call__(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        self.give_back()
+        with torch.compiler.set_stance('force_eager'):
+            return self.step(*args, **kwargs)
+
+    def give_back(self) -> None:
+        if vars(self.model).get('train_step') is self:
+            del self.model.train_step
+            if self.own is not None:
+                self.model.train_step = self.own
+
+
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
 class KANGridUpdateHook(Hook):
@@ -89,7 +112,7 @@ class KANGridUpdateHook(Hook):
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._updates = self._moved = 0
         self._looked = -1
-        self._uncompiled = contextlib.ExitStack()
+        self._uncompiled: _Uncompiled | None = None
 
     @staticmethod
     def layers(model: nn.Module) -> dict[str, GridUpdate]:
@@ -124,8 +147,8 @@ class KANGridUpdateHook(Hook):
             if each in self.refine:
                 self._refine(runner, self.refine[each])
         if any(self.begin <= each < self.end and (each - self.begin) % self.interval == 0 for each in due):
-            if hasattr(torch.compiler, 'set_stance'):  # compiled code knows no hooks that came later
-                self._uncompiled.enter_context(torch.compiler.set_stance('force_eager'))
+            if hasattr(torch.compiler, 'set_stance'):
+                self._uncompiled = _Uncompiled(runner.model)
             trained = self._trained(runner)
             self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
             self._handles = [layer.register_forward_pre_hook(
@@ -153,10 +176,12 @@ class KANGridUpdateHook(Hook):
 
     def _stop(self) -> None:
         """Also of a step that was broken off, after which somebody trains again."""
-        self._uncompiled.close()
+        if self._uncompiled:
+            self._uncompiled.give_back()
         for handle in self._handles:
             handle.remove()
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
+        self._uncompiled = None
 
     def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
         """The layers with grids that are trained, each with its moving averages."""

@@ -40,6 +40,18 @@ def test_a_step_that_is_broken_off(tmp_path, hook):
     assert expected.isfinite().all()
 
 
+def test_what_is_compiled_stays_so_after_a_broken_update(tmp_path):
+    """As the model of a second run in one process, or of one that goes on with less memory."""
+    calls = []
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', interval=2, outside=0.0)], Breaks())
+    run.cfg.compile = dict(backend='eager')
+    with pytest.raises(KeyboardInterrupt):  # in the third step, which an update is due in
+        run.train()
+    torch.compile(lambda x: x + 1, backend=lambda graph, inputs: calls.append(graph) or graph.forward)(X)
+    assert len(calls) == 1
+    assert not type(vars(run.model).get('train_step')).__name__.startswith('_')
+
+
 def test_the_same_runner_trains_again(tmp_path):
     moved = []
 
