@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,11 +38,20 @@ def _isolated():
     """
     torch.manual_seed(0)
     DefaultScope._instance_dict.clear()  # a fixture of a whole module may have set it
+    before = _switches()
     yield
     DefaultScope._instance_dict.clear()
     Visualizer._instance_dict.clear()
     torch.set_default_dtype(torch.float32)
     logging.getLogger('LoggingTensor').propagate = True
+    assert _switches() == before, 'what this test switched in torch would reach all tests after it'
+
+
+def _switches() -> tuple:
+    """What torch does throughout the process: gradients, autocast, and whether it compiles."""
+    frames = sys.modules.get('torch._dynamo.eval_frame')
+    return (torch.is_grad_enabled(), torch.is_autocast_enabled('cpu'), torch.is_autocast_enabled('cuda'),
+            frames._stance.stance if frames else 'default')
 
 
 @pytest.fixture(scope='session')
