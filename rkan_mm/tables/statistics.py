@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,20 +28,28 @@ class Comparison:
     holm: float
 
 
-def compare(table: Table, against: str | None = None) -> list[Comparison]:
-    """Every row that was run against one, by default the baseline, on the last value (of the test, where there is one).
+def compare(table: Table, against: str | None = None, rows: Collection[str] | None = None,
+            seeds: Collection[int] | None = None) -> list[Comparison]:
+    """Rows that were run against one, by default the baseline, on the last value (of the test, where there is one).
+
+    Args:
+        rows: that alone are compared, and corrected for; default: all others.
+        seeds: that alone count; default: all.
 
     Raises:
         ValueError: there is no such row, or the table has no baseline.
     """
     against = against or table.baseline
-    if against not in table.rows:
-        raise ValueError(f'{table.path}: no row {against!r} to compare with; there are {", ".join(table.rows)}')
+    rows = [name for name in table.rows if name != against] if rows is None else rows
+    for name in (against, *rows):
+        if name not in table.rows:
+            raise ValueError(f'{table.path}: no row {name!r} to compare with; there are {", ".join(table.rows)}')
     key, results = 'test' if table.test else 'last', table.results()
-    by_seed = {name: {line['seed']: values(table, [line], key)[0] for line in results if line['row'] == name}
-               for name in table.rows}
-    paired = {name: np.array([there[seed] - by_seed[against][seed] for seed in there if seed in by_seed[against]])
-              for name, there in by_seed.items() if name != against}
+    by_seed = {name: {line['seed']: values(table, [line], key)[0] for line in results
+                      if line['row'] == name and (seeds is None or int(line['seed']) in seeds)}
+               for name in (*rows, against)}
+    paired = {name: np.array([by_seed[name][seed] - theirs for seed, theirs in by_seed[against].items()
+                              if seed in by_seed[name]]) for name in rows}
     paired = {name: differences for name, differences in paired.items() if len(differences)}
     tests = {name: _t_test(differences) for name, differences in paired.items()}
     corrected = holm([p for _, _, p in tests.values()])
@@ -93,11 +101,12 @@ def seeds_needed(difference: float, spread: float, power: float = 0.8, alpha: fl
     raise ValueError(f'seeds_needed: more than 100,000 for a difference of {difference} at a spread of {spread}')
 
 
-def statistics(table: Table, against: str | None = None) -> str:
+def statistics(table: Table, against: str | None = None, rows: Collection[str] | None = None,
+               seeds: Collection[int] | None = None) -> str:
     """`compare` as markdown."""
     against = against or table.baseline
     text = [f'| {table.title} | over {against} | 95 % interval | p | p after Holm | seeds |', '|---' * 6 + '|']
-    for each in compare(table, against):
+    for each in compare(table, against, rows, seeds):
         rest = '- | - | -'
         if each.seeds > 1:
             rest = f'{each.low:+.2f} to {each.high:+.2f} | {each.p:.3f} | {each.holm:.3f}'

@@ -65,11 +65,47 @@ def test_seeds_needed_by_the_usual_tables():
         seeds_needed(0, 1.0)
 
 
+def test_of_some_rows_and_seeds_alone(tmp_path):
+    """A test by fresh seeds: those that chose the row are left out, and Holm corrects for what is compared alone."""
+    runs = [(row, seed, 10 * seed + gain * (seed > 2) + seed % 2)
+            for row, gain in dict(plain=0, a=1, b=2, c=3).items() for seed in range(6)]
+    runs = [(row, seed, value + (row == 'b') * seed) for row, seed, value in runs]
+    whole = table(tmp_path, runs, baseline='plain')
+    b, = compare(whole, 'a', rows=['b'], seeds=range(3, 6))
+    assert (b.row, b.seeds, b.difference) == ('b', 3, 5)  # by all six seeds 3
+    assert b.holm == b.p == pytest.approx(stats.ttest_1samp([4, 5, 6], 0).pvalue)
+    assert [each.row for each in compare(whole, rows=['c', 'a'])] == ['c', 'a']
+    with pytest.raises(ValueError, match="no row 'd' to compare with"):
+        compare(whole, rows=['d'])
+
+
+MARKS = re.compile(r"""
+    <!--\ (?P<path>configs/\S+\.yml)
+    (?:\ over\ (?P<against>.+?))?
+    (?:,\ seeds\ (?P<first>\d+)-(?P<last>\d+))?
+    (?:,\ rows\ (?P<rows>.+?))?
+    \ -->\n\n""", re.VERBOSE)
+
+
+def of_mark(mark):
+    """The statistics that the mark of a page asks for."""
+    rows = mark['rows'] and mark['rows'].split(' | ')
+    seeds = range(int(mark['first']), int(mark['last']) + 1) if mark['first'] else None
+    return statistics(Table(mark['path']), mark['against'], rows, seeds)
+
+
+def test_a_mark_names_row_seeds_and_rows():
+    path = 'configs/small/tables/rkan_fmnist.yml'
+    whole = MARKS.match(f'<!-- {path} over RKAN, gates, seeds 3-7, rows SE | linear branch, gates -->\n\n')
+    assert list(whole.groups()) == [path, 'RKAN, gates', '3', '7', 'SE | linear branch, gates']
+    assert MARKS.match(f'<!-- {path} over A, gates -->\n\n')['against'] == 'A, gates'
+    assert MARKS.match(f'<!-- {path}, rows A -->\n\n').group('against', 'first', 'rows') == (None, None, 'A')
+
+
 def test_the_page_has_the_statistics_of_the_records(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = PAGE.read_text()
-    blocks = re.findall(r'<!-- (configs/\S+\.yml)(?: over (.+?))? -->\n\n', text)
-    assert blocks
-    for path, against in blocks:
-        head = f'<!-- {path}{f" over {against}" if against else ""} -->\n\n'
-        assert head + statistics(Table(path), against or None) in text, f'{PAGE.name} lacks what {path} gives'
+    marks = list(MARKS.finditer(text))
+    assert len(marks) == text.count('<!-- configs/')
+    for mark in marks:
+        assert text.startswith(of_mark(mark), mark.end()), f'{PAGE.name} lacks what {mark[0].strip()} gives'
