@@ -13,8 +13,9 @@ from torch import nn
 from .layer_decay import get_layer_depth, group_matcher, no_weight_decay
 from .rfp import rfp_forward
 
-OWN = ('backbone', 'bridges')
-"""Modules of a RKANet, whatever the inner backbone has: it may be one, too."""
+OWN = ('backbone', 'bridges', 'num_classes')
+"""What a RKANet has or lacks by itself, whatever the inner backbone has: its modules, for the backbone may be one, too;
+and what mmdet's NumClassCheckHook asks all modules for but SSD's VGG, which it knows by its class."""
 
 ADAPTED: dict[str, Any] = dict(get_layer_depth=get_layer_depth, group_matcher=group_matcher,
                                no_weight_decay=no_weight_decay, rfp_forward=rfp_forward)

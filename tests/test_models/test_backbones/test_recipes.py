@@ -3,10 +3,12 @@
 import copy
 import gc
 import threading
+import types
 import weakref
 
 import pytest
 import torch
+from mmdet.engine.hooks import NumClassCheckHook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
@@ -148,6 +150,17 @@ def test_layer_wise_decay_of_mmdet(decay_type):
     for stage in ('1', '3'):
         lr = {plain[name] for name in plain if name.startswith(f'backbone.stages.{stage}.')}
         assert {value for name, value in ours.items() if f'bridges.stages_{stage}.' in name} == lr
+
+
+def test_ssd_whose_hook_counts_classes():
+    """It asks all modules for their number of classes but a VGG, which has another one."""
+    vgg = dict(type='mmdet.SSDVGG', depth=11, with_last_pool=False, ceil_mode=True, out_indices=(3, 4),
+               out_feature_indices=(15, 24))
+    net = RKANet(vgg, stages=('features.11:features.15',), input_size=(300, 300))
+    data = types.SimpleNamespace(metainfo=dict(classes=('a', 'b', 'c')))
+    NumClassCheckHook()._check_head(types.SimpleNamespace(
+        model=nn.ModuleDict(dict(backbone=net)), train_dataloader=types.SimpleNamespace(dataset=data)), 'train')
+    assert net.backbone.num_classes == -1
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
