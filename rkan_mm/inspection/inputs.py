@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rkan_mm.models.layers import KANLinear
 
@@ -52,11 +51,8 @@ def tap_inputs(functions: LayerFunctions, x: Tensor, limit: int, generator: torc
 
 
 def seen(functions: LayerFunctions, x: Tensor) -> Tensor:
-    """What the functions see of x. The statistics of several processes are not asked for: others may not be here."""
-    if not functions.two_arguments:
-        return x
-    norm = getattr(functions.layer, 'norm', None)
-    return copy.deepcopy(norm).eval()(x) if isinstance(norm, nn.SyncBatchNorm) else functions.layer.seen(x)
+    """What the functions see of x."""
+    return functions.layer.seen(x) if functions.two_arguments else x
 
 
 def padded(functions: LayerFunctions, x: Tensor, value: float = 0.0) -> Tensor:

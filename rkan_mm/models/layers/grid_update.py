@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from rkan_mm.models.ops import identity
@@ -55,7 +56,7 @@ class GridUpdate(Tied):
 
         With as many intervals over a wider range as before, functions that use the grid to the full cannot stay
         exactly so; with ``grow`` they do, and the number of intervals grows (see :meth:`refine_grid` for what that
-        means to an optimizer).
+        means to an optimizer). Gradients that the coefficients have are dropped: step first where some are accumulated.
 
         Args:
             x: input of the layer. Values that are inf or NaN are left out, and their number is logged.
@@ -163,10 +164,14 @@ class GridUpdate(Tied):
         return torch.where(finite, samples, first), finite
 
     def seen(self, x: Tensor) -> Tensor:
-        """What the functions see of x. The statistics of a norm layer stay as they are."""
-        if self.norm is None:
+        """What the functions see of x. The statistics of a norm layer stay as they are.
+
+        One over all processes has those of this one here, since others may not look with it.
+        """
+        norm = self.norm
+        if norm is None:
             return ELEMENTWISE[self.normalization](x)
-        norm = copy.deepcopy(self.norm)
+        norm = copy.deepcopy(revert_sync_batchnorm(norm) if isinstance(norm, nn.SyncBatchNorm) else norm)
         held = (t.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
         return norm(x.to(next(held, x.dtype)))
 

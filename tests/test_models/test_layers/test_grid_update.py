@@ -175,6 +175,21 @@ def test_only_when_enough_lies_outside():
     assert not layer.update_grid(x[:0])
 
 
+def test_a_norm_over_all_processes_asks_no_other(tmp_path):
+    """The others do not look at their samples with rank 0, which would wait for them for ever."""
+    x, made = 5 * torch.randn(4, 4, 5, 5), []
+    for convert in (nn.Sequential.eval, nn.SyncBatchNorm.convert_sync_batchnorm):
+        torch.manual_seed(0)
+        made.append(convert(nn.Sequential(KANConv2d(4, 4, 1, normalization=dict(type='BN')))).train())
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:  # on a CPU a SyncBN that asks the others is an error
+        assert all(net[0].update_grid(x) for net in made)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert isinstance(made[1][0].norm, nn.SyncBatchNorm)
+    assert_close(made[1].state_dict(), made[0].state_dict())
+
+
 def test_norm_before_the_basis_keeps_its_statistics():
     layer = KANConv2d(2, 2, 1, normalization=dict(type='BN'))
     before = copy.deepcopy(layer.norm.state_dict())
