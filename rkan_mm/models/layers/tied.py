@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .grid_update import GridUpdate
 
 T = TypeVar('T', bound='Tied')
-_LAYERS: weakref.WeakSet[Any] = weakref.WeakSet()
+_LAYERS: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+"""In the order in which they came, which is the same in all processes of a run: these send each other what changes."""
 _LOCK = open_after_fork()
 
 
@@ -26,7 +27,7 @@ class Tied(LayerMixin):
     def __new__(cls: type[T], *args: Any, **kwargs: Any) -> T:
         layer = super().__new__(cls)
         with _LOCK:
-            _LAYERS.add(layer)
+            _LAYERS[layer] = None
         return layer
 
 

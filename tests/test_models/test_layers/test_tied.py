@@ -101,3 +101,11 @@ def test_shared_kernels_and_layers_that_are_gone():
     assert_close((one(x), other(x)), expected, rtol=0, atol=1e-2)
     del other, expected  # which keeps what its backward pass needs
     assert tied_to(one) == []
+
+
+def test_in_the_order_in_which_they_were_made():
+    """Ranks send each other what has changed, layer by layer: an order by addresses would be another in each."""
+    made = [KANLinear(2, 2) for _ in range(20)]
+    for layer in made:
+        layer.basis_weight = made[0].basis_weight
+    assert tied_to(made[0]) == made[1:]
