@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -37,6 +40,18 @@ def _refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
                              'them. Train with DistributedDataParallel, or leave this hook out')
 
 
+def _grid_sizes(refine: dict) -> dict[int, int]:
+    """By iteration, which is a text where it comes from ``--cfg-options`` or a config in JSON."""
+    try:
+        sizes = {int(iteration): operator.index(size) for iteration, size in refine.items()}
+    except (AttributeError, TypeError, ValueError):
+        sizes = {-1: 0}
+    if any(iteration < 0 or size < 1 for iteration, size in sizes.items()):
+        raise ValueError('KANGridUpdateHook: refine must be grid sizes by iteration, such as {5000: 10}, got '
+                         f'{refine!r}')
+    return sizes
+
+
 class _HereAlone:
     """A hook of a module; in a copy that is made of the model meanwhile it does nothing."""
 
@@ -50,7 +65,7 @@ class _HereAlone:
         return _HereAlone, (None,)
 
 
-class _Uncompiled:
+class Uncompiled:
     """The ``train_step`` of a model for one call, uncompiled, as compiled code knows no hooks that came later.
 
     The model has its own again before that call begins, and the compiler is on again after it, also if it is broken
@@ -64,7 +79,7 @@ class _Uncompiled:
 
     def __call__(self, *args, **kwargs) -> dict[str, torch.Tensor]:
         self.give_back()
-        with torch.compiler.set_stance('force_eager'):
+        with torch.compiler.set_stance('force_eager') if hasattr(torch.compiler, 'set_stance') else nullcontext():
             return self.step(*args, **kwargs)
 
     def give_back(self) -> None:
@@ -91,28 +106,36 @@ class KANGridUpdateHook(Hook):
         interval: iterations from one update to the next.
         begin: first iteration with an update, counted from 0.
         end: no update from this iteration on.
-        refine: grid sizes by the iteration before which they take effect, e.g. ``{5000: 10}``.
+        refine: grid sizes by the iteration before which they take effect, e.g. ``{5000: 10}``. Text is taken for a
+            number, as ``--cfg-options custom_hooks.0.refine.5000=10`` gives it.
         update: further arguments of :meth:`~rkan_mm.models.KANLayer.update_grid`; ``grow`` only without several
             processes, since ranks would differ in shape.
 
     Raises:
-        ValueError: wrong numbers; in ``before_train``: no layer with a grid, all of them frozen, or sharded by FSDP.
+        TypeError: an argument that neither has.
+        ValueError: wrong numbers; in ``before_train``: no layer with a grid, one that cannot be as small as ``refine``
+            says, all of them frozen, or sharded by FSDP.
     """
 
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 100, begin: int = 0, end: int = 1000, refine: dict[int, int] | None = None,
                  **update) -> None:
+        known = [name for name in inspect.signature(GridUpdate.update_grid).parameters
+                 if name not in ('self', 'x', 'followers')]
+        if unknown := [name for name in update if name not in known]:
+            raise TypeError(f'KANGridUpdateHook: no argument {", ".join(unknown)}; there are interval, begin, end, '
+                            f'refine, {", ".join(known)}')
         if interval < 1 or begin < 0 or end <= begin:
             raise ValueError('KANGridUpdateHook: interval must be at least 1 and 0 <= begin < end, got '
                              f'interval={interval}, begin={begin}, end={end}')
         self.interval, self.begin, self.end = interval, begin, end
-        self.refine = refine or {}
+        self.refine = _grid_sizes(refine or {})
         self.update = dict(outside=0.01) | update
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._updates = self._moved = 0
         self._looked = -1
-        self._uncompiled: _Uncompiled | None = None
+        self._uncompiled: Uncompiled | None = None
 
     @staticmethod
     def layers(model: nn.Module) -> dict[str, GridUpdate]:
@@ -133,12 +156,26 @@ class KANGridUpdateHook(Hook):
             raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
                              f'on a grid, such as BSpline; ' + (f'its bases are {", ".join(sorted(bases))}' if bases
                                                                 else 'it has no KAN layer at all'))
-        if not self._trained(runner):
+        trained = self._trained(runner)
+        if not trained:
             raise ValueError(f'KANGridUpdateHook: all KAN layers of {type(unwrap(runner.model)).__name__} are frozen; '
                              'their grids stay as they are')
+        for name, (layer, _) in trained.items():
+            if self.refine and min(self.refine.values()) < layer.basis.least:
+                raise ValueError(f'KANGridUpdateHook: refine={self.refine}, but a grid of {type(layer.basis).__name__} '
+                                 f'({name}) needs at least {layer.basis.least}')
+        self._tell_what_comes_too_late(runner)
         if is_distributed() and self.update.get('grow'):
             raise ValueError('KANGridUpdateHook: grow changes the shape of coefficients by what a rank sees; with '
                              'several processes use grow=False')
+
+    def _tell_what_comes_too_late(self, runner: Runner) -> None:
+        last = getattr(runner.train_loop, 'max_iters', None)
+        all_of_them = [('begin', self.begin), *(('refine at', iteration) for iteration in self.refine)]
+        late = [f'{name} {when}' for name, when in all_of_them if last is not None and when >= last]
+        if late:
+            runner.logger.warning(f'KANGridUpdateHook: {", ".join(late)} comes to nothing, as training ends after '
+                                  f'{last} iterations, by which all its numbers are counted')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         self._stop()
@@ -147,8 +184,7 @@ class KANGridUpdateHook(Hook):
             if each in self.refine:
                 self._refine(runner, self.refine[each])
         if any(self.begin <= each < self.end and (each - self.begin) % self.interval == 0 for each in due):
-            if hasattr(torch.compiler, 'set_stance'):
-                self._uncompiled = _Uncompiled(runner.model)
+            self._uncompiled = Uncompiled(runner.model)
             trained = self._trained(runner)
             self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
             self._handles = [layer.register_forward_pre_hook(

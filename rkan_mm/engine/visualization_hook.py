@@ -10,11 +10,13 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
+
+from .hooks import Uncompiled
 
 if TYPE_CHECKING:
     from rkan_mm.inspection import Recorder
@@ -30,7 +32,8 @@ class KANVisualizationHook(Hook):
     the config's visualizer sends them: the work dir, TensorBoard, WandB. Scalars are ``kan/<layer>/not_straight`` (part
     of the variance that straight lines leave), ``kan/<layer>/rms`` (root mean square over all functions),
     ``kan/<layer>/beyond`` (part of the inputs beyond the grid, or where tanh is above 0.99 in size) and
-    ``kan/<stage>/branch`` (size of a RKAN block's branch beside its stage). The training is not changed by it.
+    ``kan/<stage>/branch`` (size of a RKAN block's branch beside its stage). The training is not changed by it; a
+    compiled model runs uncompiled in that iteration.
 
     Args:
         interval: epochs, or iterations, from one look to the next.
@@ -39,7 +42,8 @@ class KANVisualizationHook(Hook):
         num_layers: layers that are drawn, evenly spread where there are more; scalars are of all.
 
     Raises:
-        ValueError: a number is below 1; in ``before_train``: no KAN layer, or the model is sharded by FSDP.
+        ValueError: a number is below 1; in ``before_train``: no KAN layer, epochs to count where the loop has none, or
+            the model is sharded by FSDP.
 
     Example:
         >>> custom_hooks = [dict(type='KANVisualizationHook', interval=2)]
@@ -64,6 +68,9 @@ class KANVisualizationHook(Hook):
             raise ValueError('KANVisualizationHook: it needs whole weights, and FSDP shards them')
         if not kan_layers(runner.model):
             raise ValueError(f'KANVisualizationHook: {type(runner.model).__name__} has no KAN layer')
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError(f'KANVisualizationHook: by_epoch=True, and a {type(runner.train_loop).__name__} has no '
+                             'epochs; give by_epoch=False, and interval in iterations')
 
     def _due(self, runner: Runner, batch_idx: int) -> bool:
         if not self.by_epoch:
@@ -79,6 +86,7 @@ class KANVisualizationHook(Hook):
             self._look.close()
         self._look, self._chosen = ExitStack(), self._choose(runner.model)
         self._recorder = self._look.enter_context(Recorder(runner.model, keep=self._chosen))
+        self._look.callback(Uncompiled(runner.model).give_back)
         self._branches = self._look.enter_context(BranchRecorder(runner.model, num_maps=0)).branches
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,

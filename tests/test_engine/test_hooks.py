@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
@@ -269,11 +270,26 @@ def test_penalties_have_gradients(tmp_path):
 @pytest.mark.parametrize(('make', 'message'), [
     (lambda: KANGridUpdateHook(interval=0), 'interval must be at least 1 and 0 <= begin < end'),
     (lambda: KANGridUpdateHook(begin=5, end=5), 'got interval=100, begin=5, end=5'),
+    (lambda: KANGridUpdateHook(refine={5: 0}), 'refine must be grid sizes by iteration, such as .5000: 10., got .5: 0'),
+    (lambda: KANGridUpdateHook(refine={'late': 10}), "refine must be grid sizes .* got {'late': 10}"),
+    (lambda: KANGridUpdateHook(refine=[5, 10]), 'refine must be grid sizes'),
+    (lambda: KANGridUpdateHook(begin=500, unform=0.5), 'no argument unform; there are interval, .*refine, uniform, '),
     (lambda: KANRegularizationHook(), 'KANRegularizationHook: give a factor for l1, entropy or smoothness'),
 ])
 def test_wrong_arguments(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_a_refinement_of_the_command_line(tmp_path):
+    """Whose keys are text, and stand beside the config's."""
+    cfg = Config(dict(custom_hooks=[dict(type='KANGridUpdateHook', begin=90, end=95, refine={2: 10, 80: 20})]))
+    cfg.merge_from_dict({'custom_hooks.0.refine.2': 7})
+    run, warnings = runner(tmp_path, cfg.custom_hooks), []
+    run.logger.warning = warnings.append
+    run.train()
+    assert run.model.conv.basis.grid_size == 7
+    assert [each for each in warnings if 'begin 90, refine at 80 comes to nothing, as training ends after 6' in each]
 
 
 class Plain(BaseModel):
@@ -287,6 +303,8 @@ class Plain(BaseModel):
 
 @pytest.mark.parametrize(('hook', 'model', 'message'), [
     (dict(type='KANGridUpdateHook'), Plain(), 'KANGridUpdateHook: Plain has no KAN layer with a basis on a grid'),
+    (dict(type='KANGridUpdateHook', refine={5: 1}), Model('GaussianRBF'),
+     r'refine=\{5: 1\}, but a grid of GaussianRBF \(conv\) needs at least 2'),
     (dict(type='KANRegularizationHook', l1=1.0), Plain(), 'KANRegularizationHook: Plain has no KAN layer'),
     (dict(type='KANRegularizationHook', smoothness=1.0), Model('GaussianRBF', grid_size=2),
      "no KAN layer of Model has a 'smoothness' penalty; smoothness needs one that has run"),

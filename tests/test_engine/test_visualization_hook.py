@@ -70,10 +70,20 @@ class Noted(BaseVisBackend):
         self.scalars.extend((name, value, step) for name, value in scalar_dict.items())
 
 
-def run(folder, hooks=(), **args) -> Runner:
+class Small(BaseModel):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = KANLinear(3, 2, basis=dict(type='Chebyshev'))
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.fc(x.mean((2, 3))).square().mean())
+
+
+def run(folder, hooks=(), model=None, **args) -> Runner:
     Noted.scalars, Noted.images = [], []
     runner = Runner(
-        model=Model(), work_dir=str(folder), experiment_name='test', default_scope='mmengine',
+        model=model or Model(), work_dir=str(folder), experiment_name='test', default_scope='mmengine',
         train_dataloader=dict(dataset=Images(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
                               sampler=dict(type='DefaultSampler', shuffle=True)),
         train_cfg=dict(by_epoch=True, max_epochs=4), randomness=dict(seed=0),
@@ -116,6 +126,13 @@ def test_by_iterations_and_few_layers(tmp_path):
         (name, step) for step in (5, 10) for name in ('kan-backbone.bridges.layer4.block.kan1', 'kan-fc')]
 
 
+def test_of_a_compiled_model(tmp_path):
+    """Which was compiled before the hooks came that look at its layers."""
+    hook = dict(type='KANVisualizationHook', interval=2)
+    run(tmp_path, [hook], Small(), cfg=dict(compile=dict(backend='eager')))
+    assert [(name, step) for name, _, step in Noted.images] == [('kan-fc', 6), ('kan-fc', 12)]
+
+
 def test_under_amp(tmp_path):
     runner, x, found = run(tmp_path), torch.randn(2, 3, 32, 32), []
     for autocast in (False, True):
@@ -140,3 +157,7 @@ def test_errors(tmp_path):
 
     with pytest.raises(ValueError, match='KANVisualizationHook: Linear has no KAN layer'):
         KANVisualizationHook().before_train(Runs())
+    runner = run(tmp_path, model=Small())
+    runner._train_loop = dict(type='IterBasedTrainLoop', max_iters=1)
+    with pytest.raises(ValueError, match='by_epoch=True, and a IterBasedTrainLoop has no epochs; give by_epoch=False'):
+        KANVisualizationHook().before_train(runner)
