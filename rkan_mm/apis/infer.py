@@ -20,7 +20,7 @@ from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import dicts_with, scope
-from rkan_mm.preflight.datasets import class_names, data_sets
+from rkan_mm.preflight.datasets import class_names, common, data_sets
 from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.values import check_predictions
 from rkan_mm.preflight.weights import load_whole, read_anywhere
@@ -117,8 +117,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     library = scope(cfg)
     with building('The model cannot be built'):
         if library in ('mmdet', 'mmrotate'):
-            from mmdet.apis import DetInferencer
-            inferencer = DetInferencer(cfg, weights=checkpoint, device=device, scope=library)
+            inferencer = _det_inferencer()(cfg, weights=checkpoint, device=device, scope=library)
             _name_classes(inferencer, cfg, content)
         elif library == 'mmseg':
             from mmseg.apis import MMSegInferencer
@@ -233,6 +232,19 @@ def _segment(inferencer: Any, batch: list[str], out_dir: Path) -> list[np.ndarra
         kind = np.uint8 if label.max(initial=0) < 256 else np.uint16  # as of 847 classes of ADE20K
         mmcv.imwrite(label.astype(kind), str(out_dir / 'preds' / f'{Path(path).stem}.png'))
     return list(predicted)
+
+
+def _det_inferencer() -> type:
+    """mmdet's, for checkpoints of a ConcatDataset with a list of metainfo as well."""
+    from mmdet.apis import DetInferencer
+
+    class Inferencer(DetInferencer):
+        def _load_weights_to_model(self, model: Any, checkpoint: dict | None, cfg: Any) -> None:
+            if checkpoint and 'dataset_meta' in (meta := checkpoint.get('meta') or {}):
+                checkpoint = {**checkpoint, 'meta': {**meta, 'dataset_meta': common(meta['dataset_meta'])}}
+            super()._load_weights_to_model(model, checkpoint, cfg)
+
+    return Inferencer
 
 
 def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:

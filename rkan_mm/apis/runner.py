@@ -36,7 +36,7 @@ from .command_line import add_cfg_options, command_line
 from .defaults import make_resumable
 from .loading import READ, load_config, set_loaders
 from .resume import newest_whole
-from .testing_options import add_test_options, use_test_options
+from .testing_options import add_test_options, check_test, use_test_options
 
 
 def _parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -105,6 +105,9 @@ def _build(cfg: Config, **testing: bool) -> tuple[Runner | FlexibleRunner, Weigh
 
 
 def _use_amp(cfg: Config, dtype: str | None) -> None:
+    if (name := kind(cfg.optim_wrapper)) not in ('', 'OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
+        raise PreflightError('--amp puts AmpOptimWrapper in the place of optim_wrapper.type, and the config has '
+                             f'{name} there: leave --amp out, or set optim_wrapper.type=OptimWrapper.')
     if dtype == 'bfloat16' and get_device() == 'cpu':  # mmengine's wrapper refuses to be built there
         rest = {name: value for name, value in cfg.optim_wrapper.items() if name not in ('loss_scale', 'dtype')}
         cfg.optim_wrapper = {**rest, 'type': 'rkan_mm.AutocastOptimWrapper'}
@@ -145,6 +148,8 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         raise PreflightError(f'{args.config} has no {" and no ".join(missing)} to train by'
                              + ''.join(f'; it has {names[0]}, is {name} meant?' for name, names in near.items()
                                        if names and names[0] not in READ))
+    if args.test:
+        check_test(cfg)
     if args.amp or args.amp_dtype:
         _use_amp(cfg, args.amp_dtype)
     set_loaders(cfg, not args.no_pin_memory, not args.no_persistent_workers)

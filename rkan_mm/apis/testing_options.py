@@ -37,15 +37,20 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-pin-memory', action='store_true', help='leave the data in pageable memory')
 
 
+def check_test(cfg: Config) -> None:
+    """Raise `PreflightError` if a config does not say by what to test."""
+    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator') or cfg.get('test_cfg') is None:
+        raise PreflightError('The config has no test_dataloader, test_evaluator and test_cfg: to test it on its '
+                             'validation data, write test_dataloader = val_dataloader, and so on.')
+
+
 def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
     """Change ``cfg`` as the options ask.
 
     Raises:
         PreflightError: the config lacks what an option needs, a file name has the wrong ending, or options contradict.
     """
-    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator') or cfg.get('test_cfg') is None:
-        raise PreflightError('The config has no test_dataloader, test_evaluator and test_cfg: to test it on its '
-                             'validation data, write test_dataloader = val_dataloader, and so on.')
+    check_test(cfg)
     _check_out(args)
     if args.show or args.show_dir:
         _show(cfg, args)
@@ -58,12 +63,21 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
         for evaluator in coco:
             evaluator['classwise'] = True
     if args.out and args.out_item != 'metrics':
-        dump = 'mmdet.DumpDetResults' if scope(cfg) == 'mmdet' else 'DumpResults'
-        cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
+        _dump(cfg, args.out)
     if args.tta:
         _use_tta(cfg)
     if args.amp:
         cfg.test_cfg['fp16'] = True
+
+
+def _dump(cfg: Config, path: str) -> None:
+    given = cfg.test_evaluator
+    if kind(given if isinstance(given, dict) else None) == 'MultiDatasetsEvaluator':
+        raise PreflightError('--out: MultiDatasetsEvaluator has one metric for each of its data sets, and none for the '
+                             'predictions of all: test one data set, or add --out-item metrics for the figures.')
+    dump = 'mmdet.DumpDetResults' if scope(cfg) == 'mmdet' else 'DumpResults'
+    metrics = [*evaluators_of(cfg), dict(type=dump, out_file_path=path)]
+    cfg.test_evaluator = {**given, 'metrics': metrics} if isinstance(given, dict) and 'metrics' in given else metrics
 
 
 def evaluators_of(cfg: Config) -> list[dict]:
@@ -107,7 +121,7 @@ def _use_tta(cfg: Config) -> None:
     sets = [dataset for dataset in data_sets(cfg.test_dataloader) if dataset.get('pipeline')] or [
         dataset for _, dataset in dicts_with(cfg.test_dataloader, 'pipeline') if dataset['pipeline']]
     if not cfg.get('tta_model'):
-        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
+        cfg.tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if detector else dict(
                 type='mmpretrain.AverageClsScoreTTA')
     for dataset in sets:

@@ -25,7 +25,7 @@ from rkan_mm.deploy.pictures import gives_bgr
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
 from rkan_mm.preflight.classification import check_classification
-from rkan_mm.preflight.datasets import check_data_sets
+from rkan_mm.preflight.datasets import check_data_sets, common
 from rkan_mm.visualization.overlay import read_rgb
 
 from .comparison import plain_boxes
@@ -142,8 +142,8 @@ class Subject:
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes, where data set or checkpoint tell."""
-        meta = getattr(self._dataset, 'metainfo', None) or {}
-        found = meta.get('classes') or (self._meta.get('dataset_meta') or {}).get('classes')
+        given = (getattr(self._dataset, 'metainfo', None), self._meta.get('dataset_meta'))
+        found = next(filter(None, (common(meta).get('classes') for meta in given)), None)
         return None if found is None else tuple(found)
 
     def predict(self, samples: Sequence[dict] | None = None, batch_size: int = 1,

@@ -10,7 +10,7 @@ import numpy as np
 from .annotations import some
 from .classification import labels_of
 from .config import dicts_with, is_mm
-from .datasets import parts_of
+from .datasets import names_of, parts_of
 from .red import warn_in_red
 
 COUNTED = 100
@@ -41,7 +41,7 @@ def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None
         if labels is None:
             return
         present.update(np.unique(labels).tolist())
-    names = (getattr(dataset, 'metainfo', None) or {}).get('classes') or range(num_classes or 0)
+    names = names_of(dataset) or range(num_classes or 0)
     absent = [name for i, name in enumerate(names) if i not in present]
     if not absent or not present:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,33 @@ def names_of(dataset: Any) -> tuple[str, ...] | None:
     """The classes of a data set that has been built; None where it has none, or gives the model their names."""
     if any(getattr(part, 'return_classes', False) for part in parts_of(dataset)):
         return None
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    classes = common(getattr(dataset, 'metainfo', None)).get('classes')
     return tuple(classes) if classes and not isinstance(classes, str) else None
+
+
+def common(metainfo: dict | Sequence[dict] | None) -> dict:
+    """A metainfo; of mmdet's ConcatDataset, which has a list where those of its parts differ, what all of them have."""
+    given = metainfo or {}
+    first, *others = [given] if isinstance(given, dict) else given
+    return {key: value for key, value in first.items() if all(key in each and each[key] == value for each in others)}
+
+
+def names_by_part(dataset: Any, what: str) -> dict[str, tuple[str, ...] | None]:
+    """The classes of a data set, by its name; of each part that has labels where one made of parts has none as a whole.
+
+    Args:
+        dataset: that has been built.
+        what: it is for.
+    """
+    names, parts = names_of(dataset), [part for part in parts_of(dataset) if _labels_objects(part)]
+    if names is not None or len(parts) < 2:
+        return {f'the data of the {what}': names}
+    return {f'data set {i} of the {what}': names_of(part) for i, part in enumerate(parts)}
+
+
+def _labels_objects(dataset: Any) -> bool:
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    return any(type(step).__name__ == 'LoadAnnotations' for step in steps)
 
 
 def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+from mmengine.evaluator import Evaluator
 
 from rkan_mm.engine.run_error import PreflightError
 
@@ -20,11 +22,20 @@ OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 
 def check_evaluator(loop: Any, what: str) -> None:
     """Raise `PreflightError` if COCO's metric reads annotations of other images than those that will be predicted."""
-    dataset = loop.dataloader.dataset
+    dataset: Any = loop.dataloader.dataset
+    evaluator: Any = getattr(loop, 'evaluator', None)
+    if type(evaluator) is Evaluator:
+        _check_judged(dataset, evaluator.metrics, loop, what)
+    elif type(evaluator).__name__ == 'MultiDatasetsEvaluator':  # each metric is of one data set
+        for part, metric in zip(getattr(dataset, 'datasets', ()), evaluator.metrics, strict=False):
+            _check_judged(part, [metric], loop, what)
+
+
+def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) -> None:
     if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
                for part in (dataset, *parts_of(dataset))):
         return
-    metrics = [metric for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()) if is_mm(type(metric))
+    metrics = [metric for metric in metrics if is_mm(type(metric))
                and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS}]
     if not metrics or not hasattr(dataset, 'get_data_info'):
         return

@@ -19,7 +19,7 @@ from .beginnings import tell_order, tell_random
 from .building import checking
 from .classification import check_labels, check_same_folders, tell_figures
 from .config import is_mm, switches
-from .datasets import check_same_classes, names_of, parts_of
+from .datasets import check_same_classes, common, names_by_part, names_of, parts_of
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
 from .evaluators import check_evaluator
 from .fit import innermost
@@ -49,7 +49,7 @@ class CheckRunHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta = checkpoint.get('meta') or {}
-        meta = meta.get('dataset_meta') or meta  # of mm 2
+        meta = common(meta.get('dataset_meta')) or meta  # of mm 2
         self._learned = meta.get('classes') or meta.get('CLASSES')
 
     def has_begun(self) -> bool:
@@ -87,7 +87,8 @@ class CheckRunHook(Hook):
                 if hasattr(getattr(loop, 'dataloader', None), 'dataset')}
         if on['classes'] and _answers_by_labels(model):
             with checking('Classes of the data'):
-                found = {f'the data of the {what}': names_of(dataset) for what, dataset in data.items()}
+                found = {who: names for what, dataset in data.items()
+                         for who, names in names_by_part(dataset, what).items()}
                 learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
                 check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
             for what, dataset in data.items():
@@ -158,7 +159,7 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
         return
     if not classes:
         return
-    meta = getattr(dataset, 'metainfo', None) or {}
+    meta = common(getattr(dataset, 'metainfo', None))
     things, stuff = (meta.get(name) for name in ('thing_classes', 'stuff_classes'))  # of panoptic data
     right = {'num_classes': {len(classes), len(things or classes)}, 'num_things_classes': {len(things or classes)},
              **({'num_stuff_classes': {len(stuff)}} if stuff else {})}

@@ -137,7 +137,7 @@ class Trial:
         outputs, losses = _update_losses(outputs, {})
         figures: list[dict[str, float] | None] = [_parse_losses(losses, 'val') if losses else {}]
         for self.metric in loop.evaluator.metrics:
-            figures.append(_figures(self.metric, self.batch, outputs))
+            figures.append(_figures(self.metric, self.batch, outputs, judged=type(loop.evaluator) is Evaluator))
         if type(loop.evaluator) is not Evaluator:
             return None
         counts = Counter(key for each in figures[1:] for key in each or ())
@@ -186,8 +186,11 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
                                  'preflight.trial=False')
 
 
-def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] | None:
-    """What a metric makes of a batch, None where that cannot be known; the metric is as before then."""
+def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dict[str, float] | None:
+    """What a metric makes of a batch, None where that cannot be known; the metric is as before then.
+
+    Where the batch may be none that it will have to judge, it takes it in alone.
+    """
     name, before = type(metric).__name__, dict(vars(metric))
     if name not in JUDGED + PROCESSING or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
         return None
@@ -198,7 +201,7 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list) -> dict[str, float] 
     try:
         metric.results = []
         metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
-        if name in PROCESSING:
+        if name in PROCESSING or not judged:
             return None
         if getattr(metric, 'format_only', False):
             return {}

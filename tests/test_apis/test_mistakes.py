@@ -54,6 +54,8 @@ MISTAKES = {
     'train schedule.py': "unexpected keyword argument 'milestone'",
     'train optimizer.py': 'is optim_wrapper.optimizer.type as torch spells it',
     'train classes.py': "has no category car, which metainfo.classes of the config name; it has disc, ",
+    'train det.py --amp --cfg-options optim_wrapper.type=ApexOptimWrapper':
+        '--amp puts AmpOptimWrapper in the place of optim_wrapper.type, and the config has ApexOptimWrapper there',
     'train notes.txt': 'Only py/yml/yaml/json type are supported',
     'train det.py --cfg-options train_cfg.max_epochs = 3': '--cfg-options takes KEY=VALUE, without spaces around "="',
     'train det.py --cfg-options optimizer.lr=0.1': 'did you mean optim_wrapper.optimizer.lr',

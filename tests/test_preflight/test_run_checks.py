@@ -89,6 +89,8 @@ def test_a_test_that_follows_is_looked_at_before_the_training(train, shapes):
     options = ["test_evaluator.metric=['bbox','segm']"]
     with pytest.raises(PreflightError, match='The test would fail in CocoMetric'):
         train(*options, flags=['--test'])
+    with pytest.raises(PreflightError, match='The config has no test_dataloader, test_evaluator and test_cfg: to test'):
+        train('test_dataloader=None', 'test_evaluator=None', 'test_cfg=None', flags=['--test'])
 
 
 def test_the_trial_leaves_no_trace(train, capsys):

@@ -1,0 +1,66 @@
+"""Data sets that are joined, and evaluators with a metric for each: what mmdet takes, and what goes wrong."""
+
+import json
+
+import pytest
+from small_runs import DETECTOR, write_run
+
+from rkan_mm.apis import infer, runner
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.datasets import common
+
+JOINED = """
+first = train_dataloader['dataset']
+second = dict(first, metainfo=dict({metainfo}))
+train_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[first, second])
+"""
+EACH = """
+first = test_dataloader['dataset']
+second = dict(first, ann_file='annotations/train.json', data_prefix=dict(img='train'))
+test_dataloader = dict(test_dataloader, dataset=dict(type='ConcatDataset', datasets=[first, second]))
+test_evaluator = dict(type='MultiDatasetsEvaluator', dataset_prefixes=['val', 'train'], metrics=[
+    dict(type='CocoMetric', ann_file=f'{data_root}/annotations/{split}.json') for split in ('val', 'train')])
+"""
+
+
+@pytest.fixture
+def run(small_data, tmp_path):
+    def write(lines):
+        return write_run(tmp_path, 'detector', DETECTOR.replace("'shapes'", repr(str(small_data / 'shapes'))) + lines)
+    return write
+
+
+def test_a_checkpoint_of_data_sets_with_other_colours(run, small_data, tmp_path):
+    """The metainfo in it is a list."""
+    config, _ = run(JOINED.format(metainfo='classes=classes, palette=[(1, 2, 3)] * 5'))
+    runner.train([config, '--work-dir', str(tmp_path / 'work'), '--no-validate'])
+    checkpoint = str(tmp_path / 'work/epoch_1.pth')
+    assert runner.test([config, checkpoint, '--work-dir', str(tmp_path / 'test')])
+    runner.train([config, '--work-dir', str(tmp_path / 'work'), '--no-validate', '--resume', '--cfg-options',
+                  'train_cfg.max_epochs=2'])
+    infer.main([config, checkpoint, str(small_data / 'shapes/val'), '--out-dir', str(tmp_path / 'out')])
+    assert json.loads((tmp_path / 'out/preds/000000.json').read_text())['labels']
+
+
+def test_joined_data_sets_with_classes_in_another_order(run, tmp_path):
+    names = 'classes=(classes[1], classes[0], *classes[2:])'
+    config, _ = run(JOINED.format(metainfo=names))
+    with pytest.raises(PreflightError, match='data set 0 of the train has the classes disc, .*, data set 1 of the trai'
+                       'n has rectangle, disc, .*; they differ from number 0 on, and labels are numbers'):
+        runner.train([config, '--work-dir', str(tmp_path), '--cfg-options', 'preflight.annotations=False'])
+
+
+def test_a_metric_for_each_data_set(run, tmp_path):
+    arguments = [*run(EACH), '--work-dir', str(tmp_path)]
+    assert {'val/coco/bbox_mAP', 'train/coco/bbox_mAP'} <= set(runner.test(arguments))
+    with pytest.raises(PreflightError, match='--out: MultiDatasetsEvaluator has one metric for each of its data sets'):
+        runner.test([*arguments, '--out', str(tmp_path / 'out.pkl')])
+    with pytest.raises(PreflightError, match='CocoMetric of the test has other annotations than its data set'):
+        runner.test([*run(EACH.replace("('val', 'train')", "('train', 'val')")), '--work-dir', str(tmp_path)])
+
+
+def test_what_several_data_sets_have_in_common():
+    assert common(None) == {}
+    assert common(dict(classes='ab')) == dict(classes='ab')
+    assert common([dict(classes='ab', palette=1), dict(classes='ab', palette=2)]) == dict(classes='ab')
+    assert common([dict(classes='ab'), {}]) == {}
