@@ -14,12 +14,13 @@ import mmcv
 import mmengine
 import numpy as np
 from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
 from rich.progress import track
 
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
 from rkan_mm.preflight.building import building
-from rkan_mm.preflight.config import dicts_with, scope
+from rkan_mm.preflight.config import dicts_with, kind, scope
 from rkan_mm.preflight.datasets import class_names, common, data_sets
 from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.values import check_predictions
@@ -104,8 +105,9 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
     Returns:
         What is in each json, without those of ``failed``: of mmdet ``bboxes`` (x1, y1, x2, y2 in pixels; of mmrotate
         cx, cy, w, h and the angle in radians), ``scores``, ``labels`` and ``masks`` (RLE); of mmpretrain
-        ``pred_scores``, ``pred_label``, ``pred_score`` and, where the checkpoint names its classes, ``pred_class``. Of
-        mmseg the labels of all pixels, (H, W), which are written as ``preds/<image>.png``.
+        ``pred_scores``, ``pred_label``, ``pred_score`` and, where the checkpoint names its classes, ``pred_class``,
+        the last three as lists where an image may have several labels. Of mmseg the labels of all pixels, (H, W), which
+        are written as ``preds/<image>.png``.
 
     Raises:
         PreflightError: the checkpoint cannot be read, or is of another model, see `check_whole`; ``out_dir`` cannot be
@@ -124,8 +126,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
             inferencer = MMSegInferencer(cfg, weights=checkpoint, device=device)
             _name_classes(inferencer, cfg, content)
         else:
-            from mmpretrain import ImageClassificationInferencer
-            inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=device)
+            inferencer = _cls_inferencer()(cfg, pretrained=checkpoint, device=device)
     warning = load_whole(inferencer.model, content, checkpoint, allow_partial, cfg)
     try:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
@@ -215,8 +216,14 @@ def _classify(inferencer: Any, batch: list[str], out_dir: Path) -> list[dict]:
     with _without_bars():
         samples = inferencer(batch, batch_size=len(batch), return_datasamples=True)
     results = inferencer.postprocess(samples, [])
+    several = any(base.__name__ == 'MultiLabelClsHead' for base in type(inferencer.model.head).__mro__)
     for path, sample, result in zip(batch, samples, results, strict=True):
-        result['pred_scores'] = result['pred_scores'].tolist()
+        result['pred_scores'] = scores = result['pred_scores'].tolist()
+        if several:
+            labels = sample.pred_label.tolist()
+            result.update(pred_label=labels, pred_score=[scores[label] for label in labels])
+            if inferencer.classes is not None:
+                result['pred_class'] = [inferencer.classes[label] for label in labels]
         mmengine.dump(result, str(out_dir / 'preds' / f'{Path(path).stem}.json'))
         visualizer.visualize_cls(mmcv.imread(path)[..., ::-1], sample, classes=inferencer.classes, draw_gt=False,
                                  name=Path(path).stem, out_file=str(out_dir / 'vis' / f'{Path(path).stem}.png'))
@@ -243,6 +250,28 @@ def _det_inferencer() -> type:
             if checkpoint and 'dataset_meta' in (meta := checkpoint.get('meta') or {}):
                 checkpoint = {**checkpoint, 'meta': {**meta, 'dataset_meta': common(meta['dataset_meta'])}}
             super()._load_weights_to_model(model, checkpoint, cfg)
+
+    return Inferencer
+
+
+def _cls_inferencer() -> type:
+    """mmpretrain's, with pictures loaded as the pipeline of the config says; its own leaves that step out."""
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.registry import TRANSFORMS
+
+    def read(results: dict) -> dict:
+        image = mmcv.imread(results['img_path'])
+        return {**results, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
+
+    class Inferencer(ImageClassificationInferencer):
+        def _init_pipeline(self, cfg: Config) -> Compose:
+            steps = cfg.test_dataloader.dataset.pipeline
+            loading = [] if any(kind(step).startswith('Load') for step in steps) else [read]  # data in memory
+            return Compose([*loading, *map(TRANSFORMS.build, steps)])
+
+        def preprocess(self, inputs: list[str], batch_size: int = 1) -> Iterator[dict]:
+            results = (self.pipeline(dict(img_path=path)) for path in inputs)
+            yield from map(default_collate, self._get_chunk_data(results, batch_size))
 
     return Inferencer
 

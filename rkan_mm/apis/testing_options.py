@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import os
 import sys
 from collections.abc import Sequence
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import HOOKS
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.config import dicts_with, kind, scope
+from rkan_mm.preflight.config import built_from, dicts_with, kind, scope
 from rkan_mm.preflight.datasets import data_sets
 
 from .command_line import file_to_write, folder_to_write, positive
@@ -101,15 +103,25 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
             'WAYLAND_DISPLAY')):
         raise PreflightError('--show needs a display and this machine has none: take --show-dir FOLDER.')
     hooks = cfg.setdefault('default_hooks', ConfigDict())
-    hook = dict(show=args.show, wait_time=args.wait_time, interval=args.interval)
-    if scope(cfg) == 'mmdet':
-        hook.update(type='mmdet.DetVisualizationHook', draw=True, test_out_dir=args.show_dir)
-    else:
-        hook.update(type='mmpretrain.VisualizationHook', enable=True, out_dir=args.show_dir)
-    hooks['visualization'] = {**(hooks.get('visualization') or {}), **hook}
+    given = hooks.get('visualization') or {}
+    hook = given if given.get('type') else dict(
+        type='mmdet.DetVisualizationHook' if scope(cfg) == 'mmdet' else 'mmpretrain.VisualizationHook')
+    takes = _arguments(hook['type'], cfg)
+    on = 'enable' if 'enable' in takes else 'draw'  # of mmpretrain, and of mmdet and others
+    values = {on: True, 'show': args.show, 'wait_time': args.wait_time, 'interval': args.interval,
+              'frame_interval': args.interval, 'test_out_dir': args.show_dir, 'out_dir': args.show_dir}
+    hooks['visualization'] = {**hook, **{name: value for name, value in values.items() if name in takes or (
+        name == 'wait_time' and on == 'enable')}}
     if not cfg.get('visualizer'):
         name = 'mmdet.DetLocalVisualizer' if scope(cfg) == 'mmdet' else 'mmpretrain.UniversalVisualizer'
         cfg.visualizer = dict(type=name, vis_backends=[dict(type='LocalVisBackend')])
+    if args.show_dir and not {'test_out_dir', 'out_dir'} & takes:  # as mmsegmentation's
+        cfg.visualizer['save_dir'] = args.show_dir
+
+
+def _arguments(hook: str | type, cfg: Config) -> set[str]:
+    cls = built_from(hook, HOOKS, cfg)
+    return set(inspect.signature(cls).parameters) if cls is not None else set()
 
 
 def _use_tta(cfg: Config) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .annotations import some
-from .classification import labels_of
+from .classification import all_labels, labels_of
 from .config import dicts_with, is_mm
 from .datasets import names_of, parts_of
 from .red import warn_in_red
@@ -36,16 +36,19 @@ def tell_absent_labels(dataset: Any, num_classes: int | None, what: str) -> None
     if not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
         return
     present: set[int] = set()
+    several = False
     for part in parts_of(dataset):
-        labels = labels_of(part)
-        if labels is None:
+        found = all_labels(part)
+        if found is None:
             return
-        present.update(np.unique(labels).tolist())
+        several = several or labels_of(part) is None
+        present.update(np.unique(found[0]).tolist())
     names = names_of(dataset) or range(num_classes or 0)
     absent = [name for i, name in enumerate(names) if i not in present]
     if not absent or not present:
         return
-    means = 'which cannot be learned' if what == 'train' else 'of which its figures say nothing'
+    means = 'which cannot be learned' if what == 'train' else (
+        'which means over classes count as 0' if several else 'of which its figures say nothing')
     cut = any(getattr(part, '_indices', None) for part in (dataset, *parts_of(dataset)))
     cure = " Its indices leave them out: type='rkan_mm.BalancedSubset' takes as many of each class." if cut else ''
     warn_in_red(f'{type(next(parts_of(dataset))).__name__} of the {what} has no images of {_some_of(absent, names)}, '

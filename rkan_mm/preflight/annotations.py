@@ -134,7 +134,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         MMLogger.get_current_instance().warning(f'{ann_file} has no annotations: nothing can be learned from it but '
                                                 'without labels')
     if image_dir is not None:
-        check_images(ann_file, image_dir, [images[key] for key in images], turned)
+        check_images(ann_file, image_dir, [images[key] for key in images if key in left], turned)
 
 
 def _read(ann_file: str, backend_args: dict | None) -> dict[str, Any]:

@@ -122,18 +122,32 @@ def labels_of(dataset: Any) -> np.ndarray | None:
     return labels if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) else None
 
 
+def all_labels(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """All labels of a classification data set, and the number of the image of each; None where it gives none."""
+    if (labels := labels_of(dataset)) is not None:
+        return labels, np.arange(len(labels))
+    try:
+        several = [list(dataset.get_cat_ids(i)) for i in range(len(dataset))]
+        labels = np.array([label for each in several for label in each], int)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return labels, np.repeat(np.arange(len(several)), [len(each) for each in several])
+
+
 def _check_labels(dataset: Any, num_classes: int | None) -> None:
     who = type(dataset).__name__
-    labels = labels_of(dataset)
-    if labels is None:
+    found = all_labels(dataset)
+    if found is None:
         return
+    labels, images = found
     if num_classes is not None:
         outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(outside):
-            where = dataset.get_data_info(int(outside[0])).get('img_path', f'image {outside[0]}')
+            first = int(images[outside[0]])
+            where = dataset.get_data_info(first).get('img_path', f'image {first}')
             raise PreflightError(f'{who}: {where} has the label {labels[outside[0]]}, but the head of the model has '
-                                 f'num_classes={num_classes} (0 to {num_classes - 1}); {len(outside)} of {len(labels)} '
-                                 f'images are so. {SWITCH}')
+                                 f'num_classes={num_classes} (0 to {num_classes - 1}); {len({*images[outside]})} of '
+                                 f'{len(dataset)} images are so. {SWITCH}')
     if getattr(dataset, 'folder_to_idx', None) and not getattr(dataset, 'ann_file', ''):
         _check_endings(dataset)
 

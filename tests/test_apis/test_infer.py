@@ -1,6 +1,7 @@
 """Pictures and json from the command line, for detectors and classifiers."""
 
 import json
+import pickle
 import re
 import shutil
 
@@ -11,9 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
+from PIL import Image
 from pycocotools import mask as rle
 
 from rkan_mm.apis import infer
+from rkan_mm.apis.runner import test
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError
 
@@ -74,6 +77,40 @@ def test_a_classifier(images, tmp_path, monkeypatch):
     assert sum(found['pred_scores']) == pytest.approx(1, abs=1e-5)
     assert found['pred_class'] == ('cat', 'dog', 'ship')[found['pred_label']]
     assert (out / f'vis/{one.stem}.png').is_file()
+
+
+@pytest.mark.parametrize('step', ["'LoadImageFromFile', color_type='color_ignore_orientation'",
+                                  "'mmcv.LoadImageFromFile', color_type='grayscale'"])
+def test_a_classifier_sees_pictures_as_in_its_test(images, tmp_path, step):
+    """The inferencer of mmpretrain loads them in its own way, whatever the pipeline says."""
+    one, *_ = sorted(images.glob('*.png'))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lying on its side
+    (tmp_path / 'val/cat').mkdir(parents=True)
+    Image.open(one).save(tmp_path / 'val/cat/a.jpg', exif=exif)
+    text = CLASSIFIER.replace("dataset=dict(", "sampler=dict(type='DefaultSampler', shuffle=False), batch_size=1, "
+                              "num_workers=0, dataset=dict(type='CustomDataset', with_label=False, data_prefix="
+                              f"{str(tmp_path / 'val')!r}, ").replace("'LoadImageFromFile'", step)
+    if 'grayscale' in step:
+        text = text.replace('base_channels=8', 'in_channels=1, base_channels=8')
+    dump = f"test_evaluator = dict(type='DumpResults', out_file_path={str(tmp_path / 'out.pkl')!r})\n"
+    (tmp_path / 'cls.py').write_text(f'{text}{dump}test_cfg = dict()\n')
+    arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
+    test([*arguments, '--work-dir', str(tmp_path / 'work')])
+    expected = pickle.loads((tmp_path / 'out.pkl').read_bytes())[0]['pred_score']
+    infer.main([*arguments, str(tmp_path / 'val/cat'), '--out-dir', str(tmp_path / 'out')])
+    found = json.loads((tmp_path / 'out/preds/a.json').read_text())['pred_scores']
+    assert found == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_classifier_of_several_labels(images, tmp_path):
+    (tmp_path / 'cls.py').write_text(CLASSIFIER.replace('LinearClsHead', 'MultiLabelLinearClsHead').replace(
+        'num_classes=3', 'num_classes=3, thr=0.0'))
+    arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
+    infer.main([*arguments, str(images), '--out-dir', str(tmp_path / 'out')])
+    found = json.loads((tmp_path / 'out/preds/000000.json').read_text())
+    assert found['pred_class'] == ['a', 'b', 'c']
+    assert found['pred_score'] == found['pred_scores']
 
 
 @pytest.mark.parametrize('batch_size', ['1', '2'])

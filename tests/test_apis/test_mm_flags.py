@@ -2,18 +2,20 @@
 
 import json
 import pickle
+from argparse import Namespace
 
 import cv2
 import pytest
 import torch
 from conftest import ROOT
 from mmcv.transforms import Compose
+from mmdet.engine.hooks import DetVisualizationHook
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import HOOKS, MODELS
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
-from rkan_mm.apis.testing_options import _flipped, _use_tta
+from rkan_mm.apis.testing_options import _flipped, _show, _use_tta
 from rkan_mm.preflight import PreflightError
 
 
@@ -105,6 +107,34 @@ def test_pictures_are_shown_and_drawn(detector, tmp_path, monkeypatch):
     runner.test([*detector, '--work-dir', str(tmp_path), '--show', '--wait-time', '0.5', '--show-dir', 'drawn'])
     assert [each['wait_time'] for each in shown] == [0.5, 0.5]
     assert len(list(tmp_path.rglob('drawn/*.png'))) == 2
+
+
+@HOOKS.register_module()
+class OwnDrawing(DetVisualizationHook):
+    drawn = 0
+
+    def after_test_iter(self, *args, **kwargs):
+        OwnDrawing.drawn += 1
+        super().after_test_iter(*args, **kwargs)
+
+
+def test_drawing_leaves_the_hook_of_a_config(detector, tmp_path):
+    runner.test([*detector, '--work-dir', str(tmp_path), '--show-dir', 'drawn', '--cfg-options',
+                 'default_hooks.visualization.type=OwnDrawing', 'default_hooks.visualization.score_thr=0.5'])
+    assert OwnDrawing.drawn == len(list(tmp_path.rglob('drawn/*.png'))) == 2
+
+
+@pytest.mark.parametrize(('hook', 'options', 'folder'), [
+    ('mmdet.TrackVisualizationHook', dict(draw=True, frame_interval=3, show=False, wait_time=2,
+                                          test_out_dir='here'), None),
+    ('mmpretrain.VisualizationHook', dict(enable=True, interval=3, show=False, wait_time=2, out_dir='here'), None),
+    ('mmengine.IterTimerHook', {}, 'here'),  # as those that draw into the folder of the visualizer
+])
+def test_hooks_that_draw_are_asked_in_their_words(hook, options, folder):
+    cfg = Config(dict(default_hooks=dict(visualization=dict(type=hook)), visualizer=dict(type='Visualizer')))
+    _show(cfg, Namespace(show=False, wait_time=2, interval=3, show_dir='here'))
+    assert cfg.default_hooks.visualization == dict(type=hook, **options)
+    assert cfg.visualizer.get('save_dir') == folder
 
 
 def test_half_precision_in_a_test(classifier, tmp_path, monkeypatch):

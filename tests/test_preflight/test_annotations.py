@@ -225,6 +225,17 @@ def test_what_a_run_does_not_need_is_not_asked_for(damaged, change, needs):
     damaged(change, **needs)
 
 
+def test_pictures_that_the_filter_leaves_out_need_not_be_there(damaged):
+    def without_first(content):
+        first = content['images'][0]
+        first['file_name'] = 'gone.png'
+        content['annotations'] = [each for each in content['annotations'] if each['image_id'] != first['id']]
+
+    damaged(without_first, filter_cfg=dict(filter_empty_gt=True))
+    with pytest.raises(PreflightError, match='gone.png is not there'):
+        damaged(without_first)
+
+
 @pytest.mark.parametrize('filter_cfg', [dict(min_size=65), dict(filter_empty_gt=True)])
 def test_nothing_left_after_mmdets_filters(damaged, filter_cfg):
     with pytest.raises(PreflightError, match=r'none of its 3 images is left after filter_cfg={.*}; lower min_size'):

@@ -1,6 +1,7 @@
 """Bad classification data and checkpoints: each is one sentence that names what, where and how to mend it."""
 
 import hashlib
+import json
 import pickle
 import re
 import urllib.error
@@ -169,3 +170,29 @@ def test_what_is_unpacked_needs_no_network(root, tmp_path, offline, monkeypatch)
     init_default_scope('mmpretrain')
     sample = DATASETS.build(cfg.train_dataloader.dataset)[1]
     assert (sample['inputs'].shape, sample['data_samples'].gt_label.tolist()) == ((3, 128, 128), [99])
+
+
+SEVERAL = """
+for split, loader in (('train', train_dataloader), ('val', val_dataloader)):
+    loader['dataset'].update(type='MultiLabelDataset', ann_file=f'{folder}/{split}.json')
+model['head'] = dict(type='MultiLabelLinearClsHead', num_classes=3, in_channels=32)
+val_evaluator = test_evaluator = dict(type='AveragePrecision')
+"""
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_pictures_of_several_labels(printed, tmp_path, split):
+    content = dict(metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=[
+        dict(img_path='cat/0.png', gt_label=[0, 1]), dict(img_path='dog/0.png', gt_label=[2])])
+    for name in ('train', 'val'):
+        (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    lines = SEVERAL.replace('{folder}', str(tmp_path))
+    assert 'has no images of' not in printed(CLASSIFIER, lines)
+    content['data_list'][1]['gt_label'] = [0, 1]
+    (tmp_path / f'{split}.json').write_text(json.dumps(content))
+    told = 'which cannot be learned' if split == 'train' else 'which means over classes count as 0'
+    assert f'has no images of 1 of 3 classes (owl), {told}.' in printed(CLASSIFIER, lines)
+    content['data_list'][1]['gt_label'] = [2, 3, 4]
+    (tmp_path / f'{split}.json').write_text(json.dumps(content))
+    with pytest.raises(PreflightError, match='dog/0.png has the label 3, but .* num_classes=3 .*; 1 of 2 images'):
+        printed(CLASSIFIER, lines)
