@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from rkan_mm.engine.resume_state import sampler_of
 
 from .classification import labels_of
-from .config import is_mm
+from .config import is_mm, kind
 from .fit import innermost
 from .red import warn_in_red
 
@@ -50,7 +50,7 @@ def _kept(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def _is_pretrained(module: nn.Module) -> bool:
     given = getattr(module, 'init_cfg', None) or []
-    return any(str(each.get('type')).endswith('Pretrained') for each in ([given] if isinstance(given, dict) else given))
+    return any(kind(each).startswith('Pretrained') for each in ([given] if isinstance(given, dict) else given))
 
 
 def _frozen(backbone: nn.Module) -> bool:

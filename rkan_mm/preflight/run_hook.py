@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -172,8 +173,15 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
         text = f'{heads}; {name} of the {what} has {len(classes)} ({some(classes)})'
         if not is_mm(type(model)):
             return warn(text)
-        options = ' '.join(f'{path}={min(right[path.rpartition(".")[2]])}' for path in wrong)
+        in_config = {re.sub('^model.(student|teacher)', 'model.detector', path) if _has_teacher(model) else path:
+                     min(right[path.rpartition('.')[2]]) for path in wrong}
+        options = ' '.join(f'{path}={number}' for path, number in in_config.items())
         raise PreflightError(f'{text}. Set {options}. To run all the same: --cfg-options preflight.classes=False')
+
+
+def _has_teacher(model: nn.Module) -> bool:
+    """Whether a model is a teacher and a student, which its config has as one detector."""
+    return any(base.__name__ == 'SemiBaseDetector' for base in type(model).__mro__)
 
 
 def _is_head(path: str) -> bool:

@@ -31,7 +31,7 @@ from rkan_mm.engine.resume_state import random_state, sampler_of, set_random_sta
 from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
-from .config import is_mm
+from .config import dicts_with, is_mm, kind
 from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
@@ -176,8 +176,8 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
                                                             if key not in ('auto', None)]
         elif isinstance(hook, EarlyStoppingHook):
             waiting[f'{type(hook).__name__}(monitor)'] = [hook.monitor]
-    for scheduler in runner.cfg.get('param_scheduler') or []:
-        if isinstance(scheduler, dict) and str(scheduler.get('type')).startswith('ReduceOnPlateau'):
+    for _, scheduler in dicts_with(runner.cfg.get('param_scheduler'), 'type'):
+        if kind(scheduler).startswith('ReduceOnPlateau'):
             waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
     for who, keys in waiting.items():
         if missing := [key for key in keys if key not in figures]:

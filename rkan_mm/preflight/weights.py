@@ -19,6 +19,7 @@ from rkan_mm.models import RKANet
 
 from .building import checking
 from .checks import PreflightError, check_checkpoint, load_weights, state_dict_in
+from .config import kind
 from .fit import Fit, fit, innermost, summary
 from .origin import differences, other_batches, other_beginning
 from .red import warn_in_red
@@ -231,7 +232,7 @@ def check_pretrained(model: nn.Module, cfg: Config | None = None) -> None:
     for name, module in model.named_modules():
         init_cfgs = getattr(module, 'init_cfg', None) or []
         for init_cfg in [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs:
-            if init_cfg.get('type') != 'Pretrained':
+            if not kind(init_cfg).startswith('Pretrained'):
                 continue
             path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
             content = read_anywhere(path)

@@ -15,8 +15,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as rle
 
-from rkan_mm.apis import infer
-from rkan_mm.apis.runner import test
+from rkan_mm.apis import infer, runner
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError
 
@@ -96,7 +95,7 @@ def test_a_classifier_sees_pictures_as_in_its_test(images, tmp_path, step):
     dump = f"test_evaluator = dict(type='DumpResults', out_file_path={str(tmp_path / 'out.pkl')!r})\n"
     (tmp_path / 'cls.py').write_text(f'{text}{dump}test_cfg = dict()\n')
     arguments = saved(tmp_path / 'cls.py', tmp_path, {}, ('a', 'b', 'c'))
-    test([*arguments, '--work-dir', str(tmp_path / 'work')])
+    runner.test([*arguments, '--work-dir', str(tmp_path / 'work')])
     expected = pickle.loads((tmp_path / 'out.pkl').read_bytes())[0]['pred_score']
     infer.main([*arguments, str(tmp_path / 'val/cat'), '--out-dir', str(tmp_path / 'out')])
     found = json.loads((tmp_path / 'out/preds/a.json').read_text())['pred_scores']

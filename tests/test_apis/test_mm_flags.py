@@ -191,12 +191,3 @@ def test_test_time_augmentation_of_data_of_ones_own():
         type='Accuracy'), test_dataloader=dict(dataset=dict(type='OwnPictures', path='lmdb', pipeline=pipeline))))
     _use_tta(cfg)
     assert [step['type'] for step in cfg.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
-
-
-def test_test_time_augmentation_without_a_default_scope():
-    """As in pure Python configs, whose types are classes."""
-    cfg = Config(dict(model=dict(type='mmdet.RetinaNet'), test_evaluator=dict(type='mmdet.CocoMetric'),
-                      test_dataloader=dict(dataset=dict(type='mmdet.CocoDataset', ann_file='', pipeline=[
-                          dict(type='LoadImageFromFile'), dict(type='mmdet.PackDetInputs')]))))
-    _use_tta(cfg)
-    assert cfg.model.type == 'mmdet.DetTTAModel'

@@ -73,3 +73,9 @@ def test_labels_are_asked_of_the_labelled_data_alone(config, tmp_path):
     with pytest.raises(PreflightError, match='unlabelled.json: none of its 2 images has an annotated object to'):
         runner.train([str(config), '--work-dir', str(tmp_path), '--cfg-options',
                       'train_dataloader.dataset.datasets.0.ann_file=annotations/unlabelled.json'])
+
+
+def test_a_head_of_other_classes_is_named_as_the_config_has_it(config, tmp_path):
+    with pytest.raises(PreflightError, match='Set model.detector.roi_head.bbox_head.num_classes=5. To run all the'):
+        runner.train([str(config), '--work-dir', str(tmp_path), '--cfg-options',
+                      'model.detector.roi_head.bbox_head.num_classes=80'])

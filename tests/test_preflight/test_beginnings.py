@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from small_runs import CLASSIFIER, DETECTOR
+
+from rkan_mm.models import RKANet
+from rkan_mm.preflight.beginnings import _kept
 
 INNER = "model['backbone']['backbone'].update({})\n"
 PREPROCESSOR = "model['data_preprocessor'].update({})\n"
@@ -91,3 +95,11 @@ def test_loaded_weights_may_be_frozen(printed, tmp_path, how):
     load = (f"load_from = '{tmp_path}/weights.pth'\n" if how == 'load_from' else
             INNER.format(f"init_cfg=dict(type='Pretrained', checkpoint='{tmp_path}/weights.pth')"))
     assert 'WARNING: ' not in printed(DETECTOR, load + INNER.format('frozen_stages=1, norm_eval=True'))
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_backbones_with_weights_to_load(kind):
+    frozen = dict(type='mmdet.ResNet', depth=18, base_channels=4, stem_channels=4, frozen_stages=1)
+    loaded = dict(frozen, init_cfg=dict(type=kind, checkpoint='x'))
+    model = torch.nn.ModuleDict(dict(a=RKANet(frozen), b=RKANet(loaded)))
+    assert [name for name, _ in _kept(model)] == ['a.backbone']

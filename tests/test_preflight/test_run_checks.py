@@ -68,6 +68,9 @@ CASES = {
     'early stopping by such a figure': (
         ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/AP', 'custom_hooks.0.rule=greater'],
         r'EarlyStoppingHook\(monitor\) waits for coco/AP, and'),
+    'a schedule by such a figure': (
+        ['param_scheduler.type=mmengine.ReduceOnPlateauLR', 'param_scheduler.monitor=coco/AP'],
+        r'param_scheduler\(monitor\) waits for coco/AP, and'),
     'keys that the metric needs': (
         ["val_dataloader.dataset.pipeline.2.meta_keys=('img_path','ori_shape','img_shape','scale_factor')"],
         "The validation would fail in CocoMetric, as a trial .* KeyError: 'img_id'"),

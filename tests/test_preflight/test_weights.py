@@ -10,7 +10,7 @@ import torchvision
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import ExponentialMovingAverage, PretrainedInit
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
@@ -208,14 +208,15 @@ def test_other_classes_are_reported_by_shape():
     assert result.loaded == len([key for key in model.state_dict() if 'num_batches' not in key]) - 2
 
 
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])  # pure Python configs name the class
 @pytest.mark.parametrize(('prefix', 'message'), [
     (None, r"other.pth' fits nothing of backbone \(ResNet\): it has encoder.weight, encoder.bias; backbone \(ResNet\) "
            r'has bn1.bias, '),
     ('backbone', r"init_cfg of backbone \(ResNet\): nothing in .* begins with 'backbone.'; it has encoder"),
 ])
-def test_an_init_cfg_that_fits_nothing(tmp_path, prefix, message):
+def test_an_init_cfg_that_fits_nothing(tmp_path, kind, prefix, message):
     path = save(nn.ModuleDict(dict(encoder=nn.Linear(1, 1))).state_dict(), tmp_path / 'other.pth')
-    init_cfg = dict(type='Pretrained', checkpoint=path) | (dict(prefix=prefix) if prefix else {})
+    init_cfg = dict(type=kind, checkpoint=path) | (dict(prefix=prefix) if prefix else {})
     model = RKANet(NARROW | dict(init_cfg=init_cfg))
     with pytest.raises(PreflightError, match=message):
         check_pretrained(model)
