@@ -18,6 +18,7 @@ from rkan_mm.models.ops import (
     fused_conv2d,
     is_transformed,
     is_watched,
+    refuse_freed,
     refuse_numbers_to_meta,
 )
 from rkan_mm.registry import BASES, build
@@ -155,7 +156,8 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         """Let the ordinary layer of this shape raise what it has against an input; what it takes passes.
 
         Raises:
-            RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, no tensor.
+            RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, freed memory, no
+                tensor.
         """
         weight = self.basis_weight
         self.__dict__.pop('_folded', None)  # weights that were set without a bias
@@ -165,6 +167,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
                      or (x.dtype in (torch.float32, *HALF) and autocast_dtype(x.device.type) is not None))):
             refuse_numbers_to_meta(weight, x, lambda x: self._ordinary()(x, *args))
             self._ordinary()(x, *args)
+        refuse_freed(x)
 
     def of_dense(self, x: Tensor, *args: Any) -> Tensor:
         """Of an input in a layout without strides, which the ordinary layer takes: functions are not 0 where it is."""

@@ -12,7 +12,14 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from rkan_mm.models.ops import folded, identity, refuse_numbers_to_meta, shared_polynomial_conv2d, static_shape
+from rkan_mm.models.ops import (
+    folded,
+    identity,
+    refuse_freed,
+    refuse_numbers_to_meta,
+    shared_polynomial_conv2d,
+    static_shape,
+)
 from rkan_mm.models.ops.shared_polynomial_conv_torch import Window as Taps
 from rkan_mm.registry import BASES, MODELS, build
 
@@ -171,6 +178,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         if x.dim() == 3:  # without a batch
             return self.forward(x.unsqueeze(0)).squeeze(0)
         refuse_numbers_to_meta(self.weight, x, identity)
+        refuse_freed(x)
         x = as_autocast(x)
         basis = self.basis  # a module looks long for what is its own
         if isinstance(basis, Polynomial) and self.normalization in ELEMENTWISE and basis.by_monomials:

@@ -15,6 +15,7 @@ from .gate import (
     is_watched,
     pointer,
     readable,
+    refuse_freed,
     refuse_numbers_to_meta,
 )
 from .shared_polynomial_conv import Norm, activated_polynomial_conv2d, shared_polynomial_conv2d
@@ -27,6 +28,6 @@ __all__ = [
     'FLOATS', 'HALF', 'SPLINE_CONV_OUTPUTS', 'Functions', 'Norm', 'SameForm', 'activated_polynomial_conv2d',
     'as_constant', 'autocast_dtype', 'can_expand', 'can_spline_conv', 'expand', 'fingerprint', 'folded', 'fused_conv2d',
     'fused_is_wanted', 'has_hooks', 'identity', 'in_each', 'is_recorded', 'is_transformed', 'is_watched',
-    'load_kernels', 'pointer', 'readable', 'refuse_numbers_to_meta', 'shared_polynomial_conv2d',
+    'load_kernels', 'pointer', 'readable', 'refuse_freed', 'refuse_numbers_to_meta', 'shared_polynomial_conv2d',
     'shared_polynomial_conv2d_torch', 'spline_conv2d', 'static_shape', 'tf32_allowed',
 ]

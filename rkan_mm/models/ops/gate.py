@@ -181,6 +181,23 @@ def refuse_numbers_to_meta(weight: Tensor, x: object, ordinary: Callable[[Tensor
         raise RuntimeError(f'Tensor on device meta is not on the expected device {x.device}!')
 
 
+def refuse_freed(x: Tensor) -> None:
+    """Raise for an input whose storage was emptied: PyTorch's element-wise operations read it, and end the process.
+
+    Raises:
+        RuntimeError: the sentence of PyTorch's linear layer and convolutions.
+    """
+    if torch.compiler.is_compiling():
+        return
+    try:
+        freed = type(x) in PLAIN and not x.untyped_storage().nbytes() and x.numel() > 0
+    except RuntimeError:  # no storage at all: sparse, or of a transform
+        return
+    if freed and not x.is_meta and not x._is_zerotensor():
+        raise RuntimeError('The tensor has a non-zero number of elements, but its data is not allocated yet: '
+                           'its storage was resized to 0')
+
+
 def autocast_dtype(device: str) -> torch.dtype | None:
     """What autocast computes in on a type of device; None where it is off."""
     if device == 'meta':

@@ -218,6 +218,22 @@ def test_numbers_that_come_to_weights_on_meta_are_an_error(layer, dtype, given):
         assert layer(x.to('meta')).is_meta
 
 
+@pytest.mark.parametrize('layer', [
+    *[cls(*args, basis=dict(type=basis), **options) for cls, args in (
+        (KANLinear, (2, 3)), (KANConv1d, (2, 3, 3)), (KANConv2d, (2, 3, 3)), (KANConv3d, (2, 3, 3)),
+        (KANConvTranspose2d, (2, 3, 3)))
+      for basis, options in (('Fourier', dict(memory='low')), ('Chebyshev', dict(with_base=False)), ('BSpline', {}))],
+    SharedKANConv2d(3, normalization='none'), SharedKANConv2d(3, basis=dict(type='GaussianRBF'))], ids=repr)
+def test_an_input_whose_storage_was_emptied_is_an_error(layer):
+    """PyTorch's own element-wise operations would read it, and end the process."""
+    x = torch.ones((6, 2) if isinstance(layer, KANLinear) else (2, 2, *[4] * getattr(layer, 'spatial', 2)))
+    x.untyped_storage().resize_(0)
+    for each in (x, x.detach().requires_grad_()):
+        with pytest.raises(RuntimeError, match='data is not allocated yet'):
+            layer(each)
+    layer(x[:0])
+
+
 SHORT = """
 import resource, torch
 from rkan_mm.models import KANConv2d
