@@ -7,9 +7,10 @@ from .channels_last_hook import ChannelsLastHook
 from .checkpoint_form import CheckpointFormHook
 from .checkpoint_hook import ResumableCheckpointHook
 from .fsdp_strategy import ResumableFSDPStrategy
-from .hooks import KANGridUpdateHook, KANRegularizationHook
+from .grid_update_hook import KANGridUpdateHook
 from .loops import ResumableEpochLoop, ResumableIterLoop
 from .loss_check_hook import LossCheckHook
+from .regularization_hook import KANRegularizationHook
 from .run_error import RunError
 from .safe_globals import allow_mmengine_globals
 from .summary import RunSummaryHook

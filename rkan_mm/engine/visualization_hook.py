@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.registry import HOOKS
 
-from .hooks import Uncompiled
+from .layer_hooks import Uncompiled
 
 if TYPE_CHECKING:
     from rkan_mm.inspection import Recorder

@@ -1,0 +1,237 @@
+"""Grids that follow the data while a model trains."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from functools import partial
+
+import torch
+from mmengine.dist import broadcast, get_rank, is_distributed
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.copies import followers
+from rkan_mm.models.layers.grid_update import GridUpdate
+from rkan_mm.models.layers.symbolic_trace import layer_input
+from rkan_mm.models.layers.tied import tied_to
+from rkan_mm.registry import HOOKS
+
+from .checkpoint_form import CheckpointFormHook, follow_parameters, forget, show_averages, take_form, unwrap
+from .layer_hooks import HereAlone, Uncompiled, refuse_shards
+
+
+def _grid_sizes(refine: dict) -> dict[int, int]:
+    """By iteration, which is a text where it comes from ``--cfg-options`` or a config in JSON."""
+    try:
+        sizes = {int(iteration): operator.index(size) for iteration, size in refine.items()}
+    except (AttributeError, TypeError, ValueError):
+        sizes = {-1: 0}
+    if any(iteration < 0 or size < 1 for iteration, size in sizes.items()):
+        raise ValueError('KANGridUpdateHook: refine must be grid sizes by iteration, such as {5000: 10}, got '
+                         f'{refine!r}')
+    return sizes
+
+
+@HOOKS.register_module()
+@MMENGINE_HOOKS.register_module()
+class KANGridUpdateHook(Hook):
+    """Lay the grids of all KAN layers over the data they see, at fixed iterations; refine them at others.
+
+    In a training iteration that is due, each layer with a grid is updated with its input just before its forward pass,
+    from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds for the
+    coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
+    compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
+    others follow. Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum
+    encoder) share the grids of the layers that they average; so do copies of a layer that run under ``no_grad``. Of
+    layers with tied coefficients the first that runs has its grid laid over its input, and the others share it.
+
+    Args:
+        interval: iterations from one update to the next.
+        begin: first iteration with an update, counted from 0.
+        end: no update from this iteration on.
+        refine: grid sizes by the iteration before which they take effect, e.g. ``{5000: 10}``. Text is taken for a
+            number, as ``--cfg-options custom_hooks.0.refine.5000=10`` gives it.
+        update: further arguments of :meth:`~rkan_mm.models.KANLayer.update_grid`; ``grow`` only without several
+            processes, since ranks would differ in shape.
+
+    Raises:
+        TypeError: an argument that neither has.
+        ValueError: wrong numbers; in ``before_train``: no layer with a grid, one that cannot be as small as ``refine``
+            says, all of them frozen, or sharded by FSDP.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, interval: int = 100, begin: int = 0, end: int = 1000, refine: dict[int, int] | None = None,
+                 **update) -> None:
+        known = [name for name in inspect.signature(GridUpdate.update_grid).parameters
+                 if name not in ('self', 'x', 'followers')]
+        if unknown := [name for name in update if name not in known]:
+            raise TypeError(f'KANGridUpdateHook: no argument {", ".join(unknown)}; there are interval, begin, end, '
+                            f'refine, {", ".join(known)}')
+        if interval < 1 or begin < 0 or end <= begin:
+            raise ValueError('KANGridUpdateHook: interval must be at least 1 and 0 <= begin < end, got '
+                             f'interval={interval}, begin={begin}, end={end}')
+        self.interval, self.begin, self.end = interval, begin, end
+        self.refine = _grid_sizes(refine or {})
+        self.update = dict(outside=0.01) | update
+        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
+        self._updates = self._moved = 0
+        self._looked = -1
+        self._uncompiled: Uncompiled | None = None
+
+    @staticmethod
+    def layers(model: nn.Module) -> dict[str, GridUpdate]:
+        return {name: module for name, module in unwrap(model).named_modules()
+                if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not any(isinstance(hook, CheckpointFormHook) for hook in runner.hooks):
+            take_form(runner, checkpoint)
+
+    def before_train(self, runner: Runner) -> None:
+        self._stop()
+        self._looked = -1
+        show_averages(runner)
+        refuse_shards(self, runner.model.modules())
+        if not self.layers(runner.model):
+            bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
+            raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
+                             f'on a grid, such as BSpline; ' + (f'its bases are {", ".join(sorted(bases))}' if bases
+                                                                else 'it has no KAN layer at all'))
+        trained = self._trained(runner)
+        if not trained:
+            raise ValueError(f'KANGridUpdateHook: all KAN layers of {type(unwrap(runner.model)).__name__} are frozen; '
+                             'their grids stay as they are')
+        for name, (layer, _) in trained.items():
+            if self.refine and min(self.refine.values()) < layer.basis.least:
+                raise ValueError(f'KANGridUpdateHook: refine={self.refine}, but a grid of {type(layer.basis).__name__} '
+                                 f'({name}) needs at least {layer.basis.least}')
+        self._tell_what_comes_too_late(runner)
+        if is_distributed() and self.update.get('grow'):
+            raise ValueError('KANGridUpdateHook: grow changes the shape of coefficients by what a rank sees; with '
+                             'several processes use grow=False')
+
+    def _tell_what_comes_too_late(self, runner: Runner) -> None:
+        last = getattr(runner.train_loop, 'max_iters', None)
+        all_of_them = [('begin', self.begin), *(('refine at', iteration) for iteration in self.refine)]
+        late = [f'{name} {when}' for name, when in all_of_them if last is not None and when >= last]
+        if late:
+            runner.logger.warning(f'KANGridUpdateHook: {", ".join(late)} comes to nothing, as training ends after '
+                                  f'{last} iterations, by which all its numbers are counted')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        self._stop()
+        due = self._due(runner)
+        for each in due:
+            if each in self.refine:
+                self._refine(runner, self.refine[each])
+        if any(self.begin <= each < self.end and (each - self.begin) % self.interval == 0 for each in due):
+            self._uncompiled = Uncompiled(runner.model)
+            trained = self._trained(runner)
+            self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
+            self._handles = [layer.register_forward_pre_hook(
+                HereAlone(partial(self._update, runner, name, copies)), with_kwargs=True)
+                for name, (layer, copies) in trained.items()]
+            self._updates += 1
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        self._stop()
+
+    def _due(self, runner: Runner) -> range:
+        """The iterations whose changes are made now: those since the last step, where gradients are accumulated.
+
+        None before the next step, as a change would drop what was accumulated.
+        """
+        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
+        slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
+        counts = getattr(slowest, '_accumulative_counts', 1)
+        if counts > 1 and slowest._inner_count % counts:
+            return range(0)
+        first = max(runner.iter - counts, self._looked) + 1
+        self._looked = runner.iter
+        return range(first, runner.iter + 1)
+
+    def _stop(self) -> None:
+        """Also of a step that was broken off, after which somebody trains again."""
+        if self._uncompiled:
+            self._uncompiled.give_back()
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
+        self._uncompiled = None
+
+    def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
+        """The layers with grids that are trained, each with its moving averages."""
+        averages = followers(unwrap(runner.model), *self._averages(runner))
+        return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
+                if layer in averages}
+
+    def _source(self, runner: Runner, layer: GridUpdate) -> GridUpdate | None:
+        """Which layer this one averages, should it run without gradients (as checkpointed ones do, too)."""
+        pairs = followers(unwrap(runner.model), *self._averages(runner), without_grad={layer})
+        return next((source for source, copies in pairs.items() if layer in copies), None)
+
+    def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
+                kwargs: dict) -> None:
+        if layer in self._done or not unwrap(runner.model).training:  # called again, as a shared head; or after a break
+            return
+        source = None if torch.is_grad_enabled() else self._sources[layer]
+        self._done[layer] = False
+        if source is not None:  # it shares what the other has now, or will have
+            self._without_grad.add(layer)
+            if self._done.get(source):
+                layer.follow_grid(source)
+                self._forget(runner, layer)
+            return
+        copies = [*copies, *(each for each in self._without_grad if self._sources[each] is layer)]
+        tied = tied_to(layer, *copies)
+        self._done |= dict.fromkeys(tied, False)  # they share this change, and have none of their own
+        changed = torch.zeros(1)
+        if get_rank() == 0:
+            changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
+        if is_distributed():
+            changed = changed.to(layer.coefficient_parameter.device)
+            broadcast(changed)
+            for each in (layer, *copies, *tied):
+                for tensor in (each.coefficient_parameter.data, *each.basis.parameters(), *each.basis.buffers()):
+                    broadcast(tensor.data)
+                each.basis.refresh()
+        if changed.item():
+            for each in (layer, *tied):
+                self._done[each] = True
+            for each in (layer, *copies, *tied):
+                self._forget(runner, each)
+            show_averages(runner)
+            self._moved += 1
+            runner.logger.info(f'Grid of {name} updated')
+
+    def after_train(self, runner: Runner) -> None:
+        if self._updates and not self._moved:
+            runner.logger.warning(
+                f'KANGridUpdateHook moved no grid in {self._updates} updates: no more than '
+                f'{self.update["outside"]:.0%} of the inputs of any layer lay outside of its grid. With outside=0 '
+                'every update lays the grids anew')
+
+    def _refine(self, runner: Runner, grid_size: int) -> None:
+        for layer, copies in self._trained(runner).values():
+            layer.refine_grid(grid_size, copies)
+            self._forget(runner, layer)
+        follow_parameters(runner)
+        runner.logger.info(f'Grids refined to {grid_size}')
+
+    @staticmethod
+    def _averages(runner: Runner) -> list[nn.Module]:
+        return [unwrap(hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
+
+    @staticmethod
+    def _forget(runner: Runner, layer: GridUpdate) -> None:
+        wrapper = runner.optim_wrapper
+        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
+            forget(each.optimizer, (layer.coefficient_parameter, *layer.basis.parameters()))
