@@ -31,8 +31,8 @@ def image_paths(data: Any) -> Iterator[str]:
 class LossCheckHook(Hook):
     """Stop when a loss is NaN or infinite, naming the losses and the images of the batch.
 
-    What is looked at is the loss alone. Under AMP gradients may overflow; the scaler then leaves the step out, and the
-    loss stays finite.
+    What is looked at is the loss alone; where a step gives none, as with several optimizers, whatever has ``loss`` in
+    its name. Under AMP gradients may overflow; the scaler then leaves the step out, and the loss stays finite.
 
     Raises:
         RunError: the loss of this iteration, on any rank, is not finite. It comes before a checkpoint is saved.
@@ -42,12 +42,12 @@ class LossCheckHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
                          outputs: dict | None = None) -> None:
-        outputs = outputs or {}
-        total = outputs.get('loss')
-        if total is None or torch.isfinite(torch.as_tensor(total)).all():
+        values = {name: torch.as_tensor(value).detach() for name, value in (outputs or {}).items()
+                  if 'loss' in name and isinstance(value, (torch.Tensor, float))}
+        totals = [values['loss']] if 'loss' in values else values.values()
+        if all(torch.isfinite(total).all() for total in totals):
             return
-        values = {name: torch.as_tensor(value).detach() for name, value in outputs.items() if 'loss' in name}
-        bad = {name: value.item() for name, value in values.items() if not torch.isfinite(value)}
+        bad = {name: value.tolist() for name, value in values.items() if not torch.isfinite(value).all()}
         losses = ', '.join(f'{name} = {value}' for name, value in bad.items())
         last = runner.message_hub.runtime_info.get('last_ckpt')
         raise RunError(

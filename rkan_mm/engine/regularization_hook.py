@@ -41,9 +41,11 @@ class KANRegularizationHook(Hook):
         if not self.factors:
             raise ValueError('KANRegularizationHook: give a factor for l1, entropy or smoothness')
         self._handles, self._ranges = [], {}
+        self._added = False
 
     def before_train(self, runner: Runner) -> None:
         self.after_train(runner)  # of a training that was broken off
+        self._added = False
         model = unwrap(runner.model)
         refuse_shards(self, model.modules())  # the outermost unit is whole until the model's own hooks have run
         if not any(isinstance(module, Sparsity) for module in model.modules()):
@@ -55,6 +57,15 @@ class KANRegularizationHook(Hook):
             self._handles += [module.register_forward_pre_hook(HereAlone(self._measure), with_kwargs=True)
                               for module in model.modules()
                               if isinstance(module, Sparsity) and not isinstance(module.basis, GridBasis)]
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        if not self._added:
+            runner.logger.warning(
+                f'KANRegularizationHook adds nothing: in this step no dict of losses came out of the forward pass of '
+                f'{type(unwrap(runner.model)).__name__}. Where a train_step calls parts of the model, let it add what '
+                'regularization() of their layers gives')
+        self._added = True  # said once
 
     def after_train(self, runner: Runner) -> None:
         for handle in self._handles:
@@ -85,4 +96,5 @@ class KANRegularizationHook(Hook):
                                  'penalty; smoothness needs one that has run, with more than two functions on a '
                                  'grid')
             added[f'loss_kan_{name}'] = factor * sum(values)
+        self._added = True
         return {**losses, **added}

@@ -259,6 +259,19 @@ def test_penalties_join_the_loss(tmp_path, basis):
     assert not isinstance(model(torch.rand(1, 2, 6, 6)), dict)
 
 
+@pytest.mark.parametrize(('model', 'said'), [(Two, 1), (Model, 0)])
+def test_penalties_that_come_to_nothing(tmp_path, model, said):
+    """Where a train_step calls parts of the model alone."""
+    model = model()
+    run, warnings = runner(tmp_path, [KANRegularizationHook(l1=1.0)], model), []
+    if said:
+        run.optim_wrapper = OptimWrapperDict(**{name: OptimWrapper(torch.optim.Adam(part.parameters(), 1e-3))
+                                                for name, part in model.parts.items()})
+    run.logger.warning = warnings.append
+    run.train()
+    assert len([each for each in warnings if 'KANRegularizationHook adds nothing' in each]) == said
+
+
 def test_penalties_have_gradients(tmp_path):
     model = Model()
     runner(tmp_path, [KANRegularizationHook(l1=100.0)], model, max_iters=1, lr=0.0).train()

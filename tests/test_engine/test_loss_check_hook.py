@@ -28,3 +28,11 @@ def test_the_batch_and_the_losses_are_named(runner, value):
 @pytest.mark.parametrize('outputs', [None, {}, dict(loss=torch.tensor(3e38)), dict(loss=1.0, acc=float('nan'))])
 def test_finite_losses_pass(runner, outputs):
     LossCheckHook().after_train_iter(runner, 0, BATCH, outputs)
+
+
+def test_losses_of_several_optimizers(runner):
+    """Of which a train_step of the user's own makes no sum."""
+    losses = dict(loss_d=torch.tensor(1.0), loss_g=torch.tensor([1.0, float('nan')]), real_score=float('nan'), lossy='')
+    with pytest.raises(RunError, match=r'Iteration 42: loss_g = \[1.0, nan\]. The batch'):
+        LossCheckHook().after_train_iter(runner, 0, BATCH, losses)
+    LossCheckHook().after_train_iter(runner, 0, BATCH, dict(losses, loss_g=torch.tensor(2.0)))

@@ -1,16 +1,20 @@
 """What changes how weights lie in memory wraps the model anew, under the Runner and the FlexibleRunner."""
 
+import weakref
+
 import pytest
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.testing import assert_close
 
-from rkan_mm.engine import ChannelsLastHook, RunError
+from rkan_mm.engine import ChannelsLastHook, KANGridUpdateHook, RunError
 from rkan_mm.models import KANConv2d
 from rkan_mm.preflight import PreflightError, check
 
@@ -36,19 +40,74 @@ def group(tmp_path, monkeypatch):
     dist.destroy_process_group()
 
 
-def trained(folder, hook, flexible, **more):
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None)
+def trained(folder, hook, flexible, wrapper='MMDistributedDataParallel', compile=False, **more):
+    wrapper = dict(type=wrapper, device_ids=None)
     data = [dict(x=torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i))) for i in range(8)]
-    cfg = dict(
+    cfg = {**dict(
         model=Model(), work_dir=str(folder), experiment_name=folder.name, default_scope='mmengine', launcher='pytorch',
         train_dataloader=dict(dataset=data, batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False),
                               collate_fn=dict(type='default_collate')),
         train_cfg=dict(by_epoch=False, max_iters=4), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        randomness=dict(seed=0), custom_hooks=[hook] if hook else [], **more)
-    runner = FlexibleRunner(**cfg, strategy=dict(type='DDPStrategy', model_wrapper=wrapper)) if flexible else Runner(
-        **cfg, cfg=dict(model_wrapper_cfg=wrapper))
+        randomness=dict(seed=0), custom_hooks=[hook] if hook else []), **more}
+    runner = FlexibleRunner(
+        **cfg, compile=compile, strategy=dict(type='DDPStrategy', model_wrapper=wrapper)) if flexible else Runner(
+        **cfg, cfg=dict(model_wrapper_cfg=wrapper, compile=compile))
     runner.train()
     return runner
+
+
+COMPILED = []
+
+
+@torch._dynamo.register_backend(name='noted_here')
+def backend(graph, inputs):
+    COMPILED.append(graph)
+    return graph.forward
+
+
+@pytest.mark.parametrize('flexible', [False, True])
+def test_what_is_compiled_stays_so(flexible, tmp_path, group):
+    old = []
+
+    class Watch(KANGridUpdateHook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            if runner.iter == 2:
+                COMPILED.clear()
+                torch._dynamo.reset()  # what it holds of other tests
+                old.append(weakref.ref(runner.model))
+            super().before_train_iter(runner, *args, **kwargs)
+
+    runner = trained(tmp_path, Watch(end=1, refine={2: 7}), flexible, compile=dict(backend='noted_here'))
+    assert COMPILED
+    assert old[0]() is not runner.model
+    assert old[0]() is None  # it would send each gradient a second time
+
+
+class Two(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Model(), Model()
+
+    def train_step(self, data, optim_wrapper):
+        losses = {f'loss_{name}': getattr(self, name)(data['x'])['loss'] for name in ('a', 'b')}
+        for name, loss in losses.items():
+            optim_wrapper[name[5:]].update_params(loss)
+        return losses
+
+    def forward(self, x, mode='tensor'):
+        return self.a(x)
+
+
+def test_models_that_are_wrapped_one_by_one(tmp_path, group):
+    """And stay so, each once, when their grids are refined."""
+    model = Two()
+    optimizers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(getattr(model, name).parameters(), 0.1))
+                                     for name in ('a', 'b')})
+    trained(tmp_path, dict(type='KANGridUpdateHook', end=1, refine={2: 7}), False, model=model,
+            optim_wrapper=optimizers, wrapper='MMSeparateDistributedDataParallel')
+    assert isinstance(model.a, MMDistributedDataParallel)
+    assert isinstance(model.a.module, Model)
+    assert model.b.module.kan.basis.grid_size == 7
 
 
 @pytest.mark.parametrize('hook', [ChannelsLastHook.__name__, 'KANGridUpdateHook'])
