@@ -109,6 +109,10 @@ def statistics(table: Table, against: str | None = None, rows: Collection[str] |
     for each in compare(table, against, rows, seeds):
         rest = '- | - | -'
         if each.seeds > 1:
-            rest = f'{each.low:+.2f} to {each.high:+.2f} | {each.p:.3f} | {each.holm:.3f}'
+            rest = f'{each.low:+.2f} to {each.high:+.2f} | {_p(each.p)} | {_p(each.holm)}'
         text.append(f'| {each.row} | {each.difference:+.2f} | {rest} | {each.seeds} |')
     return '\n'.join(text) + '\n'
+
+
+def _p(value: float) -> str:
+    return f'{value:.3f}' if not value < 0.0005 else '< 0.001'

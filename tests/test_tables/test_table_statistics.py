@@ -51,6 +51,12 @@ def test_of_a_test_split_and_against_any_row(tmp_path):
         compare(table(tmp_path, runs))
 
 
+def test_no_p_is_shown_as_nothing(tmp_path):
+    runs = [(row, seed, seed * seed + gain + seed / 1000) for row, gain in (('a', 0), ('b', 5)) for seed in range(4)]
+    runs = [(row, seed, value + (row == 'b') * seed / 1000) for row, seed, value in runs]
+    assert statistics(table(tmp_path, runs), 'a').splitlines()[2].endswith('| < 0.001 | < 0.001 | 4 |')
+
+
 def test_holm_by_hand():
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.5, float('nan'), 0.6])[0] == 1.0
