@@ -32,6 +32,12 @@ def step_of(model: BaseModel, cfg: Config, data: dict, training: bool, running: 
         wrapper_cfg.update(type='AmpOptimWrapper', dtype=dict(fp16='float16', bf16='bfloat16')[running.amp])
     wrapper = build_optim_wrapper(model, wrapper_cfg)
     model.train()
+    if running.amp and running.device == 'cpu':  # which mmengine's wrapper refuses
+
+        def train() -> None:
+            with running.autocast():
+                model.train_step(data, wrapper)
+        return train
     return lambda: model.train_step(data, wrapper)
 
 

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> float:
     cfg = load_config(args.config)
     if scope(cfg) != 'mmdet':
         raise PreflightError(f'{args.config} is of {scope(cfg)}; the memory of detectors of mmdet is counted.')
-    init_default_scope(cfg.default_scope)
+    init_default_scope('mmdet')
     model_cfg = cfg.model
     torch.manual_seed(0)
     fixed = states(copy.deepcopy(model_cfg), args.moments)

@@ -26,6 +26,7 @@ from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.config import scope as scope_of
 
 from .timing import Running, Step, add_arguments, compare, running_of
 
@@ -74,12 +75,13 @@ def _resident(field: str) -> int:
                        if line.startswith(f'{field}:'))
 
 
-def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training: bool, threads: int) -> None:
+def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training: bool, threads: int,
+                     running: Running) -> None:
     torch.set_num_threads(threads)
-    model, image = build(model_cfg, scope), torch.rand(shape)
-    step = runner_of(model, image, training)
+    model, image = running.place(build(model_cfg, scope)), running.place(torch.rand(shape))
+    step = runner_of(model, image, training, running)
     with contextlib.suppress(ValueError):  # norms of a single number
-        runner_of(model, image[:1, :, :64, :64], training)()  # threads and code that are made once
+        runner_of(model, image[:1, :, :64, :64], training, running)()  # threads and code that are made once
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)  # what is free but not given back would hide what the step takes
     Path('/proc/self/clear_refs').write_text('5')  # Linux: the peak starts from here
@@ -91,10 +93,10 @@ def _peak_of_process(queue, model_cfg: dict, scope: str, shape: tuple, training:
 def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, running: Running = CPU) -> float:
     """Bytes that one step takes on top of the model: allocated on a GPU, resident in a process of its own on a CPU.
 
-    They are nan where that process comes to no end, as for want of memory.
+    They are nan where that process comes to no end, as for want of memory. What is compiled, or in a graph, is not.
     """
+    running = running._replace(compile=False, cuda_graph=False)
     if running.device != 'cpu':
-        running = running._replace(compile=False, cuda_graph=False)
         model, image = running.place(build(model_cfg, scope)), running.place(torch.rand(shape))
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -103,7 +105,7 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, runni
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
     process = context.Process(target=_peak_of_process,
-                              args=(queue, model_cfg, scope, shape, training, torch.get_num_threads()))
+                              args=(queue, model_cfg, scope, shape, training, torch.get_num_threads(), running))
     process.start()
     process.join()
     return queue.get() if process.exitcode == 0 else math.nan
@@ -119,16 +121,16 @@ def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple
             other = read_config(baseline)
         return other, cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
     without = copy.deepcopy(cfg)
-    without.model.backbone = plain(cfg.model.to_dict())['backbone']
-    return without, cfg, {name: each.model.backbone.type for name, each in (('plain', without), ('rkan', cfg))}
+    without.model.backbone = plain(cfg.model)['backbone']
+    return without, cfg, {name: kind(each.model.backbone) for name, each in (('plain', without), ('rkan', cfg))}
 
 
 def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, running: Running = CPU,
             options: dict | None = None, memory: bool = True, baseline: str | None = None) -> dict:
     """One comparison, as plain data; see `main`. Without rounds there are no times, without ``memory`` no peaks."""
     *both, names = configs_of(config, options, baseline)
-    scope = both[1].get('default_scope', 'mmengine')
-    cfgs = {name: cfg.model.to_dict() for name, cfg in zip(names, both, strict=True)}
+    scope = scope_of(both[1]) or 'mmengine'
+    cfgs = {name: cfg.model for name, cfg in zip(names, both, strict=True)}
     models = {name: running.place(build(part, scope)) for name, part in cfgs.items()}
     image = running.place(torch.rand(shape))
     rows = {}

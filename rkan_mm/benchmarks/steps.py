@@ -24,7 +24,7 @@ from rich.table import Table
 from rkan_mm.apis.command_line import command_line, file_to_write, positive
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.config import kind, scope
 from rkan_mm.preflight.datasets import data_sets
 
 from .models import MIB
@@ -40,7 +40,7 @@ def without_pretrained(node):
 
 def build(cfg: Config) -> BaseModel:
     """The model of a config with random weights."""
-    init_default_scope(cfg.default_scope)
+    init_default_scope(scope(cfg) or 'mmengine')
     model_cfg = without_pretrained(cfg.model)
     if cfg.get('data_preprocessor'):
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -71,7 +71,7 @@ def batch(cfg: Config, images: int, size: tuple[int, int]) -> dict:
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     channels = len(preprocessor.get('mean') or (0, 0, 0))
     inputs = [torch.from_numpy(rng.integers(0, 256, (channels, *size), np.uint8)) for _ in range(images)]
-    if cfg.default_scope == 'mmpretrain':
+    if scope(cfg) == 'mmpretrain':
         from mmpretrain.structures import DataSample
         return dict(inputs=torch.stack(inputs), data_samples=[DataSample().set_gt_label(0) for _ in range(images)])
     num_classes = int(re.findall(r"'num_classes': (\d+)", str(cfg.model.to_dict()))[0])

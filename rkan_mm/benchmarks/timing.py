@@ -101,11 +101,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def running_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Running:
-    """What `add_arguments` has read; ends with a message if there is no such device."""
+    """What `add_arguments` has read; ends with a message if there is no such device, which is the present one then."""
     if args.device != 'cpu' and not torch.cuda.is_available():
         parser.error(f'--device {args.device}: torch {torch.__version__} finds no GPU')
     if args.cuda_graph and args.device == 'cpu':
         parser.error('--cuda-graph is for a GPU, not for --device cpu')
+    if args.device != 'cpu':
+        try:
+            device = torch.device(args.device)
+            if device.type == 'cuda':
+                torch.cuda.set_device(device.index or 0)  # whose clock and memory are read
+        except RuntimeError as error:
+            parser.error(f'--device {args.device}: {str(error).splitlines()[0]}')
+        if device.type != 'cuda':
+            parser.error(f'--device {args.device}: what is measured is cpu, or cuda with or without a number')
     return Running(*(getattr(args, name) for name in Running._fields))
 
 

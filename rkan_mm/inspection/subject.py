@@ -25,6 +25,7 @@ from rkan_mm.deploy.pictures import gives_bgr
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
 from rkan_mm.preflight.classification import check_classification
+from rkan_mm.preflight.config import scope
 from rkan_mm.preflight.datasets import check_data_sets, common
 from rkan_mm.visualization.overlay import read_rgb
 
@@ -53,7 +54,7 @@ class Subject:
                  device: str | None = None, any_model: bool = False, allow_partial: bool = False) -> None:
         self.cfg, self.checkpoint, self.images = cfg, checkpoint, list(images)
         self.device = device or get_device()
-        self.scope = cfg.get('default_scope', 'mmengine')
+        self.scope = scope(cfg) or 'mmengine'
         init_default_scope(self.scope)
         model_cfg = copy.deepcopy(cfg.model)
         if cfg.get('data_preprocessor'):

@@ -1,3 +1,4 @@
+import argparse
 import json
 import math
 import re
@@ -7,8 +8,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from rkan_mm.benchmarks import detectors, steps, timing
 from rkan_mm.benchmarks import models as benchmark
-from rkan_mm.benchmarks import timing
 from rkan_mm.benchmarks.timing import Running
 from rkan_mm.preflight import PreflightError
 
@@ -153,11 +154,80 @@ def test_a_graph_holds_so_many_calls_that_its_launch_costs_nothing(monkeypatch):
     monkeypatch.setattr(timing, '_seconds', lambda step, device, calls=1: 1.0)
     assert Running('cuda', cuda_graph=True).captured(lambda: None).calls == 1
 
+
 def test_a_config_that_is_not_there_is_told_before_others_are_measured(config, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, 'measure', lambda *args, **options: pytest.fail('measured'))
     for argv in ([config, 'none.py'], [config, '--baseline', 'none.py']):
         with pytest.raises(PreflightError, match="Config 'none.py' does not exist"):
             benchmark.main([*argv, '--rounds', '1', '--device', 'cpu', '--out', str(tmp_path / 'out.json')])
+
+
+PURE = """
+from mmpretrain.models import ImageClassifier, GlobalAveragePooling, LinearClsHead, ResNet
+from torch.optim import SGD
+
+from rkan_mm.models import RKANet
+
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=RKANet, backbone=dict(type=ResNet, depth=18, base_channels=8, stem_channels=8)),
+    neck=dict(type=GlobalAveragePooling), head=dict(type=LinearClsHead, num_classes=10, in_channels=64, topk=(1,)))
+optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.1))
+"""
+
+
+def test_a_config_in_pure_python_without_a_scope(config, tmp_path):
+    """Whose types are classes: it is of the package of its model, and so are its parts."""
+    (tmp_path / 'pure.py').write_text(PURE)
+    pure, named = (benchmark.measure(str(path), (2, 3, 64, 64), False, 1, memory=path != config)
+                   for path in (tmp_path / 'pure.py', config))
+    assert {name: row['macs'] for name, row in pure['models'].items()} == {
+        name: row['macs'] for name, row in named['models'].items()}
+    assert not any(math.isnan(row['peak_bytes']) for row in pure['models'].values())
+    assert json.loads(json.dumps(pure))['models']['rkan']['backbone'] == 'RKANet'
+    assert steps.run(Config.fromfile(tmp_path / 'pure.py'), 2, (64, 64))['loss'] > 0
+
+
+def test_the_peak_is_of_the_same_way_as_the_time(config, monkeypatch):
+    running = Running(amp='bf16', channels_last=True, compile=True)
+    seen = []
+
+    class Process:
+        exitcode = 1
+
+        def __init__(self, target, args):
+            seen.append(args[-1])
+
+        start = join = lambda self: None
+
+    monkeypatch.setattr(benchmark.multiprocessing, 'get_context', lambda kind: MagicMock(Process=Process))
+    benchmark.peak_memory(Config.fromfile(config).model, 'mmpretrain', (1, 3, 64, 64), True, running)
+    assert seen == [running._replace(compile=False)]
+
+
+def test_a_training_step_of_a_detector_on_a_cpu_is_under_amp(monkeypatch):
+    seen = []
+    monkeypatch.setattr(detectors, 'build_optim_wrapper', lambda model, cfg: None)
+    model = MagicMock(train_step=lambda data, wrapper: seen.append(torch.is_autocast_enabled('cpu')))
+    for amp in ('bf16', None):
+        detectors.step_of(model, Config(dict(optim_wrapper={})), {}, True, Running(amp=amp))()
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(('device', 'number'), [('cuda', 0), ('cuda:2', 2), ('mps', None), ('cuda:x', None)])
+def test_the_clock_is_that_of_the_gpu_which_is_named(monkeypatch, capsys, device, number):
+    chosen, parser = [], argparse.ArgumentParser()
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    timing.add_arguments(parser)
+    args = parser.parse_args(['--device', device])
+    if number is None:
+        with pytest.raises(SystemExit):
+            timing.running_of(args, parser)
+        assert f'--device {device}: ' in capsys.readouterr().err
+    else:
+        assert timing.running_of(args, parser).device == device
+        assert chosen == [number]
 
 
 def test_what_was_measured_before_a_config_that_fails_is_kept(config, tmp_path, monkeypatch):
