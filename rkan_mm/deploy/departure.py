@@ -79,7 +79,7 @@ def departure(subject: Subject, dynamic: bool = False) -> Departure:
             gives, or, where that varies, of the smallest square that holds all.
 
     Raises:
-        UnsupportedModelError: the model has a part for which there is no form to export.
+        UnsupportedModelError: the model has a part for which there is no form to export, or pictures have no 8 bits.
     """
     pipeline = subject.pipeline
     is_bgr = gives_bgr(pipeline)
@@ -97,6 +97,11 @@ def departure(subject: Subject, dynamic: bool = False) -> Departure:
     if subject.is_detector:
         info['mask_threshold'] = graph.mask_threshold
     first = subject.samples[0]['inputs']
+    lowest, highest = float(first.min()), float(first.max())
+    if first.dtype != torch.uint8 and (lowest < 0 or highest > 255 or highest <= 1):
+        raise UnsupportedModelError(
+            f'The test pipeline gives pictures of {lowest:.4g} to {highest:.4g}, and an exported file takes 8 bits, 0 '
+            'to 255: leave normalisation to the data_preprocessor, and load pictures of 8 bits.')
     info['channels'] = first.shape[0]
     if dynamic:  # sizes that differ, so that no exporter takes them for one
         divisor = graph.normalize.divisor

@@ -11,6 +11,9 @@ from .errors import UnsupportedModelError
 from .pictures import Normalize
 from .selection import CANDIDATES, rows, suppress, topk
 
+NMS = ('type', 'iou_threshold', 'class_agnostic', 'split_thr')
+NMS_DEFAULTS = dict(offset=0, score_threshold=0, max_num=-1)
+
 
 class DetectorGraph(nn.Module):
     """A one-stage or two-stage detector of mmdet.
@@ -230,8 +233,11 @@ def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
         same(head, BaseDenseHead, 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
     heads = [head, *([model.roi_head.bbox_head] if two_stage else [])]
     for part, cfg in zip(heads, (head.test_cfg, getattr(model, 'roi_head', head).test_cfg), strict=False):
+        other = {key: value for key, value in cfg.nms.items() if key not in NMS and NMS_DEFAULTS.get(key) != value}
         refused = {
             f'suppression by {cfg.nms.get("type", "nms")}, not nms': cfg.nms.get('type', 'nms') != 'nms',
+            f'nms with {other}, of which nothing is known': bool(other),
+            f'max_per_img={cfg.get("max_per_img")}, without a limit': cfg.get('max_per_img', -1) < 1,
             f'nms_pre={cfg.get("nms_pre")}, without a limit': part is head and cfg.get('nms_pre', -1) < 1,
             'boxes that may leave the picture (clip_border=False)': not getattr(part.bbox_coder, 'clip_border', True),
             'scores of its own (custom_cls_channels)': getattr(

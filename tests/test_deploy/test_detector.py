@@ -188,6 +188,9 @@ def test_half_precision_finds_nearly_the_same(mask_rcnn):
 @pytest.mark.parametrize(('change', 'message'), [
     (dict(nms=dict(type='soft_nms', iou_threshold=0.5)),
      'MaskRCNN cannot be exported: Shared2FCBBoxHead has suppression by soft_nms, not nms.'),
+    (dict(nms=dict(type='nms', iou_threshold=0.5, max_num=-1, score_threshold=0.3)),
+     "MaskRCNN cannot be exported: Shared2FCBBoxHead has nms with {'score_threshold': 0.3}, of which nothing is "
+     'known.'),
     ('cascade', 'CascadeRCNN with a CascadeRoIHead cannot be exported: boxes are known of heads that predict as '
            'StandardRoIHead does.'),
     ('panoptic', 'PanopticFPN cannot be exported: of detectors, those are known that predict as SingleStageDetector or '

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from PIL import Image
 
 from rkan_mm.apis.export import main
 from rkan_mm.deploy import files
+from rkan_mm.deploy.departure import departure
 from rkan_mm.deploy.errors import UnsupportedModelError
 from rkan_mm.deploy.exported import ExportedModel
 from rkan_mm.preflight import PreflightError
@@ -86,6 +88,20 @@ def test_the_file_is_the_model(options, trained, tmp_path, capsys):
     assert info['classes'] == list(CLASSES)
     assert info['size'] == (None if '--dynamic' in options else [32, 32])
     assert [step['op'] for step in info['preparation']] == ['resize', 'crop']
+
+
+@pytest.mark.parametrize(('low', 'high'), [(-2.1, 2.6), (0, 1), (0, 4095)])
+def test_pictures_that_are_not_of_8_bits(low, high):
+    """Normalised or scaled by the pipeline, or of 12 bits: the file would take them for others."""
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromstring(CONFIG.format(head='LinearClsHead', root=''), '.py').model)
+    picture = torch.linspace(low, high, 3 * 32 * 32).reshape(3, 32, 32)
+    subject = SimpleNamespace(pipeline=[dict(type='LoadImageFromFile')], is_detector=False, model=model,
+                              classes=CLASSES, cfg=Config(), samples=[dict(inputs=picture)])
+    with pytest.raises(UnsupportedModelError, match=rf'pictures of {low:g} to {high:g}, .* 8 bits, 0 to 255'):
+        departure(subject)
+    subject.samples[0]['inputs'] = picture.sub(low).mul(255 / (high - low))  # as with to_float32
+    assert departure(subject).info['size'] == [32, 32]
 
 
 def test_runs_without_this_package(trained, data, tmp_path):
