@@ -58,13 +58,13 @@ def pruning_curves(subject: Subject, metric: Metric, sparsities: Sequence[float]
 def finetune(subject: Subject, model: nn.Module, iterations: int) -> None:
     """Train a copy of the subject's model for a few iterations, in place; it is in eval mode afterwards."""
     cfg = subject.cfg
-    optimizer = copy.deepcopy(cfg.optim_wrapper.optimizer)
-    optimizer.lr = LR_FACTOR * optimizer.lr
     with same_random_numbers():
         loader = Runner.build_dataloader(copy.deepcopy(cfg.train_dataloader), seed=0)
-        wrapper = build_optim_wrapper(model, dict(type='OptimWrapper', optimizer=optimizer, **{
-            key: copy.deepcopy(cfg.optim_wrapper[key]) for key in ('clip_grad', 'paramwise_cfg', 'constructor')
-            if cfg.optim_wrapper.get(key)}))
+        wrapper = build_optim_wrapper(model, dict(type='OptimWrapper', **{
+            key: copy.deepcopy(cfg.optim_wrapper[key])
+            for key in ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor') if cfg.optim_wrapper.get(key)}))
+        for group in wrapper.optimizer.param_groups:
+            group['lr'] *= LR_FACTOR
         model.train()
         for data in itertools.islice(itertools.chain.from_iterable(itertools.repeat(loader)), iterations):
             model.train_step(data, wrapper)

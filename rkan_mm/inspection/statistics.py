@@ -201,11 +201,15 @@ class Statistics:
         share = ((square - explained) / variance).clamp(0, 1)
         return self.functions.by_index(torch.where(variance > 1e-12 * square, share, torch.nan))
 
+    def variances(self) -> tuple[float, float]:
+        """Of all functions, summed: what their best straight lines leave of their variances, and these."""
+        mean, square, explained, _ = self._solve()
+        return (square - explained).clamp(min=0).sum().item(), (square - mean**2).clamp(min=0).sum().item()
+
     def total_nonlinear_share(self) -> float:
         """The same of all functions together: their unexplained variances by their variances, summed."""
-        mean, square, explained, _ = self._solve()
-        variance = (square - mean**2).clamp(min=0).sum()
-        return ((square - explained).clamp(min=0).sum() / variance).item() if variance > 0 else float('nan')
+        left, variance = self.variances()
+        return left / variance if variance > 0 else math.nan
 
     def lines(self) -> Lines:
         """The best straight line of each function."""

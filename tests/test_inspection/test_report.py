@@ -4,21 +4,24 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from rkan_mm.apis.inspect import SKIPPED, main
 from rkan_mm.apis.runner import load_config
 from rkan_mm.datasets.shapes import make_shapes
-from rkan_mm.inspection.report import SECTIONS
+from rkan_mm.inspection.report import SECTIONS, Options, write
 from rkan_mm.inspection.report.layers import most_important
 from rkan_mm.inspection.report.page import Page
 from rkan_mm.inspection.report.study import percent
 from rkan_mm.inspection.subject import spread
+from rkan_mm.models import KANLinear
 from rkan_mm.preflight import PreflightError
 
 pytest.importorskip('pytorch_grad_cam')
@@ -162,20 +165,42 @@ def test_given_images_without_a_validation_set(classifier, tmp_path):
 
 def test_a_net_that_is_pruned_and_has_few_inputs(classifier, tmp_path):
     conv = "conv_cfg=dict(type='rkan_mm.KANConv2d', basis=dict(type='BSpline', grid_size=3))"
-    argv = classifier(KAN_NET.replace(conv, 'init_cfg=None'))
+    without_lr = "optimizer=dict(_delete_=True, type='Adam')"
+    argv = classifier(KAN_NET.replace(conv, 'init_cfg=None').replace('optimizer=dict(lr=1e-3)', without_lr))
     content = torch.load(argv[1])
     mask = torch.ones_like(content['state_dict']['head.fc.weight'])
     mask[:10] = 0
     content['state_dict']['head.fc.mask'] = mask
     torch.save(content, argv[1])
     page = main([*argv[:-2], '--num-images', '3', '--skip', 'cam', 'field', '--sparsities', '0.25', '0.75',
-                 '--symbolic', '2', '--device', 'cpu', *argv[-2:]])
+                 '--symbolic', '2', '--finetune-iters', '1', '--device', 'cpu', *argv[-2:],
+                 'train_dataloader.batch_size=4'])
     _, data = read(page)
     assert [sparsity for sparsity, _ in data['pruning']['curves']['pruned']] == pytest.approx([0.5, 0.75])
+    assert len(data['pruning']['curves']['pruned, then trained 1 iterations']) == 2
     for one in data['functions']['head.fc']['each'].values():  # some of many: each has its constant
         found = eval(one['formula'], dict(tanh=np.tanh, exp=np.exp), dict(x=np.array(one['x'])))
         np.testing.assert_allclose(found, one['y'], atol=1e-12)
     assert 'no formulas are fitted (fit_forms: at least four inputs are needed, got 3)' in page.read_text()
+
+
+def test_what_was_found_before_an_error_is_on_the_page(classifier, tmp_path, monkeypatch):
+    def show_field(*args):
+        raise RuntimeError('out of <memory>')
+
+    monkeypatch.setattr(write, 'show_field', show_field)
+    with pytest.raises(RuntimeError):
+        main([*classifier(RKANET), '--num-images', '1', '--skip', 'cam', 'metric', 'formulas', '--device', 'cpu'])
+    checker, data = read(tmp_path / 'out/index.html')
+    assert checker.headings[-1] == 'Broken off'
+    assert 'RuntimeError: out of &lt;memory&gt;' in (tmp_path / 'out/index.html').read_text()
+    assert len(data['layers']) == 2
+
+
+def test_a_training_that_the_config_does_not_have_is_missed_at_once():
+    subject = SimpleNamespace(model=KANLinear(2, 2), cfg=Config(dict(train_dataloader=dict(batch_size=1))))
+    with pytest.raises(PreflightError, match='has no optim_wrapper, and --finetune-iters trains'):
+        write._require(subject, Options(finetune_iters=1))
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
+from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.models.layers import KANLayer
 from rkan_mm.models.layers.basis import BSpline
 
@@ -32,25 +35,36 @@ def look(subject: Subject, folder: str | Path, options: Options, say: Callable[[
         Path of the page.
 
     Raises:
-        PreflightError: a package is missing, or no KAN layer has run.
+        PreflightError: a package is missing, a short training is asked for and the config has none, or no KAN layer
+            has run.
     """
     _require(subject, options)
     study = Study(subject, folder, options, say)
     layer = looked_at(study) if study.wants('cam') or study.wants('field') else None
+    try:
+        _show(study, layer)
+    except BaseException as error:
+        study.page.section('Broken off').text(f'{type(error).__name__}: {error}')
+        raise
+    finally:  # what was found until then, too
+        page = study.page.write()
+    return page
+
+
+def _show(study: Study, layer: tuple[str, nn.Module] | None) -> None:
     runs = show_worth(study) if study.wants('metric') else []
     for part in study.parts:
         if any(isinstance(own, KANLayer) for own in part.layers.values()):
             show_layers(study, part)
         else:
             show_block(study, part, [run for run in runs if run.part in ('', part.name)])
-    if options.symbolic:
+    if study.options.symbolic:
         show_symbolic(study, runs)
     if study.wants('cam') and layer is None:
         study.page.section('Where it looks').text('No module of the model gives maps of features (B, C, H, W).')
     for name, show in (('cam', show_where), ('field', show_field)):
         if layer and study.wants(name):
             show(study, *layer)
-    return study.page.write()
 
 
 def _require(subject: Subject, options: Options) -> None:
@@ -63,3 +77,9 @@ def _require(subject: Subject, options: Options) -> None:
         require('pytorch_grad_cam', 'A class activation map')
     if options.symbolic:
         require('scipy', 'A symbolic fit')
+    pruned = any(isinstance(layer, KANLayer) for layer in kan_layers(subject.model).values())
+    if options.finetune_iters and pruned and not {'metric', 'pruning'} & {*options.skip}:
+        for part in ('train_dataloader', 'optim_wrapper'):
+            if not subject.cfg.get(part):
+                raise PreflightError(f'{subject.cfg.filename} has no {part}, and --finetune-iters trains: leave the '
+                                     'option out, or give it one.')
