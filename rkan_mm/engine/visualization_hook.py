@@ -14,12 +14,14 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from rkan_mm.models.layers import GroupedKANConv2d
 from rkan_mm.registry import HOOKS
 
+from .checkpoint_form import unwrap
 from .layer_hooks import Uncompiled
 
 if TYPE_CHECKING:
-    from rkan_mm.inspection import Recorder
+    from rkan_mm.inspection import Recorder, Statistics
     from rkan_mm.inspection.branch import Branch
 
 
@@ -39,7 +41,8 @@ class KANVisualizationHook(Hook):
         interval: epochs, or iterations, from one look to the next.
         by_epoch: whether it counts epochs.
         num_functions: functions drawn of a layer with a function for each weight, those with the largest coefficients.
-        num_layers: layers that are drawn, evenly spread where there are more; scalars are of all.
+        num_layers: layers that are drawn, evenly spread where there are more; scalars are of all. The kernels of groups
+            of channels are drawn as layers each, and have their scalars together.
 
     Raises:
         ValueError: a number is below 1; in ``before_train``: no KAN layer, epochs to count where the loop has none, or
@@ -96,16 +99,23 @@ class KANVisualizationHook(Hook):
         self._look.close()
         step, scalars = runner.iter + 1, {}
         ran = {name: own for name, own in self._recorder.statistics.items() if own.calls}
-        for name, own in ran.items():
-            found = dict(not_straight=own.total_nonlinear_share(), rms=own.rms().square().mean().sqrt().item(),
-                         beyond=own.overflow)
-            scalars |= {f'kan/{name}/{key}': value for key, value in found.items()
-                        if value is not None and np.isfinite(value)}
+        for name, owns in self._layers(runner.model, ran).items():
+            scalars |= {f'kan/{name}/{key}': value for key, value in _together(owns).items() if np.isfinite(value)}
         scalars |= {f'kan/{name}/branch': branch.size for name, branch in self._branches.items() if branch.calls}
         self._look = self._recorder = None
         runner.visualizer.add_scalars(scalars, step=step)
         runner.logger.info('KAN functions: ' + ', '.join(f'{name[4:]} {value:.3g}' for name, value in scalars.items()))
         self._draw(runner, ran, step)
+
+    @staticmethod
+    def _layers(model: nn.Module, ran: dict[str, Statistics]) -> dict[str, list[Statistics]]:
+        """The layers by name, kernels of groups of channels together."""
+        groups = {name for name, module in unwrap(model).named_modules() if isinstance(module, GroupedKANConv2d)}
+        found: dict[str, list[Statistics]] = {}
+        for name, own in ran.items():
+            group = name.rpartition('.')[0]
+            found.setdefault(group if group in groups else name, []).append(own)
+        return found
 
     def _draw(self, runner: Runner, ran: dict, step: int) -> None:
         from rkan_mm.visualization import draw_functions, rendered
@@ -127,3 +137,12 @@ class KANVisualizationHook(Hook):
             places = torch.unravel_index(best, importance.shape)
             found[name] = list(zip(*(axis.tolist() for axis in places), strict=True))
         return found
+
+
+def _together(owns: list[Statistics]) -> dict[str, float]:
+    """The scalars of the functions of one layer, which may have several kernels."""
+    left, variance = map(sum, zip(*(own.variances() for own in owns), strict=True))
+    square = torch.cat([own.rms().flatten().square() for own in owns]).mean().item()
+    beyond = [own.overflow for own in owns if own.overflow is not None]
+    return dict(not_straight=left / variance if variance > 0 else np.nan, rms=square**0.5,
+                beyond=np.mean(beyond).item() if beyond else np.nan)

@@ -15,7 +15,10 @@ from torch.testing import assert_close
 from torch.utils.data import Dataset
 
 from rkan_mm.engine import KANVisualizationHook
+from rkan_mm.engine.visualization_hook import _together
+from rkan_mm.inspection import Recorder
 from rkan_mm.models import KANConv2d, KANLinear, RKANet
+from rkan_mm.models.layers import GroupedKANConv2d
 
 
 class Images(Dataset):
@@ -117,6 +120,26 @@ def test_the_run_is_the_same(tmp_path):
     plain, watched = run(tmp_path / 'a'), run(tmp_path / 'b', [dict(type='KANVisualizationHook', num_layers=1)])
     for one, other in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert_close(one, other, rtol=0, atol=0)
+
+
+def test_kernels_of_groups_of_channels_have_their_scalars_together():
+    """Else there are three for each of hundreds."""
+    torch.manual_seed(0)
+    model = nn.Sequential(GroupedKANConv2d(4, 2, kernel_size=3, padding=1), KANConv2d(4, 2, 1))
+    with torch.no_grad():
+        model[0][1].weight.mul_(3)
+    with Recorder(model) as recorder:
+        model(torch.randn(2, 4, 8, 8))
+    layers = KANVisualizationHook._layers(model, recorder.statistics)
+    parts = recorder.statistics['0.0'], recorder.statistics['0.1']
+    assert layers == {'0': list(parts), '1': [recorder.statistics['1']]}
+    found = _together(layers['0'])
+    first, second = (_together([part]) for part in parts)
+    assert first['not_straight'] == pytest.approx(parts[0].total_nonlinear_share())
+    assert found['rms'] == pytest.approx(((first['rms']**2 + second['rms']**2) / 2)**0.5)
+    assert found['beyond'] == pytest.approx((first['beyond'] + second['beyond']) / 2)
+    low, high = sorted((first['not_straight'], second['not_straight']))
+    assert low <= found['not_straight'] <= high
 
 
 def test_by_iterations_and_few_layers(tmp_path):
