@@ -131,6 +131,10 @@ class Statistics:
         Raises:
             KeyError: it is not among those whose inputs are kept.
         """
+        name = self.functions.name or type(self.functions.layer).__name__
+        if self._place(index) not in self._kept:
+            raise KeyError(f'{name}: the inputs of function {tuple(index)} were not kept; name it when they are '
+                           f'recorded, by Recorder(model, keep={{{name!r}: [{tuple(index)}, ...]}})')
         parts = self._kept[self._place(index)]
         both = torch.cat(parts, 1) if parts else torch.zeros(2, 0, dtype=torch.float64)
         return both[0], both[1]

@@ -285,3 +285,12 @@ def test_labels_name_channels():
     assert transposed.label((3, 1, 0, 0)) == 'in 3, out 4, tap (0, 0)'
     assert LayerFunctions(SharedKANConv2d(3)).label((0, 2)) == 'tap (0, 2)'
     assert len(list(itertools.islice(functions.indices(), 3))) == 3
+
+
+def test_inputs_that_were_not_kept_are_told_with_the_cure():
+    """Those of a large layer are not, unless they are asked for; its functions were drawn up to a KeyError (0, 0)."""
+    model = nn.Sequential(KANLinear(20, 20))
+    with Recorder(model) as recorder:
+        model(torch.rand(8, 20))
+    with pytest.raises(KeyError, match=r"0: the inputs of function \(3, 1\) were not kept; .*keep={'0': \[\(3, 1\), "):
+        recorder['0'].samples((3, 1))
