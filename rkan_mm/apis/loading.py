@@ -52,7 +52,7 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     if 'launcher' in (cfg_options or {}):
         raise PreflightError('--cfg-options launcher changes nothing here: give --launcher.')
     if isinstance(old_root, str) and cfg.data_root != old_root:
-        cfg = Config(_move(cfg._cfg_dict, old_root, cfg.data_root), filename=cfg.filename)
+        object.__setattr__(cfg, '_cfg_dict', _move(cfg._cfg_dict, old_root, cfg.data_root))  # it knows how it was read
         if not _any_below(str(Path(cfg.data_root)), {name: cfg[name] for name in READ & {*cfg} - {'data_root'}}):
             warn_in_red(f'--cfg-options data_root={cfg.data_root} has moved nothing: no path that the run reads begins '
                         f'with the {old_root!r} of the config. Set those of its data sets, e.g. '
@@ -118,7 +118,7 @@ def _loaders(cfg: Config) -> Iterator[dict]:
 def _move(node, old: str, new: str):
     """A copy of a nested config in which paths below ``old`` lie below ``new``."""
     if isinstance(node, dict):
-        return ConfigDict({key: _move(value, old, new) for key, value in node.items()})
+        return ConfigDict({key: _move(value, old, new) for key, value in dict.items(node)})  # classes of pure Python stay
     if isinstance(node, (list, tuple)):
         return type(node)(_move(value, old, new) for value in node)
     if _any_below(old, node):

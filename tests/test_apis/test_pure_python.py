@@ -1,0 +1,83 @@
+"""Pure Python configs, whose types are classes and which have no default scope."""
+
+import json
+
+import pytest
+from mmengine.config import Config
+
+from rkan_mm.apis import infer, loading, runner
+from rkan_mm.benchmarks import models
+from rkan_mm.inspection.subject import Subject
+
+RUN = """
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from torch.optim import SGD
+default_scope = None
+default_hooks = dict(checkpoint=dict(type=CheckpointHook, interval=1))
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1)
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.001))
+"""
+CONFIG = """
+from mmengine.config import read_base
+
+with read_base():
+    from .run import *
+
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import DefaultSampler
+from mmpretrain.datasets import CustomDataset, PackInputs
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models.backbones import ResNet
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.models.losses import CrossEntropyLoss
+from mmpretrain.models.necks import GlobalAveragePooling
+from rkan_mm.models.backbones import RKANet
+data_root = 'elsewhere'
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=RKANet, backbone=dict(type=ResNet, depth=18, base_channels=4, stem_channels=4)),
+    neck=dict(type=GlobalAveragePooling), head=dict(
+        type=LinearClsHead, num_classes=3, in_channels=32, topk=(1,), loss=dict(type=CrossEntropyLoss)))
+pipeline = [dict(type=LoadImageFromFile), dict(type=PackInputs)]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(type=CustomDataset, data_root=data_root, data_prefix='train', pipeline=pipeline))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dict(type=CustomDataset, data_root=data_root, data_prefix='val', pipeline=pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type=Accuracy, topk=(1,))
+test_evaluator = val_evaluator
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / 'run.py').write_text(RUN)
+    (tmp_path / 'pure.py').write_text(CONFIG)
+    return str(tmp_path / 'pure.py')
+
+
+def test_a_classifier_from_training_to_a_look_inside(config, small_data, tmp_path):
+    root, work = f'data_root={small_data / "pictures"}', tmp_path / 'work'
+    trained = runner.train([config, '--work-dir', str(work), '--test', '--cfg-options', root])
+    assert trained.train_dataloader.dataset.data_root == str(small_data / 'pictures')
+    again = Config.fromfile(work / 'pure.py')
+    assert again.train_dataloader.dataset.data_root == str(small_data / 'pictures')
+    weights = str(work / 'epoch_1.pth')
+    figures = runner.test([config, weights, '--work-dir', str(work), '--tta', '--cfg-options', root])
+    assert set(figures) == {'accuracy/top1'}
+    infer.main([config, weights, str(small_data / 'pictures/val/cat'), '--out-dir', str(tmp_path / 'out')])
+    assert json.loads((tmp_path / 'out/preds/0.json').read_text())['pred_class'] in ('cat', 'dog', 'owl')
+    assert not Subject(loading.load_config(config), weights, [str(small_data / 'pictures/val/cat/0.png')]).is_detector
+
+
+def test_the_head_of_a_classifier_is_measured_with_it(config):
+    counted = [models.measure(config, (1, 3, 32, 32), training=False, rounds=0, memory=False, options={
+        'model.head.num_classes': classes})['models']['rkan']['params'] for classes in (3, 4)]
+    assert counted[1] - counted[0] == 33
