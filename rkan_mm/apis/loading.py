@@ -118,7 +118,8 @@ def _loaders(cfg: Config) -> Iterator[dict]:
 def _move(node, old: str, new: str):
     """A copy of a nested config in which paths below ``old`` lie below ``new``."""
     if isinstance(node, dict):
-        return ConfigDict({key: _move(value, old, new) for key, value in dict.items(node)})  # classes of pure Python stay
+        inside = dict.items(node)  # without importing the classes of a pure Python config
+        return ConfigDict({key: _move(value, old, new) for key, value in inside})
     if isinstance(node, (list, tuple)):
         return type(node)(_move(value, old, new) for value in node)
     if _any_below(old, node):

@@ -234,8 +234,10 @@ def _check(model: nn.Module, head: Any, two_stage: bool) -> None:
     heads = [head, *([model.roi_head.bbox_head] if two_stage else [])]
     for part, cfg in zip(heads, (head.test_cfg, getattr(model, 'roi_head', head).test_cfg), strict=False):
         other = {key: value for key, value in cfg.nms.items() if key not in NMS and NMS_DEFAULTS.get(key) != value}
+        kind = cfg.nms.get('type', 'nms')
+        kind = getattr(kind, '__name__', kind)  # pure Python configs name the function itself
         refused = {
-            f'suppression by {cfg.nms.get("type", "nms")}, not nms': cfg.nms.get('type', 'nms') != 'nms',
+            f'suppression by {kind}, not nms': kind != 'nms',
             f'nms with {other}, of which nothing is known': bool(other),
             f'max_per_img={cfg.get("max_per_img")}, without a limit': cfg.get('max_per_img', -1) < 1,
             f'nms_pre={cfg.get("nms_pre")}, without a limit': part is head and cfg.get('nms_pre', -1) < 1,

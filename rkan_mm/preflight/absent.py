@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+from mmengine.fileio import get, list_from_file
 
 from .annotations import some
 from .classification import all_labels, labels_of
 from .config import dicts_with, is_mm
 from .datasets import names_of, parts_of
+from .images import LOOKED_AT
 from .red import warn_in_red
 
 COUNTED = 100
@@ -82,6 +87,28 @@ def _labels(info: dict, metric: str) -> Iterator[int]:
         return (each['category'] for each in info.get('segments_info', ()))
     return (each['bbox_label'] for each in info.get('instances', ()) if not each.get('ignore_flag')
             and 'bbox_label' in each)
+
+
+def tell_unnamed(dataset: Any, what: str) -> None:
+    """Warn in red of objects in XML files, as of VOC, whose names the classes lack: mmdet passes them over.
+
+    Args:
+        dataset: of mmdet; others than of XML files are passed over. Of a large one some files are looked at.
+        what: 'train', 'validation' or 'test'.
+    """
+    if not any(base.__name__ == 'XMLDataset' for base in type(dataset).__mro__) or not is_mm(type(dataset)):
+        return
+    names, unnamed = set(names_of(dataset) or ()), Counter()
+    images = list_from_file(dataset.ann_file, backend_args=dataset.backend_args)
+    for image in images[::-(-len(images) // LOOKED_AT) or 1]:
+        text = get(os.path.join(dataset.sub_data_root, dataset.ann_subdir, f'{image}.xml'),
+                   backend_args=dataset.backend_args)
+        unnamed.update(name for each in ElementTree.fromstring(text).findall('object')
+                       if (name := each.findtext('name')) not in names)
+    if unnamed:
+        many = some(f'{name!r} ({count})' for name, count in unnamed.most_common())
+        warn_in_red(f'{type(dataset).__name__} of the {what} leaves out objects that its classes do not name: {many}. '
+                    'If they are of a class, write its name as they do.')
 
 
 def tell_limits(infos: Sequence[dict], model: dict, what: str) -> None:

@@ -127,7 +127,11 @@ def dataset_class(dataset: dict, cfg: Config) -> Callable | None:
 
 def is_coco(dataset: dict, cfg: Config) -> bool:
     """Whether a data set reads COCO's json as mmdet's CocoDataset does."""
-    cls = dataset_class(dataset, cfg)
+    return reads_coco(dataset_class(dataset, cfg))
+
+
+def reads_coco(cls: Any) -> bool:
+    """The same of a class."""
     if not isinstance(cls, type) or not any(base.__name__ == 'CocoDataset' for base in cls.__mro__):
         return False
     from mmdet.datasets import CocoDataset

@@ -52,10 +52,7 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
             present.append((path, image))
         else:
             faults.add(f'is not there, of {len(paths)} images', str(path), 'check data_prefix and file_name')
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # no picture is too large here
-    with ThreadPoolExecutor(16) as pool:
-        looks = list(pool.map(look_at, (path for path, _ in present)))
-    Image.MAX_IMAGE_PIXELS = limit
+    looks = _look_at_all([path for path, _ in present])
     for (path, image), look in zip(present, looks, strict=True):
         if look is None:
             faults.add(f'is torn or no picture, of {len(paths)} images', str(path), 'get it anew, or take it out')
@@ -83,7 +80,7 @@ def check_pictures(dataset: Any, what: str) -> None:
     """Look at the image files of a data set that is built, of a large one at some, evenly spread.
 
     Args:
-        dataset: of mmpretrain or ours; others are left alone, and so are images in memory or behind a backend.
+        dataset: of mm or ours; others are left alone, and so are images in memory or behind a backend.
         what: of the run, for messages.
 
     Raises:
@@ -103,12 +100,20 @@ def check_pictures(dataset: Any, what: str) -> None:
     for path in paths:
         if path.name not in there[path.parent]:
             faults.add('is not there', str(path), 'check data_prefix and ann_file')
-    with ThreadPoolExecutor(16) as pool:
-        looks = list(pool.map(look_at, present))
+    looks = _look_at_all(present)
     for path, look in zip(present, looks, strict=True):
         if look is None:
             faults.add('is torn or no picture', str(path), 'get it anew, or take it out')
     faults.stop()
+
+
+def _look_at_all(paths: list[Path]) -> list[tuple[int, int, int] | None]:
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # no picture is too large here
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(look_at, paths))
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def look_at(path: Path) -> tuple[int, int, int] | None:

@@ -14,13 +14,13 @@ from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
 
-from .absent import tell_absent_labels
+from .absent import tell_absent_labels, tell_unnamed
 from .annotations import some
 from .beginnings import tell_order, tell_random
 from .building import checking
 from .classification import check_labels, check_same_folders, tell_figures
 from .config import is_mm, switches
-from .datasets import check_same_classes, common, names_by_part, names_of, parts_of
+from .datasets import check_same_classes, common, names_by_part, names_of, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
 from .evaluators import check_evaluator
 from .fit import innermost
@@ -101,11 +101,17 @@ class CheckRunHook(Hook):
             for what, dataset in data.items():
                 with checking(f'Classes in the data of the {what}'):
                     tell_absent_labels(dataset, _num_classes(model), what)
-        if on['images'] and is_main_process() and _is_classifier(model):
+        if on['images'] and is_main_process():
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
                     for part in parts_of(dataset):
-                        check_pictures(part, what)
+                        if not reads_coco(type(part)):  # its json has been looked at
+                            check_pictures(part, what)
+        if on['annotations'] and is_main_process():
+            for what, dataset in data.items():
+                with checking(f'Names of objects of the {what}'):
+                    for part in parts_of(dataset):
+                        tell_unnamed(part, what)
         with checking('Pixels'):
             tell_pixels(model, data)
         if any(base.__name__ == 'BaseDetector' for base in type(model).__mro__):

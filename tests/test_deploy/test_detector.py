@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmcv.ops import nms
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
@@ -201,3 +202,10 @@ def test_what_cannot_be_exported(change, message):
     with pytest.raises(UnsupportedModelError) as error:
         DetectorGraph(model)
     assert str(error.value) == message
+
+
+def test_suppression_by_the_function_itself():
+    """As pure Python configs name it."""
+    model = detector('retinanet')
+    model.bbox_head.test_cfg.nms.type = nms
+    assert DetectorGraph(model)

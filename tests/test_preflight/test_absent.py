@@ -2,9 +2,12 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 from small_runs import CLASSIFIER, DETECTOR
 
+from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.absent import tell_absent_objects
 
 VAL = "dict(val_dataloader['dataset'], indices={})"
@@ -83,3 +86,39 @@ def test_panoptic_data_without_a_class(capsys):
     infos[0]['segments_info'].append(dict(category=1, is_thing=1))
     tell_absent_objects(infos, ('cat', 'dog', 'sky'), ['CocoPanopticMetric'], 'test')
     assert not capsys.readouterr().out
+
+
+OBJECT = '<object><name>{}</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>30</xmax><ymax>30</ymax></bndbox></object>'
+OF_XML = """
+train_dataloader['dataset'].update(
+    type='XMLDataset', data_root='{folder}', ann_file='list.txt', img_subdir='', ann_subdir='',
+    data_prefix=dict(sub_data_root=''))
+"""
+
+
+@pytest.fixture
+def xml(tmp_path):
+    """Three pictures with XML files beside them."""
+    for i, names in enumerate((('disc', 'Ring'), ('ring', ), ('Ring', 'Star'))):
+        cv2.imwrite(str(tmp_path / f'{i}.jpg'), np.zeros((64, 64, 3), np.uint8))
+        (tmp_path / f'{i}.xml').write_text('<annotation><size><width>64</width><height>64</height></size>'
+                                           f'{"".join(map(OBJECT.format, names))}</annotation>')
+    (tmp_path / 'list.txt').write_text('0\n1\n2\n')
+    return tmp_path
+
+
+def test_objects_that_no_class_is_named_after(printed, xml):
+    said = ("WARNING: XMLDataset of the train leaves out objects that its classes do not name: 'Ring' (2), 'Star' (1). "
+            'If they are of a class, write its name as they do.')
+    lines = OF_XML.replace('{folder}', str(xml))
+    assert said in printed(DETECTOR, lines)
+    for path in xml.glob('*.xml'):
+        path.write_text(path.read_text().replace('Ring', 'ring').replace('Star', 'star'))
+    assert 'leaves out objects' not in printed(DETECTOR, lines)
+
+
+def test_pictures_of_xml_files_are_there(printed, xml):
+    (xml / '1.jpg').unlink()
+    (xml / '2.jpg').write_bytes((xml / '2.jpg').read_bytes()[:99])
+    with pytest.raises(PreflightError, match='XMLDataset of the train:\n.*1.jpg is not there.*\n.*2.jpg is torn or'):
+        printed(DETECTOR, OF_XML.replace('{folder}', str(xml)))
