@@ -40,12 +40,13 @@ def recompute(function: Callable[..., Tensor], *args, reads: Sequence[nn.Module 
         args: tensors and others.
         reads: modules whose own parameters the gradients depend on.
     """
-    if not can_recompute():
+    owner = getattr(function, '__self__', None)
+    if not can_recompute() or not any_needs_grad(*(each for each in args if isinstance(each, Tensor)), owner, *reads):
         return function(*args)
     drawing = [module for module in reads if module is not None and any(map(_may_draw, module.modules()))]
     if any(isinstance(each, nn.RReLU) for module in drawing for each in module.modules()):
         return function(*args)  # torch saves its noise before it is drawn, and what runs again stops there
-    layers = [*function.__self__.modules()] if hasattr(function, '__self__') else []
+    layers = [*owner.modules()] if owner is not None else []
     return checkpoint(function, *map(_no_leaf, args), use_reentrant=False, preserve_rng_state=bool(drawing),
                       context_fn=lambda: _contexts(_SameTensors(layers, reads)))
 
@@ -175,7 +176,7 @@ def with_checkpoint(module: nn.Module, function: Callable[[Tensor], Tensor], x: 
 
     A batch counts once in the running statistics of the norms. Under a tracer, a compiler or torch.func it is plain.
     """
-    if not can_recompute() or is_traced(x):
+    if not can_recompute() or is_traced(x) or not any_needs_grad(x, module):
         return function(x)
     return checkpoint(function, _no_leaf(x), use_reentrant=False,
                       preserve_rng_state=any(map(_may_draw, module.modules())),

@@ -115,13 +115,14 @@ def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, de
     """Whether kernels may take these tensors: ordinary ones of these dtypes, with numbers in this device's memory.
 
     Not so are subclasses, sparse and other layouts, lazily negated views, tensors without elements or without storage
-    (meta, freed by FSDP, left over from a transform), and all of them while a transform is under way.
+    (meta, freed by FSDP, left over from a transform), in grad mode those of inference mode, which PyTorch may refuse to
+    save, and all of them while a transform is under way.
     """
     if is_transformed():
         return False
-    on_cpu = device == 'cpu'
-    for t in tensors:  # noqa: SIM110 - at each call of a layer: a generator takes as long as the questions
-        if t is not None and not _is_readable(t, dtypes, on_cpu):
+    on_cpu, saved = device == 'cpu', torch.is_grad_enabled()
+    for t in tensors:
+        if t is not None and not (_is_readable(t, dtypes, on_cpu) and not (saved and t.is_inference())):
             return False
     return True
 

@@ -84,6 +84,28 @@ CHANGES = dict(
 )
 
 
+@every_layer
+def test_what_comes_from_inference_mode_is_taken_as_pytorch_takes_it(name, monkeypatch):
+    """Its own operations refuse to save such a tensor for a backward pass; where none is to come, all is computed."""
+    layer, x = build(name)
+    with torch.inference_mode():
+        x = x.clone()
+    with torch.no_grad():
+        expected = layer(x)
+    found = []
+    for kernels in '10':
+        monkeypatch.setenv('RKAN_MM_KERNELS', kernels)
+        try:
+            found.append(gradients(layer, x))
+        except RuntimeError as error:
+            found.append(str(error))
+    if isinstance(found[1], str):
+        assert found[0] == found[1]
+    else:
+        assert_close(*found, rtol=1e-4, atol=1e-4)
+    assert_close(layer.requires_grad_(False)(x), expected)
+
+
 def finer(layer):
     with torch.inference_mode(False):
         other = KANConv2d(2, 3, 3) if isinstance(layer, KANConv2d) else KANLinear(4, 3)
