@@ -149,7 +149,9 @@ def test_every_layer_on_every_input(data):
                 return  # numbers or memory that nobody knows; we are still here
             with patch.dict(os.environ, RKAN_MM_KERNELS='0'):
                 plain = outcome(layer, x)
-        if isinstance(plain, Exception):
+        if isinstance(plain, Exception) and layout == 'inference':
+            assert isinstance(ours, Exception)  # one of two, where the shape is wrong, too
+        elif isinstance(plain, Exception):
             assert type(ours) is type(plain)
             assert str(ours) == str(plain)
         else:
