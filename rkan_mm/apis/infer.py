@@ -260,13 +260,13 @@ def _cls_inferencer() -> type:
     from mmpretrain.registry import TRANSFORMS
 
     def read(results: dict) -> dict:
-        image = mmcv.imread(results['img_path'])
+        image = mmcv.imread(results['img_path'], channel_order='rgb')
         return {**results, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
 
     class Inferencer(ImageClassificationInferencer):
         def _init_pipeline(self, cfg: Config) -> Compose:
             steps = cfg.test_dataloader.dataset.pipeline
-            loading = [] if any(kind(step).startswith('Load') for step in steps) else [read]  # data in memory
+            loading = [] if any(kind(step).startswith('Load') for step in steps) else [read]  # RGB in memory
             return Compose([*loading, *map(TRANSFORMS.build, steps)])
 
         def preprocess(self, inputs: list[str], batch_size: int = 1) -> Iterator[dict]:

@@ -93,10 +93,12 @@ def tell_unnamed(dataset: Any, what: str) -> None:
     """Warn in red of objects in XML files, as of VOC, whose names the classes lack: mmdet passes them over.
 
     Args:
-        dataset: of mmdet; others than of XML files are passed over. Of a large one some files are looked at.
+        dataset: of mmdet; others than of XML files are passed over, and those that have them elsewhere, as
+            WIDERFaceDataset. Of a large one some files are looked at.
         what: 'train', 'validation' or 'test'.
     """
-    if not any(base.__name__ == 'XMLDataset' for base in type(dataset).__mro__) or not is_mm(type(dataset)):
+    of_xml: Any = next((base for base in type(dataset).__mro__ if base.__name__ == 'XMLDataset'), None)
+    if not of_xml or not is_mm(type(dataset)) or type(dataset).load_data_list is not of_xml.load_data_list:
         return
     names, unnamed = set(names_of(dataset) or ()), Counter()
     images = list_from_file(dataset.ann_file, backend_args=dataset.backend_args)

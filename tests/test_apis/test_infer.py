@@ -102,6 +102,14 @@ def test_a_classifier_sees_pictures_as_in_its_test(images, tmp_path, step):
     assert found == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_a_classifier_of_data_in_memory(tmp_path):
+    """Whose arrays are RGB, as those of CIFAR-10."""
+    Image.new('RGB', (8, 8), (250, 100, 10)).save(tmp_path / 'a.png')
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='PackInputs')]))))
+    sample = infer._cls_inferencer()._init_pipeline(None, cfg)(dict(img_path=str(tmp_path / 'a.png')))
+    assert sample['inputs'][:, 0, 0].tolist() == [250, 100, 10]
+
+
 def test_a_classifier_of_several_labels(images, tmp_path):
     (tmp_path / 'cls.py').write_text(CLASSIFIER.replace('LinearClsHead', 'MultiLabelLinearClsHead').replace(
         'num_classes=3', 'num_classes=3, thr=0.0'))

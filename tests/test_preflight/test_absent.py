@@ -5,10 +5,11 @@ import json
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import WIDERFaceDataset
 from small_runs import CLASSIFIER, DETECTOR
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.absent import tell_absent_objects
+from rkan_mm.preflight.absent import tell_absent_objects, tell_unnamed
 
 VAL = "dict(val_dataloader['dataset'], indices={})"
 LIST = """
@@ -115,6 +116,12 @@ def test_objects_that_no_class_is_named_after(printed, xml):
     for path in xml.glob('*.xml'):
         path.write_text(path.read_text().replace('Ring', 'ring').replace('Star', 'star'))
     assert 'leaves out objects' not in printed(DETECTOR, lines)
+
+
+def test_xml_files_that_lie_elsewhere_are_passed_over(xml, capsys):
+    """A check that looked for them beside the others would say that it failed."""
+    tell_unnamed(WIDERFaceDataset(ann_file=str(xml / 'list.txt'), data_prefix=dict(img='x'), lazy_init=True), 'train')
+    assert not capsys.readouterr().out
 
 
 def test_pictures_of_xml_files_are_there(printed, xml):
