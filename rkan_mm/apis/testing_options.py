@@ -111,7 +111,7 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
     values = {on: True, 'show': args.show, 'wait_time': args.wait_time, 'interval': args.interval,
               'frame_interval': args.interval, 'test_out_dir': args.show_dir, 'out_dir': args.show_dir}
     hooks['visualization'] = {**hook, **{name: value for name, value in values.items() if name in takes or (
-        name == 'wait_time' and on == 'enable')}}
+        name == 'wait_time' and {'enable', 'kwargs'} <= takes)}}
     if not cfg.get('visualizer'):
         name = 'mmdet.DetLocalVisualizer' if scope(cfg) == 'mmdet' else 'mmpretrain.UniversalVisualizer'
         cfg.visualizer = dict(type=name, vis_backends=[dict(type='LocalVisBackend')])
@@ -120,8 +120,15 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def _arguments(hook: str | type, cfg: Config) -> set[str]:
-    cls = built_from(hook, HOOKS, cfg)
-    return set(inspect.signature(cls).parameters) if cls is not None else set()
+    """Of a hook, and of the classes to which it hands on what it does not name."""
+    takes: set[str] = set()
+    for cls in getattr(built_from(hook, HOOKS, cfg), '__mro__', ()):
+        if '__init__' in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters
+            takes.update(parameters)
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return takes
 
 
 def _use_tta(cfg: Config) -> None:

@@ -11,6 +11,7 @@ from conftest import ROOT
 from mmcv.transforms import Compose
 from mmdet.engine.hooks import DetVisualizationHook
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
@@ -124,10 +125,24 @@ def test_drawing_leaves_the_hook_of_a_config(detector, tmp_path):
     assert OwnDrawing.drawn == len(list(tmp_path.rglob('drawn/*.png'))) == 2
 
 
+@HOOKS.register_module()
+class HandingOn(DetVisualizationHook):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@HOOKS.register_module()
+class OfFewWords(Hook):
+    def __init__(self, enable=False, out_dir=None):
+        pass
+
+
 @pytest.mark.parametrize(('hook', 'options', 'folder'), [
     ('mmdet.TrackVisualizationHook', dict(draw=True, frame_interval=3, show=False, wait_time=2,
                                           test_out_dir='here'), None),
     ('mmpretrain.VisualizationHook', dict(enable=True, interval=3, show=False, wait_time=2, out_dir='here'), None),
+    ('HandingOn', dict(draw=True, interval=3, show=False, wait_time=2, test_out_dir='here'), None),
+    ('OfFewWords', dict(enable=True, out_dir='here'), None),
     ('mmengine.IterTimerHook', {}, 'here'),  # as those that draw into the folder of the visualizer
 ])
 def test_hooks_that_draw_are_asked_in_their_words(hook, options, folder):
