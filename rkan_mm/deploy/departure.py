@@ -79,7 +79,7 @@ def departure(subject: Subject, dynamic: bool = False) -> Departure:
             gives, or, where that varies, of the smallest square that holds all.
 
     Raises:
-        UnsupportedModelError: the model has a part for which there is no form to export, or pictures have no 8 bits.
+        UnsupportedModelError: the model has a part for which there is no form to export, or pictures are not of 8 bits.
     """
     pipeline = subject.pipeline
     is_bgr = gives_bgr(pipeline)
