@@ -37,13 +37,15 @@ def compare(table: Table, against: str | None = None, rows: Collection[str] | No
         seeds: that alone count; default: all.
 
     Raises:
-        ValueError: there is no such row, or the table has no baseline.
+        ValueError: there is no such row, one is to be compared with itself, or the table has no baseline.
     """
     against = against or table.baseline
     rows = [name for name in table.rows if name != against] if rows is None else rows
     for name in (against, *rows):
         if name not in table.rows:
             raise ValueError(f'{table.path}: no row {name!r} to compare with; there are {", ".join(table.rows)}')
+    if against in rows:
+        raise ValueError(f'{table.path}: row {against!r} would be compared with itself')
     key, results = 'test' if table.test else 'last', table.results()
     by_seed = {name: {line['seed']: values(table, [line], key)[0] for line in results
                       if line['row'] == name and (seeds is None or int(line['seed']) in seeds)}

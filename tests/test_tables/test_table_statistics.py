@@ -83,6 +83,8 @@ def test_of_some_rows_and_seeds_alone(tmp_path):
     assert [each.row for each in compare(whole, rows=['c', 'a'])] == ['c', 'a']
     with pytest.raises(ValueError, match="no row 'd' to compare with"):
         compare(whole, rows=['d'])
+    with pytest.raises(ValueError, match="row 'a' would be compared with itself"):
+        compare(whole, 'a', rows=['a', 'b'])
 
 
 MARKS = re.compile(r"""
