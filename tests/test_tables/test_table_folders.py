@@ -159,8 +159,12 @@ def test_a_table_that_is_broken_off_begins_no_other_run(write, monkeypatch):
         time.sleep(0.5)
 
     monkeypatch.setattr(table_module, 'launch', launch)
-    with pytest.raises(KeyboardInterrupt):
-        run_table(['table.yml'])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_table(['table.yml'])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert began == ['A']
 
 
