@@ -1,9 +1,10 @@
-"""What a run was made of: the fingerprint of its data and the commit of its code."""
+"""What a run was made of: the fingerprint of its data, the commit of its code and the processor."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +82,13 @@ def commit() -> str | None:
         return f'{clean}-dirty' if changed.returncode else clean
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get('RKAN_MM_REVISION') or None
+
+
+def processor() -> str:
+    """The name of this machine's processor, such as 'AMD EPYC'; 'CPU' where nothing tells it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return (names or [platform.processor()])[0] or 'CPU'

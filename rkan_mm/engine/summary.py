@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from rkan_mm.registry import HOOKS
 
-from .provenance import commit, fingerprint
+from .provenance import commit, fingerprint, processor
 from .resume_state import batches_in
 from .writing import plain
 
@@ -124,7 +124,7 @@ class RunSummaryHook(Hook):
             validated_after=after,
             seconds_per_epoch=self._seconds(history, runner),
             peak_memory_mib=self._memory(),
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU',
+            device=torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
             threads=torch.get_num_threads(),
             **self._provenance(runner),
             processes=get_world_size(),

@@ -1,6 +1,7 @@
 """What a run was made of."""
 
 import copy
+import platform
 import shutil
 import subprocess
 
@@ -11,7 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import provenance
-from rkan_mm.engine.provenance import commit, fingerprint
+from rkan_mm.engine.provenance import commit, fingerprint, processor
 
 
 def shapes(root):
@@ -102,3 +103,18 @@ def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     assert commit() == clean  # a record, which a table writes between its runs
     module.write_text('b')
     assert commit() == f'{clean}-dirty'
+
+
+@pytest.mark.parametrize(('cpuinfo', 'elsewhere', 'name'), [
+    ('processor\t: 0\nmodel name\t: AMD EPYC\nmodel\t: 17\nmodel name\t: AMD EPYC\n', 'x86_64', 'AMD EPYC'),
+    ('processor\t: 0\nBogoMIPS\t: 50\n', 'arm', 'arm'), (None, 'arm', 'arm'), ('', '', 'CPU')])
+def test_the_processor_is_named(cpuinfo, elsewhere, name, monkeypatch):
+    def read(path):
+        assert str(path) == '/proc/cpuinfo'
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(provenance.Path, 'read_text', read)
+    monkeypatch.setattr(platform, 'processor', lambda: elsewhere)
+    assert processor() == name
