@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
+from kan_runs import Model, runner
 from mmengine.model import MMDistributedDataParallel
-from test_hooks import Model, runner
 from torch.testing import assert_close
 
 from rkan_mm.engine import allow_mmengine_globals

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
+from kan_runs import Model, runner
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
-from test_hooks import Model, runner
 from torch import nn
 from torch.testing import assert_close
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from kan_runs import Model, runner
 from mmengine.hooks import EMAHook, Hook
-from test_hooks import Model, runner
 from torch.testing import assert_close
 
 X = torch.randn(5, 2, 6, 6, generator=torch.Generator().manual_seed(0))
