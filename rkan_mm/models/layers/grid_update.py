@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -20,21 +19,14 @@ from rkan_mm.models.ops import identity
 from .basis import GridBasis
 from .basis.grid import lasting
 from .basis.renew import renew
+from .grid_fit import MAX_SAMPLES, fit, some
 from .tied import Tied, mates, same_grid, state_of, take_grid
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
 """Normalisations of each element, by name."""
 
-MAX_SAMPLES = 4096
-"""Of each channel; more change little and cost time."""
-POINTS_PER_INTERVAL = 8
-BACKGROUND = 1e-3
-"""Weight of equally spaced points beside the samples: where there are no samples, functions stay as they are."""
-RIDGE = 1e-12
 MAX_GRID_SIZE = 512
 """To which a grid grows by itself; a single far value would ask for any number of intervals."""
-CHUNK = 1 << 22
-"""Values of functions that are held at a time."""
 
 
 class GridUpdate(Tied):
@@ -273,45 +265,9 @@ class GridUpdate(Tied):
         return len(shape) == len(own) and self._of_each_function(shape) == self._of_each_function(own)
 
 
-def some(x: Tensor, count: int) -> Tensor:
-    """About ``count`` rows of a tensor, spread over it; all where it has less than two times as many.
-
-    Not at equal distances: these meet the same few columns of each picture, or channels, wherever sizes are round.
-    """
-    if len(x) < 2 * count:
-        return x
-    places = torch.arange(count, dtype=torch.float64, device='cpu') * (math.sqrt(5) / 2 - 0.5) % 1
-    return x[(places * len(x)).long().to(x.device)]
-
-
 def _apart(basis: GridBasis) -> bool:
     """Whether each point lies behind the one before it, far enough for functions to have values."""
     points = basis.interior()
     if not all(data.isfinite().all() for _, data in state_of(basis)) or not (points.diff(dim=1) > 0).all():
         return False
     return bool(basis(points.mT.to(torch.promote_types(points.dtype, torch.float32))).isfinite().all())
-
-
-def fit(old: GridBasis, new: GridBasis, samples: Tensor | None) -> Tensor:
-    """Least-squares coefficients of the old functions in the new ones, (rows, F_new, F_old).
-
-    Fitted at the samples, (N, rows), and with little weight at points all over the new grid; at these alone without
-    samples.
-    """
-    low, high = new.interior()[:, 0], new.interior()[:, -1]
-    count = POINTS_PER_INTERVAL * max(old.num_functions, new.num_functions) + 1
-    steps = torch.linspace(0, 1, count, dtype=low.dtype, device=low.device)
-    points = low + (high - low) * steps[:, None]  # (n, rows)
-    gram = right = low.new_zeros(())
-    for x, weight in ((points, BACKGROUND if samples is not None else 1.0), (samples, 1.0)):
-        if x is None:
-            continue
-        rows = max(1, CHUNK // (x.shape[1] * new.num_functions))
-        for part in x.split(rows):
-            values_new, values_old = new(part).transpose(0, 1), old(part).transpose(0, 1)  # (rows, n, F)
-            factor = weight / len(x)
-            gram = gram + factor * values_new.mT @ values_new
-            right = right + factor * values_new.mT @ values_old
-    scale = gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    ridge = RIDGE * scale * torch.eye(new.num_functions, dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge, right)

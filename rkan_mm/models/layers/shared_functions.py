@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .basis.grid import lasting
-from .grid_update import CHUNK, ELEMENTWISE, GridUpdate, some
+from .grid_fit import CHUNK, some
+from .grid_update import ELEMENTWISE, GridUpdate
 from .half import as_autocast, in_full
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .basis import GridBasis
 from .basis.grid import lasting
-from .grid_update import MAX_SAMPLES, some
+from .grid_fit import MAX_SAMPLES, some
 from .half import in_full, in_single
 from .mixin import LayerMixin
 from .symbolic_trace import layer_input
