@@ -21,8 +21,8 @@ from .annotations import some
 from .checks import PreflightError
 from .config import is_mm, switches
 from .config import kind as kind_of
-from .datasets import DOWNLOADING, data_sets, parts_of
-from .images import LOOKED_AT
+from .datasets import DOWNLOADING, data_sets, names_of, parts_of
+from .images import LOOKED_AT, spread
 from .red import warn_in_red
 
 PARTS = {  # what a split of a data set cannot do without
@@ -189,12 +189,33 @@ def check_same_folders(data: dict[str, Any]) -> None:
                                  f'classes alike in folders and lists. {SWITCH}')
 
 
+def check_names_of_folders(dataset: Any, what: str) -> None:
+    """Raise `PreflightError` if pictures in a folder that a class is named after have the label of another class.
+
+    Args:
+        dataset: of mmpretrain, or a wrapper.
+        what: ``'train'``, ``'validation'`` or ``'test'``.
+    """
+    names = [str(name) for name in names_of(dataset) or ()]
+    fold = str.casefold if len({*map(str.casefold, names)}) == len(names) else str
+    numbers = {fold(name): i for i, name in enumerate(names)}
+    labels = _labels_of_folders(dataset)
+    odd = [name for name, label in labels.items() if numbers.get(fold(name), label) != label < len(names)]
+    if odd:
+        there = sorted(labels, key=lambda name: labels[name])
+        cure = f'write them as {some(there)}' if len(there) == len(names) else 'write them in the order of the labels'
+        raise PreflightError(f'The pictures of {odd[0]} have the label {labels[odd[0]]} in '
+                             f'{type(next(parts_of(dataset))).__name__} of the {what}, which classes name '
+                             f'{names[labels[odd[0]]]!r}; {len(odd)} folders are so. Folders are numbered by the '
+                             f'alphabet, classes as they are written: {cure}, or leave them out. {SWITCH}')
+
+
 def _labels_of_folders(dataset: Any) -> dict[str, int]:
     if not hasattr(dataset, 'get_data_info') or not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
         return {}
     labels: dict[str, set] = {}
-    for i in np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int)):
-        info = dataset.get_data_info(int(i))
+    for i in spread(len(dataset), LOOKED_AT):
+        info = dataset.get_data_info(i)
         if isinstance(info.get('img_path'), str) and isinstance(info.get('gt_label'), (int, np.integer)):
             labels.setdefault(Path(info['img_path']).parent.name, set()).add(int(info['gt_label']))
     return {name: each.pop() for name, each in labels.items() if len(each) == 1} if len(labels) > 1 else {}

@@ -30,6 +30,11 @@ SIZES_TRIED = 8
 """Pictures, evenly spread over a data set, that go through its pipeline to see whether they make a batch."""
 
 
+def spread(count: int, most: int) -> list[int]:
+    """``most`` of the numbers below ``count``, evenly spread; all of fewer."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
 def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
     """Look at the first and last bytes of each image, and at all of it when in doubt.
 
@@ -91,8 +96,8 @@ def check_pictures(dataset: Any, what: str) -> None:
              and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
     if not reads or not is_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
         return
-    places = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int))
-    names = [str(dataset.get_data_info(int(i)).get('img_path') or '') for i in places]
+    infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
+    names = [str(info.get('img_path') or '') for info in infos]
     paths = [Path(name) for name in names if name and '://' not in name]
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
@@ -142,9 +147,8 @@ def check_sizes(loader: DataLoader, what: str) -> None:
     name = getattr(getattr(loader.collate_fn, 'func', loader.collate_fn), '__name__', '')
     if name != 'default_collate' or (loader.batch_size or 1) < 2:
         return
-    places = np.unique(np.linspace(0, len(loader.dataset) - 1, SIZES_TRIED).round().astype(int)).tolist()
     try:
-        pictures = [loader.dataset[place]['inputs'] for place in places]
+        pictures = [loader.dataset[place]['inputs'] for place in spread(len(loader.dataset), SIZES_TRIED)]
     except Exception:  # the run will tell
         return
     sizes = list(dict.fromkeys(tuple(picture.shape) for picture in pictures if isinstance(picture, torch.Tensor)))

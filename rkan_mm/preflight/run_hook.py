@@ -18,7 +18,7 @@ from .absent import tell_absent_labels, tell_unnamed
 from .annotations import some
 from .beginnings import tell_order, tell_random
 from .building import checking
-from .classification import check_labels, check_same_folders, tell_figures
+from .classification import check_labels, check_names_of_folders, check_same_folders, tell_figures
 from .config import is_mm, switches
 from .datasets import check_same_classes, common, names_by_part, names_of, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
@@ -98,6 +98,8 @@ class CheckRunHook(Hook):
         if on['classes'] and _is_classifier(model):
             with checking('Labels of folders'):
                 check_same_folders(data)
+                for what, dataset in data.items():
+                    check_names_of_folders(dataset, what)
             for what, dataset in data.items():
                 with checking(f'Classes in the data of the {what}'):
                     tell_absent_labels(dataset, _num_classes(model), what)

@@ -17,7 +17,7 @@ from small_runs import CLASSIFIER
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.absent import tell_absent_labels
-from rkan_mm.preflight.classification import check_classification, check_labels
+from rkan_mm.preflight.classification import check_classification, check_labels, check_names_of_folders
 
 TINY_IMAGENET = 'configs/tiny-imagenet/rkan-resnet34_1xb128-200e_tiny-imagenet.py'
 SMALL = ['model.backbone.backbone.base_channels=8', 'model.backbone.backbone.stem_channels=8',
@@ -118,6 +118,37 @@ def test_a_list_that_numbers_folders_otherwise(small_data, tmp_path, lines, mess
             f'val_dataloader.dataset.ann_file={tmp_path / "val.txt"}']
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         runner.train(argv)
+
+
+NAMED = {
+    'another order': (dict(classes=('owl', 'Cat', 'dog')), 'The pictures of cat have the label 0 in CustomDataset of '
+                      "the test, which classes name 'owl'; 3 folders are so. .*: write them as cat, dog, owl, or"),
+    'a list': (dict(ann_file='list.txt', classes=('cat', 'owl', 'dog')),
+               "The pictures of dog have the label 1 in .* name 'owl'; 2 folders are so."),
+    'their order': (dict(classes=('Cat', 'dog', 'owl')), None),
+    'a list in their order': (dict(ann_file='list.txt', classes=('cat', 'dog', 'owl')), None),
+    'other names': (dict(classes=('Kater', 'dog', 'Eule')), None),
+    'names that differ in case alone': (dict(classes=('cat', 'CAT', 'owl')), None),
+}
+
+
+@pytest.mark.parametrize('case', NAMED)
+def test_folders_that_classes_name_otherwise(small_data, tmp_path, case):
+    """Folders are numbered by the alphabet: by classes in another order each prediction would have a wrong name."""
+    (tmp_path / 'list.txt').write_text('cat/0.png 0\ndog/0.png 1\nowl/0.png 2\n')
+    given, message = NAMED[case]
+    init_default_scope('mmpretrain')
+    data = DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path),
+                               data_prefix=str(small_data / 'pictures/train'), **given))
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        check_names_of_folders(data, 'test')
+
+
+def test_no_training_with_folders_that_classes_name_otherwise(printed):
+    with pytest.raises(PreflightError, match='The pictures of cat .* of the train, which classes name .dog.; 2 folders'
+                                             '.* To run all the same: --cfg-options preflight.classes=False'):
+        printed(CLASSIFIER, "train_dataloader['dataset'].update(classes=('dog', 'cat', 'owl'))\n"
+                            "val_dataloader['dataset'].update(classes=('dog', 'cat', 'owl'))\n")
 
 
 @pytest.mark.parametrize(('config', 'message'), [
