@@ -25,6 +25,7 @@ from .effects import check_apart, check_predicting, check_training, validates, w
 from .evaluators import check_evaluator
 from .fit import innermost
 from .images import check_pictures
+from .objects import check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
@@ -114,9 +115,14 @@ class CheckRunHook(Hook):
                 with checking(f'Names of objects of the {what}'):
                     for part in parts_of(dataset):
                         tell_unnamed(part, what)
+        detector = any(base.__name__ == 'BaseDetector' for base in type(model).__mro__)
+        if on['annotations'] and detector and is_main_process():
+            for what, dataset in data.items():
+                with checking(f'Objects of the {what}'):
+                    check_objects(dataset, what)
         with checking('Pixels'):
             tell_pixels(model, data)
-        if any(base.__name__ == 'BaseDetector' for base in type(model).__mro__):
+        if detector:
             with checking('Steps of the pipelines'):
                 tell_steps(data, {what: getattr(getattr(loop, 'evaluator', None), 'metrics', ())
                                   for what, loop in loops.items()})

@@ -1,0 +1,93 @@
+"""Objects of detectors' data of all kinds that come to nothing, or to another class than they are of."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+from mmdet.datasets import BaseDetDataset, CrowdHumanDataset
+from small_runs import DETECTOR
+
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.objects import check_objects
+
+LOAD = [dict(type='LoadAnnotations', with_bbox=True)]
+
+
+def listed(folder, *pictures):
+    """The json of mmdet itself, of one picture for each list of objects, as label and box."""
+    path = folder / 'list.json'
+    path.write_text(json.dumps(dict(metainfo=dict(classes=('cat', 'dog')), data_list=[
+        dict(img_path=f'{i}.jpg', height=9, width=9, instances=[
+            dict(bbox_label=label, bbox=box, ignore_flag=ignored) for label, box, ignored in objects])
+        for i, objects in enumerate(pictures)])))
+    return dict(ann_file=str(path), pipeline=LOAD)
+
+
+WHOLE = [0, 0, 8, 8]
+CASES = {
+    'labels from 1': ([[(1, WHOLE, 0), (2, WHOLE, 0)], [(2, WHOLE, 0)]], r'.* of the test: 0.jpg has an object of the '
+                      r'label 2, and there are 2 classes \(cat, dog\), with the labels 0 to 1; 2 pictures are so.'),
+    'labels from 0': ([[(0, WHOLE, 0), (1, WHOLE, 0)]], None),
+    'what is ignored has none': ([[(-1, WHOLE, 1), (1, WHOLE, 0)]], None),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_labels_of_objects(tmp_path, capsys, case):
+    """Of a label that is the number of classes heads make background, in silence."""
+    pictures, message = CASES[case]
+    data = BaseDetDataset(**listed(tmp_path, *pictures), test_mode=True)
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        check_objects(data, 'test')
+    assert not capsys.readouterr().out
+
+
+def test_boxes_that_are_no_corners(tmp_path, capsys):
+    check_objects(BaseDetDataset(**listed(tmp_path, [(0, [5, 5, 3, 9], 0), (1, WHOLE, 0), (1, [5, 5, 3, 3], 1)])),
+                  'train')
+    assert ('WARNING: 1 of 2 boxes in BaseDetDataset of the train have no width or no height, such as [5, 5, 3, 9] of '
+            '0.jpg: mmdet reads them as corners') in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('ignored', [0, 1])
+def test_no_object_to_learn_from(tmp_path, ignored):
+    data = BaseDetDataset(**listed(tmp_path, [], [(0, WHOLE, ignored)]))
+    with pytest.raises(PreflightError, match='BaseDetDataset of the train: none of its 2 pictures has an annotated '
+                                             'object to learn from.') if ignored else nullcontext():
+        check_objects(data, 'train')
+    check_objects(data, 'test')
+    check_objects(BaseDetDataset(**listed(tmp_path, []) | dict(pipeline=[])), 'train')  # it is to have none
+
+
+@pytest.mark.parametrize('polygons', [0, 1])
+def test_masks_that_are_no_polygons(printed, small_data, tmp_path, polygons):
+    content = json.loads((small_data / 'shapes/annotations/train.json').read_text())
+    for annotation in content['annotations'][:polygons]:
+        annotation['segmentation'] = [[1, 1, 9, 1, 9, 9]]
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    lines = f"""
+train_dataloader['dataset'].update(ann_file='{tmp_path}/train.json', pipeline=[load[0], dict(
+    type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False), scale, dict(type='PackDetInputs')])
+"""
+    said = 'as LoadAnnotations(poly2mask=False) takes polygons alone and the mask is RLE: set poly2mask=True.'
+    if polygons:
+        count = len(content['annotations'])
+        assert (f'WARNING: CocoDataset of the train: {count - 1} of {count} objects would be left out, {said}'
+                in printed(DETECTOR, lines))
+    else:
+        with pytest.raises(PreflightError) as error:
+            printed(DETECTOR, lines)
+        assert f'CocoDataset of the train: each object would be left out, {said}' in str(error.value)
+    assert said not in printed(DETECTOR, lines.replace('poly2mask=False', 'poly2mask=True'))
+
+
+def test_heads_and_bodies(tmp_path, capsys):
+    """CrowdHuman gives what is ignored the label -1."""
+    box = dict(fbox=[1, 1, 5, 5], hbox=[1, 1, 2, 2], vbox=[1, 1, 4, 4])
+    (tmp_path / 'train.odgt').write_text(json.dumps(dict(ID='a', gtboxes=[
+        dict(box, tag='person'), dict(box, tag='mask'), dict(box, tag='person', extra=dict(ignore=1))])))
+    (tmp_path / 'id_hw_train.json').write_text('{"a": [9, 9]}')
+    data = CrowdHumanDataset(data_root=str(tmp_path), ann_file='train.odgt', data_prefix=dict(img=''), pipeline=LOAD)
+    capsys.readouterr()
+    check_objects(data, 'train')
+    assert not capsys.readouterr().out
