@@ -4,12 +4,14 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
+from mmengine.model import BaseModule, Sequential
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from torch import nn
+from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
 
 KAN = dict(type='KANConv2d', basis=dict(type='BSpline', grid_size=3))
 
@@ -80,6 +82,64 @@ def test_detector():
     train(model, lambda: model.parse_losses(model(**data, mode='loss'))[0], 2)
     with torch.no_grad():
         assert len(model.eval()(**data, mode='predict')) == 2
+
+
+class Around(BaseModule):
+    """Layers in a module of mmengine, as a head has them."""
+
+    def __init__(self, layer: dict, init_cfg: dict) -> None:
+        super().__init__(init_cfg)
+        self.first, self.second = (MMENGINE_MODELS.build(layer) for _ in range(2))
+        self.stacked = Sequential(MMENGINE_MODELS.build(layer))
+
+
+@pytest.mark.parametrize('init_cfg', [
+    lambda kind: dict(type='Normal', layer=kind, std=0.01),
+    lambda kind: dict(type='Normal', layer=kind, std=0.01, override=dict(
+        type='Normal', name='first', std=0.02, bias_prob=0.01)),
+    lambda kind: dict(type='Xavier', layer=[kind], distribution='uniform', bias=2),
+    lambda kind: dict(type='Constant', val=3, bias=2, override=[dict(name='second'), dict(name='stacked')]),
+], ids=['layer', 'bias_prob', 'xavier', 'override'])
+@pytest.mark.parametrize('args', [{}, dict(with_base=False), dict(with_scaler=True, basis=dict(type='RSWAF'))], ids=str)
+@pytest.mark.parametrize(('kind', 'shape'), [
+    ('Linear', dict(in_features=64, out_features=96)),
+    ('Conv2d', dict(in_channels=64, out_channels=96, kernel_size=3))], ids=['linear', 'conv'])
+def test_what_an_init_cfg_says_of_weight_and_bias_stays(kind, shape, args, init_cfg):
+    """As in an ordinary layer; of the functions it says nothing, and they stay as they were built."""
+    torch.manual_seed(0)
+    plain = Around(dict(type=getattr(nn, kind), **shape), init_cfg(kind))
+    model = Around(dict(type=f'KAN{kind}', **shape, **args), init_cfg(kind))
+    names = ('weight', 'bias')
+    before = {name: p.clone() for name, p in model.named_parameters() if not name.endswith(names) or 'basis_' in name}
+    for each in (plain, model):
+        each.init_weights()
+    own = dict(model.named_parameters())
+    assert all(own[name].equal(p) for name, p in before.items())
+    for name, expected in plain.named_parameters():
+        untouched = 'override' in init_cfg(kind) and 'layer' not in init_cfg(kind) and name.startswith('first')
+        if name in own and not untouched:
+            assert_close(own[name].mean(), expected.mean(), rtol=0, atol=8e-3)
+            assert_close(own[name].std(), expected.std(), rtol=0.06, atol=1e-6)
+
+
+@pytest.mark.parametrize(('init', 'most'), [('efficient_kan', 64**-0.5), ('fast_kan', 64**-0.5)])
+def test_an_init_of_the_layer_itself_is_nearer(init, most):
+    model = Around(dict(type='KANLinear', in_features=64, out_features=96, init=init),
+                   dict(type='Normal', layer='Linear', std=1.0))
+    model.init_weights()
+    assert 0.9 * most < model.first.weight.abs().max() <= most
+
+
+def test_an_init_cfg_reaches_the_kernels_that_channels_share():
+    block = RKANBlock(8, 8, init_cfg=dict(type='Constant', layer='SharedKANConv2d', val=7))
+    Sequential(block).init_weights()
+    assert (block.kan1.weight == 7).all()
+    init_default_scope('mmdet')
+    head = MMENGINE_MODELS.build(dict(type='Shared2FCBBoxHead', in_channels=2, fc_out_channels=64, num_classes=80,
+                                      cls_predictor_cfg=dict(type='KANLinear')))
+    head.init_weights()
+    assert float(head.fc_cls.weight.detach().std()) == pytest.approx(0.01, rel=0.05)
+    assert not head.fc_cls.bias.any()
 
 
 BASIS = dict(type='Chebyshev', degree=3)  # and the base branch: 4 planes

@@ -30,6 +30,7 @@ from .copies import new_origin
 from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
 from .half import HALF, as_autocast
+from .initialising import is_in_a_model
 from .recompute import any_needs_grad
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
@@ -53,8 +54,9 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         base_act_cfg: `a`, a config for mmcv; None is the identity.
         with_base: whether there is the base branch.
         with_scaler: whether there are the factors `s`.
-        init: ``'parent'`` begins with `w` as the parent layer's weight, s = 1 and `c` as the basis has it. As their
-            reference implementations have it: ``'efficient_kan'`` with `w` and `s` uniform within 1 / sqrt(n), n being
+        init: ``'parent'`` begins with `w` as the parent layer's weight, s = 1 and `c` as the basis has it; an
+            ``init_cfg`` around the layer sets `w` and the bias, as it does there. As their reference implementations
+            have it, before any ``init_cfg``: ``'efficient_kan'`` with `w` and `s` uniform within 1 / sqrt(n), n being
             the inputs of a linear layer or the taps alone of a convolution (arXiv 2406.13155); ``'fast_kan'`` with `c`
             normal, of 0.1; ``'faster_kan'`` with `c` Xavier-uniform.
         memory: ``'fast'`` keeps the values of the functions for the backward pass, ``'low'`` only the input.
@@ -148,8 +150,13 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             nn.init.xavier_uniform_(self.basis_weight.flatten(1))  # a view
 
     def init_weights(self) -> None:
-        """For mmcv and mmengine, which would otherwise initialise this as an ordinary layer."""
-        self.reset_parameters()
+        """Draws anew, but with ``'parent'`` in a model that is initialised as a whole.
+
+        There, the constructor has drawn, and what an ``init_cfg`` says of `w` and the bias stays. mmcv's ConvModule
+        leaves layers alone that have this method.
+        """
+        if self.init != 'parent' or not is_in_a_model(self):
+            self.reset_parameters()
 
     # -- what it takes -----------------------------------------------------------------------------------------------
     def check_input(self, x: Tensor, *args) -> None:

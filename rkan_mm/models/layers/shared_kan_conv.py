@@ -29,6 +29,7 @@ from .basis.renew import has_numbers
 from .copies import new_origin
 from .grid_update import ELEMENTWISE
 from .half import HALF, as_autocast
+from .initialising import is_in_a_model
 from .recompute import any_needs_grad, recompute
 from .shared_functions import SharedFunctions
 from .symbolic_trace import as_leaf, is_traced
@@ -164,7 +165,9 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
             nn.init.zeros_(self.base_weight)
 
     def init_weights(self) -> None:
-        self.reset_parameters()
+        """Draws anew, but in a model that is initialised as a whole: there, what ``init_cfg`` around it says stays."""
+        if not is_in_a_model(self):
+            self.reset_parameters()
         super().init_weights()
 
     def forward(self, input: Tensor) -> Tensor:  # by the name that it has in PyTorch's layers
