@@ -29,11 +29,14 @@ def _grid_sizes(refine: dict) -> dict[int, int]:
     """By iteration, which is a text where it comes from ``--cfg-options`` or a config in JSON."""
     try:
         sizes = {int(iteration): operator.index(size) for iteration, size in refine.items()}
-    except (AttributeError, TypeError, ValueError):
+        whole = all(isinstance(each, str) or each == int(each) for each in refine)
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        whole = False
+    if not whole:
         sizes = {-1: 0}
     if any(iteration < 0 or size < 1 for iteration, size in sizes.items()):
-        raise ValueError('KANGridUpdateHook: refine must be grid sizes by iteration, such as {5000: 10}, got '
-                         f'{refine!r}')
+        raise ValueError('KANGridUpdateHook: refine must be grid sizes by iteration (not epoch), such as {5000: 10}, '
+                         f'got {refine!r}')
     return sizes
 
 

@@ -14,7 +14,11 @@ from rkan_mm.models import RKANet
 @pytest.mark.parametrize(('make', 'message'), [
     (lambda: KANGridUpdateHook(interval=0), 'interval must be at least 1 and 0 <= begin < end'),
     (lambda: KANGridUpdateHook(begin=5, end=5), 'got interval=100, begin=5, end=5'),
-    (lambda: KANGridUpdateHook(refine={5: 0}), 'refine must be grid sizes by iteration, such as .5000: 10., got .5: 0'),
+    (lambda: KANGridUpdateHook(refine={5: 0}),
+     'refine must be grid sizes by iteration .not epoch., such as .5000: 10., got .5: 0'),
+    (lambda: KANGridUpdateHook(refine={5.7: 3}), r'refine must be grid sizes .* got \{5.7: 3\}'),
+    (lambda: KANGridUpdateHook(refine={'5.7': 3}), r"refine must be grid sizes .* got \{'5.7': 3\}"),
+    (lambda: KANGridUpdateHook(refine={float('inf'): 3}), 'refine must be grid sizes .* got .inf: 3'),
     (lambda: KANGridUpdateHook(refine={'late': 10}), "refine must be grid sizes .* got {'late': 10}"),
     (lambda: KANGridUpdateHook(refine=[5, 10]), 'refine must be grid sizes'),
     (lambda: KANGridUpdateHook(begin=500, unform=0.5), 'no argument unform; there are interval, .*refine, uniform, '),

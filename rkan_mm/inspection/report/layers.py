@@ -34,7 +34,7 @@ def show_layers(study: Study, part: Part) -> None:
     section.table(['layer', 'basis', 'functions', 'not straight, %', 'inputs beyond the range, %', 'pruned, %'], [
         [name, type(own.functions.basis).__name__, len(own.functions), 100 * own.total_nonlinear_share(),
          None if own.overflow is None else 100 * own.overflow,
-         100 * (own.functions.layer.sparsity - len(own.functions.locked) / len(own.functions))]  # which are pruned, too
+         100 * own.functions.layer.sparsity]
         for name, own in ran.items()])
     share = [own.total_nonlinear_share() for own in ran.values()]
     study.page.short.append(f'{part.title}: of {total:,} functions in {len(ran)} layers, straight lines leave '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -121,7 +122,7 @@ class Sparsity(LayerMixin):
         """
         if (amount is None) == (threshold is None):
             raise ValueError(f'{type(self).__name__}.prune: give either amount or threshold')
-        importance = self.importance(x)
+        importance = self.ranked(self.importance(x))
         keep = importance > cut([importance], amount) if amount is not None else importance >= threshold
         self.keep(keep)
         return self.sparsity
@@ -145,8 +146,18 @@ class Sparsity(LayerMixin):
 
     @property
     def sparsity(self) -> float:
-        """The part of all functions that are pruned."""
-        return 0.0 if self.mask is None else 1 - self.mask.mean().item()
+        """The part of all functions that are pruned; those that a formula stands for are not."""
+        if self.mask is None:
+            return 0.0
+        locked = getattr(self, 'locked', None)
+        off = int((self.mask == 0).sum()) - (0 if locked is None else len(locked.places))
+        return off / max(1, self.mask.numel())
+
+    def ranked(self, importance: Tensor) -> Tensor:
+        """The importance by which functions are pruned: what is locked to a formula is not to be."""
+        locked = getattr(self, 'locked', None)
+        return importance if locked is None else importance.index_put(
+            tuple(locked.places.T), importance.new_tensor(math.inf))
 
 
 def cut(importances: Sequence[Tensor], amount: float) -> float:
@@ -192,11 +203,11 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
         raise ValueError(f'prune: {type(model).__name__} has no KAN layer')
     importances = {}
     if run is None:
-        importances = {layer: layer.importance() for layer in layers}
+        importances = {layer: layer.ranked(layer.importance()) for layer in layers}
     else:
         def measure(layer: nn.Module, args: tuple, kwargs: dict) -> None:
             if layer not in importances:
-                importances[layer] = layer.importance(layer_input(args, kwargs))
+                importances[layer] = layer.ranked(layer.importance(layer_input(args, kwargs)))
 
         handles = [layer.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
         try:

@@ -69,6 +69,15 @@ def teach_norms() -> None:
         teach(getattr(module, norm), 'apply', _norm)
     teach(torch.nn.utils.parametrize.ParametrizationList, '__init__', _parametrize)
     teach(nn.TransformerEncoderLayer, '__setattr__', _set_in_encoder)
+    for module in (importlib.import_module('torch.nn.utils.memory_format'), torch.nn.utils):
+        for name in ('convert_conv2d_weight_memory_format', 'convert_conv3d_weight_memory_format'):
+            teach(module, name, _lay_out)
+
+
+def _lay_out(plain: Callable, module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    """There is no ``weight`` to lay out where a layer has no base branch."""
+    bare = isinstance(module, WholeWeights) and module.weight is None
+    return module if bare else plain(module, memory_format)
 
 
 def _set_in_encoder(plain: Callable, encoder: nn.Module, name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
 from rkan_mm.models.layers import prune
+from rkan_mm.models.layers.locked import Fixed, functions_shape, lock
 
 LAYERS = {
     'conv': (lambda **a: KANConv2d(4, 6, (2, 3), groups=2, **a), (3, 4, 6, 5)),
@@ -172,6 +173,24 @@ def test_pruning_again_by_coefficients_takes_those_that_are_left(make):
             parameter.mul_(1 if layer.mask.shape == parameter.shape and parameter is layer.weight else 0.2)
     assert not layer.importance()[layer.mask == 0].any()
     assert layer.prune(0.6) == pytest.approx(0.6, abs=0.5 / layer.mask.numel())
+
+
+@pytest.mark.parametrize('make', [lambda: KANLinear(4, 4), lambda: KANConv2d(2, 2, 2), lambda: SharedKANConv2d(4)],
+                         ids=['linear', 'conv', 'shared'])
+@pytest.mark.parametrize('with_data', [True, False])
+@pytest.mark.parametrize('of_model', [True, False])
+def test_functions_that_formulas_stand_for_are_not_pruned(make, with_data, of_model):
+    layer = make()
+    x = torch.randn(64, 4) if isinstance(layer, KANLinear) else torch.randn(4, 2, 8, 8)
+    shape = functions_shape(layer)
+    lock(layer, {tuple((torch.zeros(len(shape), dtype=int) + i).tolist()): Fixed('sin', (1.0, 1.0, 0.0, 0.0))
+                 for i in range(2)})
+    assert layer.sparsity == 0
+    for amount, reached in ((0.25, 0.25), (0.5, 0.5), (1, 14 / 16)):
+        found = prune(nn.Sequential(layer), amount, (lambda: layer(x)) if with_data else None) if of_model else (
+            layer.prune(amount, x=x if with_data else None))
+        assert found == layer.sparsity == reached
+    assert len(layer.locked.functions()) == 2
 
 
 @pytest.mark.parametrize('size', [8, 16, 32, 56, 64])

@@ -131,6 +131,20 @@ def test_channels_last(kind, basis, what):
         assert_close(ours.grad, right.grad, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize('args', [{}, dict(with_base=False)], ids=str)
+@pytest.mark.parametrize('kind', ['conv2d', 'conv3d', 'transposed', 'linear', 'shared'])
+@pytest.mark.parametrize('around', [nn.Sequential, lambda layer: layer], ids=['model', 'layer'])
+def test_torchs_helpers_for_layouts(kind, args, around):
+    make, shape = LAYERS[kind]
+    layer, x = make(**args), torch.rand(shape)
+    expected = layer(x)
+    for convert, layout in ((nn.utils.convert_conv2d_weight_memory_format, torch.channels_last),
+                            (nn.utils.convert_conv3d_weight_memory_format, torch.channels_last_3d)):
+        if kind == 'conv3d' or layout is torch.channels_last:
+            convert(around(layer), layout)
+    assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_kan_neck_in_channels_last():
     neck = MMENGINE_MODELS.build(dict(type='mmdet.FPN', in_channels=[4, 8], out_channels=6, num_outs=3,
                                       conv_cfg=dict(type='rkan_mm.KANConv2d')))
