@@ -15,7 +15,8 @@ from rkan_mm.engine.run_error import PreflightError
 from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
 from .config import is_mm
-from .datasets import names_of, parts_of
+from .datasets import common, names_of, parts_of
+from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 
@@ -39,6 +40,8 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
                and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS}]
     if not metrics or not hasattr(dataset, 'get_data_info'):
         return
+    if any(type(metric).__name__ == 'VOCMetric' for metric in metrics):
+        _check_rows(dataset, what)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     tell_absent_objects(infos, names_of(dataset), [type(metric).__name__ for metric in metrics], what)
     tell_limits(infos, loop.runner.cfg.get('model') or {}, what)
@@ -67,6 +70,22 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
             raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
                                  'which its data set leaves out (by filter_cfg or indices), such as '
                                  f'{some(missing[:3])}. {cure}')
+
+
+def _check_rows(dataset: Any, what: str) -> None:
+    """VOCMetric calls the rows of its table as VOC does where the folder is called so, whatever its classes are."""
+    from mmdet.evaluation import get_classes
+    of_voc, names, year = get_classes('voc'), names_of(dataset), common(dataset.metainfo).get('dataset_type')
+    if year not in ('VOC2007', 'VOC2012') or not names or list(names) == of_voc[:len(names)]:
+        return
+    text = (f"VOCMetric of the {what} gives the rows of its table the names of VOC's own classes, since the "
+            f"sub_data_root of {type(next(parts_of(dataset))).__name__} has {year} in its name: ")
+    cure = 'Call that folder otherwise, for your names.'
+    if len(names) > len(of_voc):
+        raise PreflightError(f'{text}there are {len(of_voc)} of them, and {len(names)} classes, at which it stops when '
+                             f'all is predicted. {cure}')
+    different = next(i for i, name in enumerate(names) if name != of_voc[i])
+    warn_in_red(f'{text}{names[different]} will be called {of_voc[different]}. {cure}')
 
 
 def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:

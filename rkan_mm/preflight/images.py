@@ -18,6 +18,7 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .config import is_mm
 from .faults import Faults
+from .red import warn_in_red
 
 ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}  # of JPEG and PNG files, by how they begin
 ORIENTATION = 0x0112
@@ -98,18 +99,40 @@ def check_pictures(dataset: Any, what: str) -> None:
         return
     infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
     names = [str(info.get('img_path') or '') for info in infos]
-    paths = [Path(name) for name in names if name and '://' not in name]
+    paths = {Path(name): info for name, info in zip(names, infos, strict=True) if name and '://' not in name}
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
     present = [path for path in paths if path.name in there[path.parent]]
+    endings = {folder: {Path(name).stem: Path(name).suffix for name in there[folder]}
+               for folder in {path.parent for path in paths.keys() - set(present)}}
     for path in paths:
         if path.name not in there[path.parent]:
-            faults.add('is not there', str(path), 'check data_prefix and ann_file')
+            ending = endings[path.parent].get(path.stem)
+            faults.add(*(f'is not there, but with the ending {ending}', str(path), 'write it so in the ann_file; of '
+                         'XML files mm reads pictures that end in .jpg alone') if ending else
+                       ('is not there', str(path), 'check data_prefix and ann_file'))
     looks = _look_at_all(present)
     for path, look in zip(present, looks, strict=True):
         if look is None:
             faults.add('is torn or no picture', str(path), 'get it anew, or take it out')
     faults.stop()
+    _tell_sizes([(path, paths[path], look) for path, look in zip(present, looks, strict=True) if look], reads[0], what)
+
+
+def _tell_sizes(pictures: list[tuple[Path, dict, tuple[int, int, int]]], step: Any, what: str) -> None:
+    """Warn in red of pictures whose annotations, as of an XML file, are of another size than what is loaded."""
+    turns = getattr(step, 'color_type', 'color') in ('color', 'grayscale') and step.imdecode_backend != 'turbojpeg'
+    odd = {}
+    for path, info, (width, height, orientation) in pictures:
+        turned = turns and orientation in SIDEWAYS
+        loaded, named = (height, width) if turned else (width, height), (info.get('width'), info.get('height'))
+        if all(named) and named != loaded:
+            odd[path] = f'{path} ({loaded[0]}x{loaded[1]}' + (', turned by its EXIF orientation' if turned else '') + (
+                f', not {named[0]}x{named[1]})')
+    if odd:
+        warn_in_red(f'{len(odd)} of {len(pictures)} pictures of the {what} are loaded in another size than their '
+                    f'annotations say, such as {next(iter(odd.values()))}: look whether their boxes are of the '
+                    "pictures as they are loaded. LoadImageFromFile(color_type='color_ignore_orientation') turns none.")
 
 
 def _look_at_all(paths: list[Path]) -> list[tuple[int, int, int] | None]:

@@ -1,15 +1,22 @@
 """Classes without an image or an object are told in red: figures are not of them, though nothing else says so."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
-from mmdet.datasets import WIDERFaceDataset
+from mmdet.datasets import VOCDataset, WIDERFaceDataset, XMLDataset
+from mmdet.evaluation import VOCMetric
+from mmengine.evaluator import Evaluator
+from PIL import Image
 from small_runs import CLASSIFIER, DETECTOR
 
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.absent import tell_absent_objects, tell_unnamed
+from rkan_mm.preflight.evaluators import check_evaluator
+from rkan_mm.preflight.images import ORIENTATION, check_pictures
 
 VAL = "dict(val_dataloader['dataset'], indices={})"
 LIST = """
@@ -129,3 +136,66 @@ def test_pictures_of_xml_files_are_there(printed, xml):
     (xml / '2.jpg').write_bytes((xml / '2.jpg').read_bytes()[:99])
     with pytest.raises(PreflightError, match='XMLDataset of the train:\n.*1.jpg is not there.*\n.*2.jpg is torn or'):
         printed(DETECTOR, OF_XML.replace('{folder}', str(xml)))
+    for path in xml.glob('*.jpg'):
+        path.rename(path.with_suffix('.JPG'))
+    with pytest.raises(PreflightError, match='0.jpg, .*2.jpg is not there, but with the ending .JPG .2 are so.: write '
+                                             'it so in the ann_file; of XML files mm reads pictures that end in .jpg'):
+        check_pictures(of_xml(xml), 'train')
+
+
+def of_xml(folder):
+    return XMLDataset(ann_file=str(folder / 'list.txt'), img_subdir='', ann_subdir='', data_prefix=dict(
+        sub_data_root=str(folder)), metainfo=dict(classes=('ring', )), pipeline=[dict(type='LoadImageFromFile')])
+
+
+@pytest.mark.parametrize(('lines', 'columns', 'orientation', 'told'), [
+    (64, 64, 6, None), (32, 64, 1, '64x32, not 64x64'), (64, 32, 6, '64x32, turned by its EXIF orientation, not 64x64'),
+    (0, 64, 6, None)])
+def test_xml_files_of_another_size(xml, capsys, lines, columns, orientation, told):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    for path in xml.glob('*.jpg'):
+        Image.new('RGB', (columns, lines or 64)).save(path, exif=exif)
+        text = path.with_suffix('.xml')
+        text.write_text(text.read_text() if lines else text.read_text().replace('>64<', '>0<'))
+    check_pictures(of_xml(xml), 'train')
+    out = capsys.readouterr().out
+    said = (f'WARNING: 3 of 3 pictures of the train are loaded in another size than their annotations say, such as '
+            f'{xml}/0.jpg ({told}): look whether')
+    assert said in out if told else not out
+
+
+OF_VOC = """
+val_dataloader['dataset'].update(
+    type='VOCDataset', data_root='{folder}', ann_file='list.txt', img_subdir='', ann_subdir='',
+    data_prefix=dict(sub_data_root='VOC2007'), pipeline=[
+        load[0], scale, load[1], dict(type='PackDetInputs', meta_keys=keys)])
+val_evaluator = dict(type='VOCMetric')
+"""
+
+
+def test_rows_that_are_called_as_those_of_voc(printed, xml):
+    (xml / 'VOC2007').symlink_to(xml)
+    lines = OF_VOC.replace('{folder}', str(xml))
+    out = printed(DETECTOR, lines)
+    assert ("WARNING: VOCMetric of the validation gives the rows of its table the names of VOC's own classes, since "
+            'the sub_data_root of VOCDataset has VOC2007 in its name: disc will be called aeroplane. Call that') in out
+    assert '| aeroplane | ' in out
+    (xml / 'VOC2007').rename(xml / 'cells')
+    out = printed(DETECTOR, lines.replace('VOC2007', 'cells'))
+    assert 'will be called' not in out
+    assert '| disc      | ' in out
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (('aeroplane', 'bicycle'), None), (None, None),
+    (tuple(map(str, range(21))), 'there are 20 of them, and 21 classes, at which it stops')])
+def test_names_of_voc(xml, capsys, names, message):
+    (xml / 'VOC2012').symlink_to(xml)
+    data = VOCDataset(ann_file=str(xml / 'list.txt'), img_subdir='', ann_subdir='', metainfo=names and dict(
+        classes=names), data_prefix=dict(sub_data_root=str(xml / 'VOC2012')))
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data), evaluator=Evaluator(VOCMetric()),
+                           runner=SimpleNamespace(cfg={}))
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        check_evaluator(loop, 'test')
+    assert 'will be called' not in capsys.readouterr().out
