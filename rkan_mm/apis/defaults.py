@@ -33,10 +33,15 @@ def make_resumable(cfg: Config) -> None:
     cfg.train_cfg = loop
     if _is((cfg.get('strategy') or {}).get('type'), FSDPStrategy):
         cfg.strategy.type = 'rkan_mm.ResumableFSDPStrategy'
-    custom = list(cfg.get('custom_hooks') or [])
-    if not any(kind(hook) == 'LossCheckHook' for hook in custom if isinstance(hook, dict)):
-        cfg.custom_hooks = [*custom, dict(type='rkan_mm.LossCheckHook')]
+    add_hooks(cfg, 'LossCheckHook')
     imports = cfg.get('custom_imports') or dict(imports=[], allow_failed_imports=False)
     modules = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
     if 'rkan_mm' not in modules:  # for who runs the dumped config with mm's own tools
         cfg.custom_imports = {**imports, 'imports': [*modules, 'rkan_mm']}
+
+
+def add_hooks(cfg: Config, *names: str) -> None:
+    """Let hooks of ours join the custom hooks, where they are not there already, as in the config of a work dir."""
+    given = list(cfg.get('custom_hooks') or [])
+    there = {kind(hook) for hook in given if isinstance(hook, dict)}
+    cfg.custom_hooks = [*given, *(dict(type=f'rkan_mm.{name}') for name in names if name not in there)]

@@ -15,7 +15,7 @@ import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -33,7 +33,7 @@ from rkan_mm.preflight.run_hook import CheckRunHook
 from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
 
 from .command_line import add_cfg_options, command_line
-from .defaults import make_resumable
+from .defaults import add_hooks, make_resumable
 from .loading import READ, load_config, set_loaders
 from .resume import newest_whole
 from .testing_options import add_test_options, check_test, use_test_options
@@ -92,7 +92,11 @@ def _fit_strategy(cfg: Config) -> None:
 def _build(cfg: Config, **testing: bool) -> tuple[Runner | FlexibleRunner, WeightReportHook]:
     _use_cpu_processes(cfg)
     _fit_strategy(cfg)
+    config = Path(cfg.work_dir, Path(cfg.filename).name)
+    of_training = config.read_bytes() if testing and config.is_file() else None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if of_training is not None and is_main_process():  # over which mmengine has written that of the test
+        config.write_bytes(of_training)
     if isinstance(runner, FlexibleRunner):  # it would build the model in training, too late to look at it
         runner.model = runner.strategy.build_model(runner.model)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
@@ -162,14 +166,10 @@ def train(argv: Sequence[str] | None = None) -> Runner:
             raise PreflightError(f'--auto-scale-lr: {args.config} does not say for which auto_scale_lr.base_batch_size '
                                  'its lr is meant.')
         cfg.auto_scale_lr.enable = True
-    hooks = cfg.get('custom_hooks') or []
-    if not any(kind(hook) == 'RunSummaryHook' for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type='rkan_mm.RunSummaryHook')]
     make_resumable(cfg)
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.AbsentFiguresHook'),
-                        dict(type='rkan_mm.CheckpointFormHook')]
-    if args.channels_last:
-        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='rkan_mm.ChannelsLastHook')]
+    add_hooks(cfg, 'RunSummaryHook', 'AbsentFiguresHook', 'CheckpointFormHook',
+              *(['ChannelsLastHook'] if args.channels_last else []))
+    given = cfg.get('resume', False), cfg.get('load_from')
     if args.resume and args.resume != 'auto':
         cfg.resume, cfg.load_from = True, args.resume
     elif args.resume or (cfg.get('resume') and not cfg.get('load_from')):
@@ -184,6 +184,8 @@ def train(argv: Sequence[str] | None = None) -> Runner:
     checks = CheckRunHook(test=args.test)
     with safe_loading(), building('The training cannot begin', checks.has_begun):
         runner, _ = _build(cfg)
+        runner.cfg.resume, runner.cfg.load_from = given  # the config in the work dir is that of the whole training
+        runner.dump_config()
         runner.register_hook(checks)
         check_pretrained(runner.model, cfg)
         runner.train()
@@ -210,7 +212,7 @@ def test(argv: Sequence[str] | None = None) -> dict[str, float]:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.resume, cfg.load_from = False, args.checkpoint
     use_test_options(cfg, args)
     set_loaders(cfg, pin_memory=not args.no_pin_memory)
     check(cfg, training=False)

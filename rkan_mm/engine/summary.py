@@ -136,7 +136,7 @@ class RunSummaryHook(Hook):
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if runner.iter and self._path(runner).exists():
+        if hasattr(self, '_parameters') and self._path(runner).exists():  # runner.iter would build the training's data
             summary = json.loads(self._path(runner).read_text())
             self._check_data(runner, 'test', runner.test_loop)
             summary = {**summary, **self._provenance(runner), 'test': plain(metrics)}

@@ -46,7 +46,7 @@ class CheckRunHook(Hook):
     priority = 'LOWEST'  # other hooks may prepare the model or the data
 
     def __init__(self, test: bool = False) -> None:
-        self.test, self._begun, self._learned = test, False, None
+        self.test, self._trains, self._begun, self._learned = test, False, False, None
         self._end_watch: Callable[[], None] = lambda: None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -59,6 +59,7 @@ class CheckRunHook(Hook):
         return self._begun
 
     def before_train(self, runner: Runner) -> None:
+        self._trains = True
         loops = {'train': runner.train_loop}
         if runner.val_loop is not None and validates(runner.train_loop):
             loops['validation'] = runner.val_loop
@@ -80,7 +81,7 @@ class CheckRunHook(Hook):
         self._begun = True
 
     def before_test(self, runner: Runner) -> None:
-        if not runner.iter:  # no training came before it
+        if not self._trains:  # which has looked at the test as well; runner.iter would build the training's data
             self._check(runner, {'test': runner.test_loop})
 
     def _check(self, runner: Runner, loops: dict[str, Any]) -> None:

@@ -1,0 +1,50 @@
+"""The config that a run leaves in its work dir, and what the tools make of it."""
+
+import json
+import shutil
+
+import pytest
+from mmengine.config import Config
+from small_runs import CLASSIFIER, write_run
+
+from rkan_mm.apis import runner
+
+
+@pytest.fixture
+def trained(small_data, tmp_path, monkeypatch):
+    """A classifier in a folder of its own, trained for one epoch."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_data / 'pictures', 'pictures')
+    write_run(tmp_path, 'cls', CLASSIFIER)
+    runner.train(['cls.py', '--work-dir', 'work'])
+    return tmp_path / 'work'
+
+
+def test_the_training_can_be_done_again(trained):
+    runner.train(['cls.py', '--work-dir', 'work', '--channels-last', '--resume', '--cfg-options',
+                  'train_cfg.max_epochs=2'])
+    again = runner.train(['work/cls.py', '--work-dir', 'again', '--channels-last'])
+    hooks = [type(hook).__name__ for hook in again.hooks]
+    assert len(hooks) == len(set(hooks))
+    first, summary = (json.loads((trained.parent / name / 'summary.json').read_text()) for name in ('work', 'again'))
+    assert summary['iterations'] == 6
+    assert summary['validated_after'] == first['validated_after'] == [1, 2]
+    assert len(summary['metrics']['accuracy/top1']['curve']) == 2
+
+
+@pytest.mark.parametrize('flags', [[], ['--tta']])
+def test_a_test_leaves_it_as_it_is(trained, flags):
+    before = (trained / 'cls.py').read_text()
+    assert runner.test(['work/cls.py', 'work/epoch_1.pth', *flags])
+    assert (trained / 'cls.py').read_text() == before
+    assert runner.test(['work/cls.py', 'work/epoch_1.pth', '--work-dir', 'elsewhere'])
+    assert Config.fromfile('elsewhere/cls.py').load_from == 'work/epoch_1.pth'
+
+
+def test_of_a_training_that_was_gone_on_with_and_whose_data_are_gone(trained):
+    text = (trained / 'cls.py').read_text().replace('resume = False', 'resume = True')
+    (trained / 'cls.py').write_text(text + "train_dataloader['dataset']['data_root'] = 'gone'\n")
+    with pytest.raises(runner.PreflightError, match='would leave out 2 of 6 images'):
+        runner.test(['work/cls.py', 'work/epoch_1.pth', '--cfg-options', 'test_dataloader.batch_size=4',
+                     'test_dataloader.drop_last=True'])
+    assert runner.test(['work/cls.py', 'work/epoch_1.pth'])
