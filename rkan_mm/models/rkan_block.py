@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, update_init_info
 from torch import Tensor, nn
 
 from rkan_mm.registry import MODELS
@@ -131,6 +131,8 @@ class RKANBlock(BaseModule):
             if module is not self and hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
         self._init_residual()
+        if hasattr(self, '_params_init_info'):
+            update_init_info(self, 'Initialized by user-defined `init_weights` in RKANBlock ')
         super().init_weights()
 
     named_children = norms_first

@@ -30,7 +30,7 @@ from .copies import new_origin
 from .folding import Folding
 from .grid_update import ELEMENTWISE, GridUpdate
 from .half import HALF, as_autocast
-from .initialising import is_in_a_model
+from .initialising import is_set
 from .recompute import any_needs_grad
 from .sparsity import Sparsity
 from .whole_weights import WholeWeights
@@ -150,12 +150,11 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             nn.init.xavier_uniform_(self.basis_weight.flatten(1))  # a view
 
     def init_weights(self) -> None:
-        """Draws anew, but with ``'parent'`` in a model that is initialised as a whole.
+        """Draws anew, but with ``'parent'`` where the model around has set `w` or the bias: what it says stays.
 
-        There, the constructor has drawn, and what an ``init_cfg`` says of `w` and the bias stays. mmcv's ConvModule
-        leaves layers alone that have this method.
+        mmcv's ConvModule leaves layers alone that have this method.
         """
-        if self.init != 'parent' or not is_in_a_model(self):
+        if self.init != 'parent' or not is_set(self):
             self.reset_parameters()
 
     # -- what it takes -----------------------------------------------------------------------------------------------

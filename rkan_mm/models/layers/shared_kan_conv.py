@@ -29,7 +29,7 @@ from .basis.renew import has_numbers
 from .copies import new_origin
 from .grid_update import ELEMENTWISE
 from .half import HALF, as_autocast
-from .initialising import is_in_a_model
+from .initialising import is_set
 from .recompute import any_needs_grad, recompute
 from .shared_functions import SharedFunctions
 from .symbolic_trace import as_leaf, is_traced
@@ -165,8 +165,8 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
             nn.init.zeros_(self.base_weight)
 
     def init_weights(self) -> None:
-        """Draws anew, but in a model that is initialised as a whole: there, what ``init_cfg`` around it says stays."""
-        if not is_in_a_model(self):
+        """Draws anew, but where the model around has set a parameter: what it says stays."""
+        if not is_set(self):
             self.reset_parameters()
         super().init_weights()
 
