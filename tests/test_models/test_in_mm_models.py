@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmcv.cnn import Conv2dRFSearchOp, build_conv_layer
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.model import BaseModule, Sequential
@@ -82,6 +83,30 @@ def test_detector():
     train(model, lambda: model.parse_losses(model(**data, mode='loss'))[0], 2)
     with torch.no_grad():
         assert len(model.eval()(**data, mode='predict')) == 2
+
+
+def tood_head(conv_cfg: dict | None) -> nn.Module:
+    return MMENGINE_MODELS.build(dict(
+        type='mmdet.TOODHead', num_classes=2, in_channels=8, stacked_convs=2, feat_channels=8, conv_cfg=conv_cfg,
+        anchor_type='anchor_free', norm_cfg=dict(type='BN')))
+
+
+@pytest.mark.parametrize(('make', 'who'), [
+    (lambda conv_cfg: MMENGINE_MODELS.build(dict(type='mmpretrain.RepVGG', arch='A0', conv_cfg=conv_cfg)
+                                            ).switch_to_deploy(), r'RepVGGBlock\.switch_to_deploy'),
+    (lambda conv_cfg: MMENGINE_MODELS.build(dict(type='mmpretrain.MobileOne', arch='s0', conv_cfg=conv_cfg)
+                                            ).switch_to_deploy(), r'MobileOneBlock\.switch_to_deploy'),
+    (lambda conv_cfg: MMENGINE_MODELS.build(dict(type='mmpretrain.SparseResNet', depth=50, base_channels=8,
+                                                 stem_channels=8, norm_cfg=dict(type='BN'), conv_cfg=conv_cfg)),
+     r'SparseResNet\.dense_model_to_sparse'),
+    (tood_head, 'TaskDecomposition'),
+    (lambda conv_cfg: Conv2dRFSearchOp(build_conv_layer(conv_cfg, 4, 4, 3), dict(
+        num_branches=3, exp_rate=0.5, mmin=1, mmax=24, init_alphas=0.01)), 'Conv2dRFSearchOp'),
+], ids=['repvgg', 'mobileone', 'sparse', 'tood', 'rfsearch'])
+def test_what_computes_with_the_weight_alone_is_refused(make, who):
+    with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KANCon'):
+        make(dict(KAN, type='rkan_mm.KANConv2d'))
+    make(None)
 
 
 class Around(BaseModule):

@@ -33,6 +33,7 @@ from .half import HALF, as_autocast
 from .initialising import is_set
 from .recompute import any_needs_grad
 from .sparsity import Sparsity
+from .weight_alone import teach_parts
 from .whole_weights import WholeWeights
 
 INITS = ('parent', 'efficient_kan', 'fast_kan', 'faster_kan')
@@ -107,6 +108,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             self.weight = None
         self.origin = new_origin()
         self.reset_parameters()
+        teach_parts()
 
     def _check_base_act(self) -> None:
         """Raise ValueError where the activation of the base branch does not serve."""
