@@ -104,7 +104,7 @@ def tood_head(conv_cfg: dict | None) -> nn.Module:
         num_branches=3, exp_rate=0.5, mmin=1, mmax=24, init_alphas=0.01)), 'Conv2dRFSearchOp'),
 ], ids=['repvgg', 'mobileone', 'sparse', 'tood', 'rfsearch'])
 def test_what_computes_with_the_weight_alone_is_refused(make, who):
-    with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KANCon'):
+    with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KAN'):
         make(dict(KAN, type='rkan_mm.KANConv2d'))
     make(None)
 

@@ -31,8 +31,8 @@ def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
         plain(part, *args, **kwargs)
     for layer in part.modules():
         if isinstance(layer, Folding):
-            raise TypeError(f'{type(part).__name__}{"" if builds else f".{plain.__name__}"} computes with the weight of '
-                            f'each convolution itself, which in a {type(layer).__name__} is the base branch alone: the '
-                            'functions would be left out. Do without it, or take ordinary convolutions there '
-                            '(conv_cfg=None)')
+            who = type(part).__name__ + ('' if builds else f'.{plain.__name__}')
+            raise TypeError(f'{who} computes with the weight of each convolution itself, which in a '
+                            f'{type(layer).__name__} is the base branch alone: the functions would be left out. Do '
+                            'without it, or take ordinary convolutions there (conv_cfg=None)')
     return None if builds else plain(part, *args, **kwargs)
