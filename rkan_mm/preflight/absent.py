@@ -13,7 +13,7 @@ from mmengine.fileio import get, list_from_file
 
 from .annotations import some
 from .classification import all_labels, labels_of
-from .config import dicts_with, is_mm
+from .config import dicts_with, is_mm, reads_as_mm
 from .datasets import names_of, parts_of
 from .images import LOOKED_AT
 from .red import warn_in_red
@@ -98,7 +98,7 @@ def tell_unnamed(dataset: Any, what: str) -> None:
         what: 'train', 'validation' or 'test'.
     """
     of_xml: Any = next((base for base in type(dataset).__mro__ if base.__name__ == 'XMLDataset'), None)
-    if not of_xml or not is_mm(type(dataset)) or type(dataset).load_data_list is not of_xml.load_data_list:
+    if not of_xml or not reads_as_mm(type(dataset)) or type(dataset).load_data_list is not of_xml.load_data_list:
         return
     names, unnamed = set(names_of(dataset) or ()), Counter()
     images = list_from_file(dataset.ann_file, backend_args=dataset.backend_args)

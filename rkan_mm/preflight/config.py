@@ -40,6 +40,12 @@ def is_mm(cls: Callable, *methods: str) -> bool:
     return all(owner.partition('.')[0] in MM for owner in owners)
 
 
+def reads_as_mm(cls: type) -> bool:
+    """Whether mm's own code finds the pictures and labels of a data set; one of the user's own may but name classes."""
+    methods = [name for name in ('load_data_list', 'parse_data_info', 'get_data_info') if hasattr(cls, name)]
+    return is_mm(cls) or (bool(methods) and is_mm(cls, *methods))
+
+
 def built_from(cls: str | Callable, registry: Registry, cfg: Config) -> Callable | None:
     """What stands for a type in a config: found as mm does it; None if there is none."""
     if not isinstance(cls, str):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.fileio import exists, list_from_file
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import exists, list_from_file, load
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 
@@ -63,6 +64,20 @@ def names_by_part(dataset: Any, what: str) -> dict[str, tuple[str, ...] | None]:
     if names is not None or len(parts) < 2:
         return {f'the data of the {what}': names}
     return {f'data set {i} of the {what}': names_of(part) for i, part in enumerate(parts)}
+
+
+def names_written(dataset: Any) -> dict[str, tuple[str, ...] | None]:
+    """The classes that mm's own json says its labels are numbers of, and those of the config, by which they are named.
+
+    Args:
+        dataset: that has been built; nothing is returned of one that reads other files.
+    """
+    if getattr(type(dataset), 'load_data_list', None) is not BaseDataset.load_data_list:
+        return {}
+    written = load(dataset.ann_file).get('metainfo') or {}
+    classes = written.get('classes') or [each['category_name'] for each in sorted(
+        written.get('categories') or (), key=lambda each: each['id'])]
+    return {f'metainfo of {dataset.ann_file}': tuple(classes) or None, 'the config': names_of(dataset)}
 
 
 def _labels_objects(dataset: Any) -> bool:

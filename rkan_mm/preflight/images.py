@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from rkan_mm.engine.run_error import PreflightError
 
-from .config import is_mm
+from .config import is_mm, reads_as_mm
 from .faults import Faults
 from .red import warn_in_red
 
@@ -86,7 +86,8 @@ def check_pictures(dataset: Any, what: str) -> None:
     """Look at the image files of a data set that is built, of a large one at some, evenly spread.
 
     Args:
-        dataset: of mm or ours; others are left alone, and so are images in memory or behind a backend.
+        dataset: as mm or we read it; those of code of the user's own are left alone, and so are images in memory or
+            behind a backend.
         what: of the run, for messages.
 
     Raises:
@@ -95,7 +96,7 @@ def check_pictures(dataset: Any, what: str) -> None:
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
              and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
-    if not reads or not is_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
+    if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
         return
     infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
     names = [str(info.get('img_path') or '') for info in infos]

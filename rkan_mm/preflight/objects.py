@@ -8,7 +8,7 @@ from typing import Any
 from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import ON_PURPOSE, some
-from .config import is_mm
+from .config import is_mm, reads_as_mm
 from .datasets import names_of, parts_of, reads_coco
 from .images import LOOKED_AT, spread
 from .red import warn_in_red
@@ -18,13 +18,14 @@ def check_objects(dataset: Any, what: str) -> None:
     """Look at the labels, boxes and masks of a data set that is built, of a large one at some, evenly spread.
 
     Args:
-        dataset: of a detector; parts that are not mm's are left alone.
+        dataset: of a detector; parts that find theirs by code of the user's own are left alone.
         what: ``'train'``, ``'validation'`` or ``'test'``.
 
     Raises:
         PreflightError: an object has a label without a class; in training, no object is left to learn from.
     """
-    parts = [part for part in parts_of(dataset) if is_mm(type(part)) and hasattr(part, 'get_data_info') and len(part)]
+    parts = [part for part in parts_of(dataset)
+             if reads_as_mm(type(part)) and hasattr(part, 'get_data_info') and len(part)]
     for part in parts:
         if not reads_coco(type(part)):  # its json has been looked at
             objects = list(_objects(part, spread(len(part), LOOKED_AT)))

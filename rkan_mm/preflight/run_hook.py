@@ -20,7 +20,7 @@ from .beginnings import tell_order, tell_random
 from .building import checking
 from .classification import check_labels, check_names_of_folders, check_same_folders, tell_figures
 from .config import is_mm, switches
-from .datasets import check_same_classes, common, names_by_part, names_of, parts_of, reads_coco
+from .datasets import check_same_classes, common, names_by_part, names_of, names_written, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
 from .evaluators import check_evaluator
 from .fit import innermost
@@ -94,6 +94,8 @@ class CheckRunHook(Hook):
                          for who, names in names_by_part(dataset, what).items()}
                 learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
                 check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
+                for part in (part for dataset in data.values() for part in parts_of(dataset)):
+                    check_same_classes(names_written(part), ['the config'])
             for what, dataset in data.items():
                 with checking(f'Heads and labels of the {what}'):
                     check_heads(model, dataset, what)

@@ -36,7 +36,8 @@ from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
           'AveragePrecision')  # metrics that give figures for one image
-PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'ConfusionMatrix')
+PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'ConfusionMatrix',
+              'VOCMultiLabelMetric', 'VOCAveragePrecision')
 """Metrics that take in one image alone, without a figure."""
 
 CURES = (
@@ -48,8 +49,9 @@ CURES = (
      "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
                                               "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
+    ("KeyError: 'gt_label_difficult'", 'PackInputs of its pipeline does not keep it: add it to meta_keys'),
     ("img_meta.get|KeyError: '(img_id|img_path|img_shape|ori_shape|scale_factor)'",
-     'PackDetInputs of its pipeline does not keep it: add it to meta_keys'),
+     'PackDetInputs of its pipeline does not keep it: add it to meta_keys; or the ann_file lacks it'),
     ("'masks'", 'the model predicts no masks, or its pipeline loads none (LoadAnnotations(with_mask=True))'),
     ('^model: .*selected index k out of range',
      'it takes the best of more places than so small a picture has: a larger scale, or fewer queries or proposals'),
@@ -167,7 +169,7 @@ def _cure(text: str) -> str:
 
 def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
     """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
-    if not figures or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
+    if figures is None or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
         return
     waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
     for hook in runner.hooks:
@@ -181,9 +183,9 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
             waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
     for who, keys in waiting.items():
         if missing := [key for key in keys if key not in figures]:
-            raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives '
-                                 f'{", ".join(sorted(figures))}. Name one of these. To run all the same: --cfg-options '
-                                 'preflight.trial=False')
+            given = f'{", ".join(sorted(figures))}. Name one of these' if figures else 'no figure (format_only)'
+            raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives {given}. To run all '
+                                 'the same: --cfg-options preflight.trial=False')
 
 
 def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dict[str, float] | None:

@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.absent import tell_absent_objects, tell_unnamed
 from rkan_mm.preflight.evaluators import check_evaluator
 from rkan_mm.preflight.images import ORIENTATION, check_pictures
+from rkan_mm.preflight.objects import check_objects
 
 VAL = "dict(val_dataloader['dataset'], indices={})"
 LIST = """
@@ -163,6 +165,33 @@ def test_xml_files_of_another_size(xml, capsys, lines, columns, orientation, tol
     said = (f'WARNING: 3 of 3 pictures of the train are loaded in another size than their annotations say, such as '
             f'{xml}/0.jpg ({told}): look whether')
     assert said in out if told else not out
+
+
+class Marked(XMLDataset):
+    METAINFO: ClassVar[dict] = dict(classes=('ring', 'disc', 'Ring'))
+
+
+class Own(Marked):
+    def parse_data_info(self, info):
+        return dict(img_path='elsewhere', height=9, width=9, instances=[dict(bbox=[0, 0, 0, 0], bbox_label=9)])
+
+
+def test_a_data_set_that_but_names_classes(xml, capsys):
+    """What it does not do itself is done by mm, as in a data set of mm."""
+    given = dict(ann_file=str(xml / 'list.txt'), img_subdir='', ann_subdir='', data_prefix=dict(sub_data_root=str(xml)),
+                 pipeline=[dict(type='LoadImageFromFile')])
+    marked, own = Marked(**given), Own(**given)
+    tell_unnamed(marked, 'train')
+    assert "Marked of the train leaves out objects that its classes do not name: 'Star' (1)." in capsys.readouterr().out
+    (xml / '1.jpg').unlink()
+    with pytest.raises(PreflightError, match='Marked of the train: .*1.jpg is not there'):
+        check_pictures(marked, 'train')
+    marked._metainfo['classes'] = ('ring', )
+    with pytest.raises(PreflightError, match='Marked of the train: .*has an object of the label 2, and there are 1'):
+        check_objects(marked, 'train')
+    for check in (tell_unnamed, check_pictures, check_objects):
+        check(own, 'train')
+    assert not capsys.readouterr().out
 
 
 OF_VOC = """

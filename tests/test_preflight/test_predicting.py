@@ -57,6 +57,10 @@ REFUSED = {
         r'.save_best. waits for coco/bbox_mAP, and the validation gives coco/bbox_mAP_50'),
     'a figure that does not exist, with nothing found': (
         NOTHING + "val_evaluator.update(metric_items=['AP'])\n", 'metric_items are such as mAP, mAP_50'),
+    'a figure, with predictions but written': (
+        "val_evaluator.update(format_only=True, outfile_prefix='found')\n"
+        "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP')\n",
+        r'.save_best. waits for coco/bbox_mAP, and the validation gives no figure .format_only.. To run'),
     'two metrics of one name': ('val_evaluator = [val_evaluator] * 2\n',
                                 '2 metrics of the validation give coco/bbox_mAP, and mmengine stops at that when all'),
 }

@@ -211,6 +211,34 @@ val_evaluator = test_evaluator = dict(type='AveragePrecision')
 """
 
 
+CLASSES = "for loader in (train_dataloader, val_dataloader):\n    loader['dataset']['classes'] = {}\n"
+OTHERWISE = {
+    'classes of another order': (
+        CLASSES.format("('owl', 'dog', 'cat')"),
+        'metainfo of .*train.json has the classes cat, dog, owl, the config has owl, dog, cat; they differ'),
+    'categories of another order': (
+        CLASSES.format("('a', 'c', 'b')"),
+        'metainfo of .*val.json has the classes a, b, c, the config has a, c, b; they differ from number 1 on'),
+    'a metric of difficult labels': ("val_evaluator = dict(type='VOCAveragePrecision')\n", 'in VOCAveragePrecision, .*'
+                                     "KeyError: 'gt_label_difficult' .PackInputs of its pipeline does not keep it"),
+    'other names': (CLASSES.format("('A', 'b', 'c')"), None),
+}
+
+
+@pytest.mark.parametrize('case', OTHERWISE)
+def test_lists_of_several_labels(printed, tmp_path, case):
+    """Labels are numbers of the classes in their json, though a config that names classes renames them."""
+    lines, message = OTHERWISE[case]
+    pictures = [dict(img_path='cat/0.png', gt_label=[0, 1]), dict(img_path='dog/0.png', gt_label=[2])]
+    classes = dict(classes=['cat', 'dog', 'owl']) if 'owl' in lines or 'VOC' in lines else {}
+    categories = dict(categories=[dict(id=i, category_name=name) for i, name in ((2, 'c'), (0, 'a'), (1, 'b'))])
+    for name in ('train', 'val'):
+        meta = categories if name == 'val' and not classes else classes
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(metainfo=meta, data_list=pictures)))
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        printed(CLASSIFIER, SEVERAL.replace('{folder}', str(tmp_path)) + lines)
+
+
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_pictures_of_several_labels(printed, tmp_path, split):
     content = dict(metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=[
