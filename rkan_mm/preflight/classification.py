@@ -22,7 +22,7 @@ from .checks import PreflightError
 from .config import is_mm, switches
 from .config import kind as kind_of
 from .datasets import DOWNLOADING, data_sets, names_of, parts_of
-from .images import LOOKED_AT, spread
+from .images import LOOKED_AT, PICTURES, spread
 from .red import warn_in_red
 
 PARTS = {  # what a split of a data set cannot do without
@@ -30,9 +30,6 @@ PARTS = {  # what a split of a data set cannot do without
     'Food101': lambda split: ('images', f'meta/{split}.txt'),
 }
 
-
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp', '.gif', '.avif', '.jp2', '.heic')
-"""How names of pictures end."""
 
 SWITCH = 'To run all the same: --cfg-options preflight.classes=False'
 

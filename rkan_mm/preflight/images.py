@@ -24,6 +24,9 @@ ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND'}  # of JPEG and PNG files, b
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 READERS = ('cv2', 'pillow', 'turbojpeg', None)  # of image files, as whose size and orientation those of the file count
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp', '.gif', '.avif', '.jp2', '.heic')
+"""How names of pictures end."""
+
 LOOKED_AT = 5000
 """Images of a data set for classification, at most, that are looked at."""
 
@@ -104,7 +107,7 @@ def check_pictures(dataset: Any, what: str) -> None:
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
     present = [path for path in paths if path.name in there[path.parent]]
-    endings = {folder: {Path(name).stem: Path(name).suffix for name in there[folder]}
+    endings = {folder: {Path(name).stem: Path(name).suffix for name in there[folder] if name.lower().endswith(PICTURES)}
                for folder in {path.parent for path in paths.keys() - set(present)}}
     for path in paths:
         if path.name not in there[path.parent]:

@@ -187,7 +187,7 @@ def test_a_data_set_that_but_names_classes(xml, capsys):
     with pytest.raises(PreflightError, match='Marked of the train: .*1.jpg is not there'):
         check_pictures(marked, 'train')
     marked._metainfo['classes'] = ('ring', )
-    with pytest.raises(PreflightError, match='Marked of the train: .*has an object of the label 2, and there are 1'):
+    with pytest.raises(PreflightError, match='Marked of the train: .*has an object of the label 1, and there are 1'):
         check_objects(marked, 'train')
     for check in (tell_unnamed, check_pictures, check_objects):
         check(own, 'train')
