@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 
 from rkan_mm.engine.run_error import PreflightError
 
 SHIPPED = Path(__file__).parents[1] / '.mim/configs'
 SCOPE = 'rkan_mm::'
+OPS = ('nms', 'roi_layer')
+"""Parts of a config whose type mm looks up in mmcv.ops, by its name alone."""
 
 
 def find_config(config: str) -> str:
@@ -42,10 +46,27 @@ def read_config(config: str) -> Config:
     """
     path = find_config(config)
     if not _has_ours(Path(path)):
-        return Config.fromfile(path)
-    with tempfile.TemporaryDirectory() as folder:
-        cfg = Config.fromfile(_with_paths(Path(path), Path(folder)))
-    return Config(cfg._cfg_dict, cfg_text=cfg.text, filename=path)
+        cfg = Config.fromfile(path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            cfg = Config.fromfile(_with_paths(Path(path), Path(folder)))
+        cfg = Config(cfg._cfg_dict, cfg_text=cfg.text, filename=path)
+    _name_ops(cfg._cfg_dict)
+    return cfg
+
+
+def _name_ops(node: Any) -> None:
+    """Name mm's operations as it looks for them; a pure Python config has classes, and once dumped their paths."""
+    if isinstance(node, dict):
+        for key, part in dict.items(node):  # without importing what the config imports
+            cls = dict.get(part, 'type') if isinstance(part, dict) and key in OPS else None
+            path = f'{cls.module}.{cls}' if isinstance(cls, (LazyObject, LazyAttr)) else cls
+            if isinstance(path, str) and path.startswith('mmcv.ops.'):
+                part['type'] = path.rpartition('.')[2]
+            _name_ops(part)
+    elif isinstance(node, (list, tuple)):
+        for part in node:
+            _name_ops(part)
 
 
 def _bases(path: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from rkan_mm.engine import RunError
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.engine.writing import plain
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
-from rkan_mm.preflight.building import building
+from rkan_mm.preflight.building import building, of_import
 from rkan_mm.preflight.classification import check_classification
 from rkan_mm.preflight.config import kind
 from rkan_mm.preflight.red import warn_in_red
@@ -232,6 +232,9 @@ def main(function, argv: Sequence[str] | None = None) -> None:
     """Run a command line; what its user can mend is one message and exit code 2, not a traceback."""
     try:
         function(argv)
-    except RunError as error:
-        print(f'{Path(sys.argv[0]).name}: {error}', file=sys.stderr)
+    except Exception as error:
+        text = str(error) if isinstance(error, RunError) else (cure := of_import(error)) and f'{error} ({cure}).'
+        if not text:
+            raise
+        print(f'{Path(sys.argv[0]).name}: {text}', file=sys.stderr)
         sys.exit(2)

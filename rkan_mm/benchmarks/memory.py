@@ -17,6 +17,7 @@ from torch import Tensor
 from rkan_mm.apis.command_line import at_least, command_line, file_to_write, positive
 from rkan_mm.apis.runner import load_config
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import scope
 
 from .steps import annotated
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> float:
     init_default_scope('mmdet')
     model_cfg = cfg.model
     torch.manual_seed(0)
-    fixed = states(copy.deepcopy(model_cfg), args.moments)
+    with building('The model cannot be built'):
+        fixed = states(copy.deepcopy(model_cfg), args.moments)
     table = Table(title=f'{args.config}: {args.batch} x {args.size} px a GPU, {args.objects} objects an image')
     for column in ('', 'activations an image', 'weights, gradients, optimizer', 'together, GiB'):
         table.add_column(column, justify='left' if not column else 'right')

@@ -196,13 +196,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         find_config(config)
     results = []
     for config in args.config:
-        if args.detector:
-            from .detectors import measure as whole
-            results.append(whole(config, args.shape, args.train, args.rounds, running, args.cfg_options,
-                                 args.baseline))
-        else:
-            results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
-                                   args.cfg_options, baseline=args.baseline))
+        with building(f'{config} cannot be measured'):
+            if args.detector:
+                from .detectors import measure as whole
+                results.append(whole(config, args.shape, args.train, args.rounds, running, args.cfg_options,
+                                     args.baseline))
+            else:
+                results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
+                                       args.cfg_options, baseline=args.baseline))
         show(results[-1])
         if args.out:
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from rich.table import Table
 from rkan_mm.apis.command_line import command_line, file_to_write, positive
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind, scope
 from rkan_mm.preflight.datasets import data_sets
 
@@ -44,7 +45,8 @@ def build(cfg: Config) -> BaseModel:
     model_cfg = without_pretrained(cfg.model)
     if cfg.get('data_preprocessor'):
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MMENGINE_MODELS.build(model_cfg)
+    with building('The model cannot be built'):
+        model = MMENGINE_MODELS.build(model_cfg)
     model.init_weights()
     return model
 

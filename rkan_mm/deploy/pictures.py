@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rkan_mm.preflight.config import MM
+
 from .errors import UnsupportedModelError
 
 
@@ -58,7 +60,7 @@ def gives_bgr(pipeline: Sequence[dict]) -> bool:
     """Whether a pipeline of mm ends with BGR: what it reads from files does, arrays of a data set are taken as RGB."""
     bgr = any('LoadImage' in _kind(step) for step in pipeline)
     for step in pipeline:
-        kind = _kind(step).rpartition('.')[2]
+        kind = _kind(step)
         if (kind == 'NumpyToPIL' and step.get('to_rgb', False)) or (kind == 'PILToNumpy' and step.get('to_bgr', False)):
             bgr = not bgr
     return bgr
@@ -83,12 +85,13 @@ def preparation(pipeline: Sequence[dict]) -> list[dict[str, Any]]:
 
 
 def _kind(step: dict) -> str:
-    """Its name; configs in pure Python have the class itself."""
-    return step['type'] if isinstance(step['type'], str) else step['type'].__name__
+    """The name of mm's; configs in pure Python have the class itself, or its path where they were dumped."""
+    name = step['type'] if isinstance(step['type'], str) else f'{step["type"].__module__}.{step["type"].__name__}'
+    return name.rpartition('.')[2] if name.partition('.')[0] in MM else name
 
 
 def _step(config: dict) -> dict[str, Any] | None:
-    kind = _kind(config).removeprefix('mmdet.').removeprefix('mmpretrain.')
+    kind = _kind(config)
     if kind.startswith(('Load', 'Pack')) or kind in ('NumpyToPIL', 'PILToNumpy'):
         return None
     resampling = dict(filter=config.get('interpolation', 'bilinear'),

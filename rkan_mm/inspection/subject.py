@@ -24,6 +24,7 @@ from torch import nn
 from rkan_mm.deploy.pictures import gives_bgr
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
+from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
 from rkan_mm.preflight.config import scope
 from rkan_mm.preflight.datasets import check_data_sets, common
@@ -56,10 +57,11 @@ class Subject:
         self.device = device or get_device()
         self.scope = scope(cfg) or 'mmengine'
         init_default_scope(self.scope)
-        model_cfg = copy.deepcopy(cfg.model)
-        if cfg.get('data_preprocessor'):
-            model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-        self.model = revert_sync_batchnorm(MODELS.build(model_cfg))
+        with building('The model cannot be built'):
+            model_cfg = copy.deepcopy(cfg.model)
+            if cfg.get('data_preprocessor'):
+                model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+            self.model = revert_sync_batchnorm(MODELS.build(model_cfg))
         if not any_model and not kan_layers(self.model):
             raise PreflightError(f'{cfg.filename}: {type(self.model).__name__} has no KAN layer (RKANet, KANConv*, '
                                  'KANLinear); there is nothing to look into.')
@@ -134,7 +136,7 @@ class Subject:
         alone.test_dataloader = {**self._loader, 'dataset': dataset}
         check_data_sets(alone, ('test',))
         check_classification(alone, False)
-        with quiet(), DefaultScope.overwrite_default_scope(self.scope):
+        with building('The data set cannot be built'), quiet(), DefaultScope.overwrite_default_scope(self.scope):
             built = DATASETS.build(copy.deepcopy(dataset))
             if hasattr(built, 'full_init'):
                 built.full_init()

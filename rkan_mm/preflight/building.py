@@ -16,7 +16,19 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 MEMORY = "out of memory|[Cc]annot allocate memory|can't allocate memory"
 
+ASSIGN = 'model.backbone = dict(type=RKANet, backbone=model.backbone)'
+"""How a part is changed in a pure Python config."""
+
+KEPT = (f'_delete_=True is for what a config has from its _base_; in pure Python, where update() keeps what was there, '
+        f'write {ASSIGN}')
+
 CURES: tuple[tuple[str, str], ...] = (
+    ("unexpected keyword argument '_delete_'", KEPT),
+    ('maximum recursion depth exceeded', f'a part of it holds itself, as by update(); write {ASSIGN}'),
+    ('file type in the inheritance chain', 'one config has _base_, the other is in pure Python: write both in one way, '
+                                           'here by `with read_base(): from .NAME import *`'),
+    ('must contain the key "type"', 'a part of it has no type; in a pure Python config model = dict(...) replaces all '
+                                    f'that the base has: write {ASSIGN}'),
     ('need at least one array to concatenate', 'a data set is empty: it has no sample, or its filter_cfg left none. '
                                                'Check ann_file, data_prefix and metainfo.classes'),
     ("got an unexpected keyword argument", 'look whether it is of the base config; what a base has goes only with '
@@ -42,6 +54,7 @@ CURES: tuple[tuple[str, str], ...] = (
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
                                                    'PackDetInputs or PackInputs'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
+    ('^KeyError: (debug|info|warning|error)$', 'levels are written in capitals, such as INFO'),
     (MEMORY, 'lower the batch size (train_dataloader.batch_size, or --batch-size of infer), or see the table on memory '
              'in the docs'),
 )
@@ -88,7 +101,8 @@ def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[No
                 raise
             raise RunError(f'{sentence}.{to_file(traceback.format_exc())}') from error
         text, logged = _text(error), to_file(traceback.format_exc())
-        cure = _of_registry(error) or next((cure for pattern, cure in CURES if re.search(pattern, text)), '')
+        cure = _of_registry(error) or of_import(error) or next(
+            (cure for pattern, cure in CURES if re.search(pattern, text)), '')
         problem = PreflightError(f'{what}: {text}' + (f' ({cure})' if cure else '') + f'.{logged}')
         problem.__cause__ = error
     else:
@@ -143,7 +157,21 @@ def _of_registry(error: Exception) -> str | None:
             f'is the module that has it in custom_imports, and default_scope right? It is {scope!r}')
 
 
-def _registries(kind: str) -> Iterator[Registry]:
+def of_import(error: Exception) -> str | None:
+    """What may help against an import of a pure Python config, which mmengine carries out where its name is used."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(frame.filename.endswith('mmengine/config/lazy.py') for frame in frames):
+        return None
+    found = re.search(r'Failed to import (\w+) from (\w+)', str(error))
+    name, package = found.groups() if found else ('', '')
+    known = {each.__name__: each.__module__ for registry in _registries() for each in registry.module_dict.values()
+             if each.__module__.startswith(package)}
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return (f'did you mean from {known[near[0]]} import {near[0]}?' if near else
+            'correct that line of the config, or install what it imports')
+
+
+def _registries(kind: str | None = None) -> Iterator[Registry]:
     from mmengine import registry
 
     def below(each: Registry) -> Iterator[Registry]:
@@ -152,7 +180,7 @@ def _registries(kind: str) -> Iterator[Registry]:
             yield from below(child)
 
     for each in vars(registry).values():
-        if isinstance(each, Registry) and each.name == kind:
+        if isinstance(each, Registry) and kind in (None, each.name):
             yield from below(each)
 
 

@@ -23,11 +23,12 @@ from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.registry import MODELS
 
 from .annotations import some
-from .building import checking
+from .building import KEPT, checking
 from .config import built_from, dicts_with, kind
 from .datasets import check_data_sets
 from .outputs import check_outputs
 from .precision import check_precision
+from .red import warn_in_red
 from .resuming import check_resumable
 from .values import check_ranges
 
@@ -40,6 +41,7 @@ def check(cfg: Config, training: bool) -> None:
         training: whether the run trains (and validates) or tests.
     """
     _check_device()
+    _tell_launcher(cfg)
     _check_layout(cfg)
     with checking('Values'):
         check_ranges(cfg, training)
@@ -63,8 +65,8 @@ def check(cfg: Config, training: bool) -> None:
                 check_checkpoint(init_cfg['checkpoint'], cfg.get('weights_hint'))
                 if '://' not in init_cfg['checkpoint']:
                     safe_loading.read(init_cfg['checkpoint'])
-        _check_work_dir(cfg.work_dir)
         check_precision(cfg)
+    _check_work_dir(cfg.work_dir)
 
 
 def _check_arguments(cfg: Config) -> None:
@@ -78,10 +80,11 @@ def _check_arguments(cfg: Config) -> None:
         extra = [name for name in part if name not in read]
         if extra and not any(each.kind is each.VAR_KEYWORD for each in signature.values()):
             where = '.'.join(filter(None, ('model', path)))
-            raise PreflightError(
-                f'{where}: {kind(part)} has no argument {", ".join(extra)}; it has {", ".join([*signature][1:])}. If '
-                'they are of the base config, with which yours is merged, write _delete_=True beside '
-                f"type='rkan_mm.{kind(part)}'.")
+            cure = KEPT if '_delete_' in extra else (
+                'If they are of the base config, with which yours is merged, write _delete_=True beside '
+                f"type='rkan_mm.{kind(part)}'")
+            raise PreflightError(f'{where}: {kind(part)} has no argument {", ".join(extra)}; it has '
+                                 f'{", ".join([*signature][1:])}. {cure}.')
 
 
 ZOOS = {
@@ -157,6 +160,13 @@ def _check_device() -> None:
     if asked not in ('', '-1') and not torch.cuda.is_available():
         raise PreflightError(f'CUDA_VISIBLE_DEVICES={asked} asks for a GPU, and torch {torch.__version__} finds none: '
                              'check nvidia-smi and that torch is built with CUDA, or unset it to run on the CPU.')
+
+
+def _tell_launcher(cfg: Config) -> None:
+    if cfg.get('launcher', 'none') == 'none' and os.environ.get('RANK') == '0' and os.environ.get(
+            'WORLD_SIZE', '1') != '1':
+        warn_in_red(f'torchrun has begun {os.environ["WORLD_SIZE"]} processes, and --launcher is none: each runs all '
+                    'by itself, and all write to one work dir. Give --launcher pytorch.')
 
 
 def _check_layout(cfg: Config) -> None:

@@ -34,6 +34,22 @@ CONFIGS = {  # of one text in the detector's config, what stands there by mistak
                  "load[0], dict(type='PackDetInputs', meta_keys=keys[:-1])"),
     'classes': ('val_evaluator =', "val_dataloader['dataset']['metainfo'] = dict(classes=('car',))\nval_evaluator ="),
 }
+READ = '''
+from mmengine.config import read_base
+with read_base():
+    from .det import *
+from mmdet.models import ResNet
+from rkan_mm.models import RKANet
+'''
+PURE = {  # over the detector's config, in pure Python
+    'update': 'model.update(dict(backbone=dict(_delete_=True, type=RKANet, backbone=dict(type=ResNet, depth=18))))',
+    'itself': 'model.update(dict(neck=dict(type=RKANet, backbone=model.neck)))',
+    'whole': 'model = dict(backbone=dict(type=RKANet, backbone=dict(type=ResNet, depth=18)))',
+    'imported': 'from rkan_mm import RKANet as Net\nmodel.backbone.type = Net',
+    'misspelt': 'from mmdet.models import RetinaHed\nmodel.backbone.type = RetinaHed',
+    'style': '_base_ = "./update.py"',
+}
+ASSIGN = r'write model.backbone = dict.type=RKANet, backbone=model.backbone'
 DET, CLS = 'det.py det.pth', 'cls.py cls.pth'
 MISTAKES = {
     'train gone.py': "Config 'gone.py' does not exist",
@@ -163,6 +179,25 @@ MISTAKES = {
     'demo --config cls.py': 'pictures exists and holds no shapes data set; name another folder',
     'subset-coco shapes/shapes.json out.json': "shapes/shapes.json is no COCO json of instances .KeyError: 'images'",
     'subset-coco shapes/annotations/val.json out.json --num-images 0': 'expected a whole number of at least 1',
+    'train update.py': f'RKANet has no argument _delete_; .* in pure Python, where update.* keeps .*{ASSIGN}',
+    'train itself.py': f'maximum recursion depth exceeded.*a part of it holds itself, as by update.*{ASSIGN}',
+    'train whole.py': f'must contain the key "type".* replaces all that the base has: {ASSIGN}',
+    'train style.py': 'one config has _base_, the other is in pure Python: write both in one way',
+    'train imported.py': 'Failed to import RKANet from rkan_mm .*did you mean from rkan_mm.models.* import RKANet',
+    'test imported.py det.pth': 'did you mean from rkan_mm.models.* import RKANet',
+    'infer imported.py det.pth shapes/val': 'did you mean from rkan_mm.models.* import RKANet',
+    'export imported.py det.pth out.onnx': 'did you mean from rkan_mm.models.* import RKANet',
+    'inspect misspelt.py det.pth': 'did you mean from mmdet.models.* import RetinaHead',
+    'benchmark misspelt.py': 'did you mean from mmdet.models.* import RetinaHead',
+    'inspect model.py det.pth': 'The model cannot be built: .*did you mean RetinaNet',
+    'export model.py det.pth out.onnx': 'The model cannot be built: .*did you mean RetinaNet',
+    'memory model.py': 'The model cannot be built: .*did you mean RetinaNet',
+    'benchmark basis.py': "basis.py cannot be measured: .*unexpected keyword argument 'basis'",
+    'benchmark det.py --shape 1 64 64 3': 'det.py cannot be measured: .*to have 3 channels, but got 64',
+    'export notes.json det.pth out.onnx': "The model cannot be built: .*no attribute 'model'",
+    'benchmark notes.json': "notes.json cannot be measured: .*no attribute 'model'",
+    f'test {DET} --work-dir notes.txt': "The work dir 'notes.txt' cannot be written to .*choose another by --work-dir",
+    'train det.py --cfg-options log_level=info': 'levels are written in capitals, such as INFO',
     'trian det.py': "no command 'trian'; did you mean 'train'",
 }
 
@@ -178,6 +213,9 @@ def folder(tmp_path_factory):
     for name, (right, wrong) in CONFIGS.items():
         assert right in DETECTOR
         (path / f'{name}.py').write_text(DETECTOR.replace(right, wrong))
+    for name, text in PURE.items():
+        (path / f'{name}.py').write_text((READ if name != 'style' else '') + f'{text}\n')
+    (path / 'notes.json').write_text('{}')
     (path / 'nodelete.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nmodel = dict(backbone=dict(\n    "
         "type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}))\n")
@@ -204,6 +242,7 @@ def own_loggers(monkeypatch):
 
 @pytest.mark.parametrize('line', MISTAKES)
 @pytest.mark.usefixtures('own_loggers')
+@pytest.mark.filterwarnings('ignore:Exception ignored in. <_io.FileIO')  # which mmengine leaves open at an error
 def test_one_sentence(folder, line, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stopped:

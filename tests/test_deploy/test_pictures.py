@@ -48,9 +48,12 @@ def test_steps_that_are_classes():
     settings = dict(scale=(133, 80), keep_ratio=True)
     steps = [dict(type=LoadImageFromFile), dict(type=Resize, **settings), dict(type=PackDetInputs)]
     assert gives_bgr(steps)
-    assert preparation(steps) == preparation([dict(type='Resize', **settings)])
+    dumped = [dict(type='mmcv.transforms.LoadImageFromFile'), dict(type='mmdet.datasets.transforms.Resize', **settings)]
+    assert preparation(steps) == preparation(dumped) == preparation([dict(type='Resize', **settings)])
     with pytest.raises(UnsupportedModelError, match='has a step FixScaleResize '):
         preparation([dict(type=FixScaleResize, scale=(8, 8))])
+    with pytest.raises(UnsupportedModelError, match='has a step own.Resize '):
+        preparation([dict(type='own.Resize', **settings)])
 
 
 @pytest.mark.parametrize('step', [

@@ -36,6 +36,16 @@ def test_a_whole_config_passes(cfg):
     check(cfg, training=False)
 
 
+@pytest.mark.parametrize(('launcher', 'processes', 'told'), [('none', '2', True), ('pytorch', '2', False),
+                                                             ('none', '1', False)])
+def test_torchrun_without_a_launcher(cfg, monkeypatch, capsys, launcher, processes, told):
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', processes)
+    cfg.launcher = launcher
+    check(cfg, training=False)
+    assert ('torchrun has begun 2 processes, and --launcher is none' in capsys.readouterr().out) is told
+
+
 def test_a_plugin_may_have_a_postfix(cfg):
     cfg.model.backbone = dict(type='rkan_mm.PluggedBackbone', backbone=dict(type='ResNet', depth=18), plugins=[
         dict(cfg=dict(type='rkan_mm.ECA', postfix='_1'))])
