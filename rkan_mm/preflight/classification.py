@@ -208,14 +208,22 @@ def check_names_of_folders(dataset: Any, what: str) -> None:
 
 
 def _labels_of_folders(dataset: Any) -> dict[str, int]:
+    """Of each folder all of whose pictures have one label, by its name; of folders within such a folder none."""
     if not hasattr(dataset, 'get_data_info') or not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):
         return {}
-    labels: dict[str, set] = {}
+    pictures: list[list[Path]] = []
+    labels: dict[Path, set] = {}
     for i in spread(len(dataset), LOOKED_AT):
         info = dataset.get_data_info(i)
         if isinstance(info.get('img_path'), str) and isinstance(info.get('gt_label'), (int, np.integer)):
-            labels.setdefault(Path(info['img_path']).parent.name, set()).add(int(info['gt_label']))
-    return {name: each.pop() for name, each in labels.items() if len(each) == 1} if len(labels) > 1 else {}
+            pictures.append(list(Path(info['img_path']).parents)[::-1])
+            for folder in pictures[-1]:
+                labels.setdefault(folder, set()).add(int(info['gt_label']))
+    found: dict[str, set] = {}
+    for folders in pictures:
+        if outermost := next((folder for folder in folders if len(labels[folder]) == 1), None):
+            found.setdefault(outermost.name, set()).update(labels[outermost])
+    return {name: each.pop() for name, each in found.items() if len(each) == 1} if len(found) > 1 else {}
 
 
 def _check_endings(dataset: Any) -> None:

@@ -17,7 +17,12 @@ from small_runs import CLASSIFIER
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.absent import tell_absent_labels
-from rkan_mm.preflight.classification import check_classification, check_labels, check_names_of_folders
+from rkan_mm.preflight.classification import (
+    check_classification,
+    check_labels,
+    check_names_of_folders,
+    check_same_folders,
+)
 
 TINY_IMAGENET = 'configs/tiny-imagenet/rkan-resnet34_1xb128-200e_tiny-imagenet.py'
 SMALL = ['model.backbone.backbone.base_channels=8', 'model.backbone.backbone.stem_channels=8',
@@ -142,6 +147,24 @@ def test_folders_that_classes_name_otherwise(small_data, tmp_path, case):
                                data_prefix=str(small_data / 'pictures/train'), **given))
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         check_names_of_folders(data, 'test')
+
+
+def test_folders_within_those_of_classes(tmp_path):
+    """Clips of a class are numbered as they like, and may be called as another class is."""
+    init_default_scope('mmpretrain')
+    for name in ('train/cat/1', 'train/cat/2', 'train/dog/3', 'train/dog/4/cat', 'val/cat/3', 'val/dog/1', 'val/dog/2'):
+        (tmp_path / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / name / '1.png'), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / 'val.txt').write_text('val/cat/3/1.png 1\nval/dog/1/1.png 0\n')
+    given = dict(type='CustomDataset', classes=('cat', 'dog'), data_root=str(tmp_path))
+    train, val, odd = (DATASETS.build({**given, **each}) for each in (
+        dict(data_prefix='train'), dict(data_prefix='val'), dict(ann_file='val.txt')))
+    check_same_folders(dict(train=train, validation=val))
+    check_names_of_folders(train, 'train')
+    with pytest.raises(PreflightError, match='The pictures of cat have the label 0 .* and 1 in .*; 2 folders are so'):
+        check_same_folders(dict(train=train, validation=odd))
+    with pytest.raises(PreflightError, match="The pictures of cat have the label 1 .* name 'dog'"):
+        check_names_of_folders(odd, 'validation')
 
 
 def test_no_training_with_folders_that_classes_name_otherwise(printed):
