@@ -75,7 +75,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         name = names.get(key) if isinstance(key := annotation.get('category_id'), Hashable) else None
         wanted = name in known or 'category_id' not in annotation
         if not wanted:
-            unknown[name or f'number {key}'] += 1
+            unknown[name or f'number {key!r}'] += 1
         image = images.get(key) if isinstance(key := annotation.get('image_id'), Hashable) else None
         where = f'annotation {annotation.get("id", "without id")}' + (f' of {image["file_name"]}' if image else '')
         found = False

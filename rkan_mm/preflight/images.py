@@ -88,6 +88,8 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
 def check_pictures(dataset: Any, what: str) -> None:
     """Look at the image files of a data set that is built, of a large one at some, evenly spread.
 
+    Where the labels of pixels are loaded, their files belong to them.
+
     Args:
         dataset: as mm or we read it; those of code of the user's own are left alone, and so are images in memory or
             behind a backend.
@@ -102,8 +104,9 @@ def check_pictures(dataset: Any, what: str) -> None:
     if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
         return
     infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
-    names = [str(info.get('img_path') or '') for info in infos]
-    paths = {Path(name): info for name, info in zip(names, infos, strict=True) if name and '://' not in name}
+    keys = ['img_path', *(['seg_map_path'] if any(getattr(step, 'with_seg', False) for step in steps) else [])]
+    paths = {Path(name): info for info in infos for key in keys
+             if (name := str(info.get(key) or '')) and '://' not in name}
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
     present = [path for path in paths if path.name in there[path.parent]]

@@ -75,6 +75,7 @@ DAMAGE = [
     (rename, 'train.json has no category disc, which metainfo.classes of the config name; it has disk, rectangle'),
     (another_category, r"metainfo.classes of the config do not name: 'blob' \(1\). Without them on purpose: --cfg-op"),
     (set_first(category_id=99), r"do not name: 'number 99' \(1\)"),
+    (set_first(category_id='1'), r'do not name: "number \'1\'" \(1\)'),
     (set_first(image_id=99), r'annotation 1 \(image 99\) is of an image that the file does not list: list the image'),
     (set_first(bbox=[1, 1, -5, 5]), r'annotation 1 of \d+.png: \[1, 1, -5, 5\] is no box x, y, width, height: write'),
     (set_first(bbox=[1, 1, float('nan'), 5]), 'is no box'),

@@ -3,11 +3,14 @@
 import json
 from contextlib import nullcontext
 
+import cv2
+import numpy as np
 import pytest
 from mmdet.datasets import BaseDetDataset, CrowdHumanDataset
 from small_runs import DETECTOR
 
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.images import check_pictures
 from rkan_mm.preflight.objects import check_objects
 
 LOAD = [dict(type='LoadAnnotations', with_bbox=True)]
@@ -47,6 +50,34 @@ def test_boxes_that_are_no_corners(tmp_path, capsys):
                   'train')
     assert ('WARNING: 1 of 2 boxes in BaseDetDataset of the train have no width or no height, such as [5, 5, 3, 9] of '
             '0.jpg: mmdet reads them as corners') in capsys.readouterr().out
+
+
+def test_pixels_without_their_labels(tmp_path):
+    for name in ('0.jpg', '0.png', '1.jpg'):
+        cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
+    given = listed(tmp_path, [], [])
+    content = json.loads((tmp_path / 'list.json').read_text())
+    for i, info in enumerate(content['data_list']):
+        info.update(img_path=f'{tmp_path}/{i}.jpg', seg_map_path=f'{tmp_path}/{i}.png')
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    load = dict(type='LoadImageFromFile')
+    check_pictures(BaseDetDataset(**given | dict(pipeline=[load, *LOAD])), 'train')
+    data = BaseDetDataset(**given | dict(pipeline=[load, dict(type='LoadAnnotations', with_seg=True)]))
+    with pytest.raises(PreflightError, match='BaseDetDataset of the train: .*1.png is not there, but with the ending '):
+        check_pictures(data, 'train')
+
+
+def test_pictures_without_a_size(printed, small_data, tmp_path):
+    given = listed(tmp_path, [(0, WHOLE, 0)])
+    content = json.loads((tmp_path / 'list.json').read_text())
+    del content['data_list'][0]['width']
+    content['data_list'][0]['img_path'] = str(small_data / 'shapes/train/000000.png')
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    with pytest.raises(PreflightError, match="KeyError: width .the annotations lack the width and height of pict"):
+        printed(DETECTOR, f"""
+train_dataloader['dataset'].update(type='BaseDetDataset', ann_file={given['ann_file']!r}, data_prefix=dict(img_path=''))
+train_dataloader['batch_sampler'] = dict(type='AspectRatioBatchSampler')
+""")
 
 
 @pytest.mark.parametrize('ignored', [0, 1])
