@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _has_ours(path: Path) -> bool:
 
 def _with_paths(path: Path, folder: Path) -> Path:
     """A copy of a config in which every base is an absolute path, or of another package."""
-    text = path.read_text()
+    text = re.sub(r'\{\{\s*fileDirname\s*\}\}', lambda _: str(path.parent.absolute()), path.read_text())
     for base, file in _bases(path).items():
         new = repr(str(_with_paths(file, folder) if _has_ours(file) else file))
         text = text.replace(f"'{base}'", new).replace(f'"{base}"', new)

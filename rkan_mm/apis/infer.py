@@ -20,7 +20,7 @@ from rich.progress import track
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
 from rkan_mm.preflight.building import building
-from rkan_mm.preflight.config import dicts_with, kind, scope
+from rkan_mm.preflight.config import LIBRARIES, dicts_with, kind, scope
 from rkan_mm.preflight.datasets import class_names, common, data_sets
 from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.values import check_predictions
@@ -30,7 +30,6 @@ from .command_line import add_cfg_options, command_line, part, positive
 from .images import list_images
 from .runner import add_allow_partial, load_config
 
-LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
 VISUALIZERS = dict(mmdet='mmdet.DetLocalVisualizer', mmrotate='mmrotate.RotLocalVisualizer',
                    mmseg='mmseg.SegLocalVisualizer')  # where a config has none
 ODD = 3

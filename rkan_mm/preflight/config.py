@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
 
 from rkan_mm.engine.run_error import PreflightError
 
@@ -23,15 +24,24 @@ def kind(cfg: dict | None) -> str:
 
 
 def scope(cfg: Config) -> str | None:
-    """The package whose registries a config asks: its ``default_scope``, else that of its model."""
+    """The package whose registries a config asks: its ``default_scope``, else mm's that its model is or inherits of."""
     if cfg.get('default_scope'):
         return cfg.default_scope
     cls = (cfg.get('model') or {}).get('type') or ''
-    package, dot, _ = (cls if isinstance(cls, str) else f'{cls.__module__}.').partition('.')
-    return package if dot else None
+    if isinstance(cls, str):
+        package, dot, _ = cls.partition('.')
+        own = get_object_from_string(cls) if dot and package not in MM else None
+        if not callable(own):
+            return package if dot else None
+        cls = own
+    packages = [base.__module__.partition('.')[0] for base in getattr(cls, '__mro__', (cls,))]
+    return next((package for package in packages if package in LIBRARIES), packages[0])
 
 
-MM = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmrotate', 'rkan_mm')
+LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
+"""Those with models of their own."""
+
+MM = ('mmengine', 'mmcv', *LIBRARIES, 'rkan_mm')
 
 
 def is_mm(cls: Callable, *methods: str) -> bool:

@@ -1,6 +1,7 @@
 """Pure Python configs, whose types are classes and which have no default scope."""
 
 import json
+import sys
 
 import pytest
 from mmengine.config import Config
@@ -56,11 +57,25 @@ test_evaluator = val_evaluator
 """
 
 
-@pytest.fixture
-def config(tmp_path):
+OWN = """
+from mmpretrain.models.classifiers import ImageClassifier
+
+
+class Own(ImageClassifier):
+    pass
+"""
+
+
+@pytest.fixture(params=['ImageClassifier', 'Own'])
+def config(request, tmp_path, monkeypatch):
+    """With a model of mmpretrain's, or of the user's own that inherits from it."""
     (tmp_path / 'run.py').write_text(RUN)
-    (tmp_path / 'pure.py').write_text(CONFIG)
-    return str(tmp_path / 'pure.py')
+    (tmp_path / 'models_of_the_user.py').write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = CONFIG.replace('type=ImageClassifier', f'type={request.param}')
+    (tmp_path / 'pure.py').write_text(text.replace('data_root =', 'from models_of_the_user import Own\ndata_root =', 1))
+    yield str(tmp_path / 'pure.py')
+    sys.modules.pop('models_of_the_user', None)
 
 
 def test_a_classifier_from_training_to_a_look_inside(config, small_data, tmp_path):
@@ -74,7 +89,9 @@ def test_a_classifier_from_training_to_a_look_inside(config, small_data, tmp_pat
     assert set(figures) == {'accuracy/top1'}
     infer.main([config, weights, str(small_data / 'pictures/val/cat'), '--out-dir', str(tmp_path / 'out')])
     assert json.loads((tmp_path / 'out/preds/0.json').read_text())['pred_class'] in ('cat', 'dog', 'owl')
-    assert not Subject(loading.load_config(config), weights, [str(small_data / 'pictures/val/cat/0.png')]).is_detector
+    for path in (config, str(work / 'pure.py')):
+        assert not Subject(loading.load_config(path), weights, [
+            str(small_data / 'pictures/val/cat/0.png')]).is_detector
 
 
 def test_the_head_of_a_classifier_is_measured_with_it(config):

@@ -38,6 +38,11 @@ def test_ours_as_a_base(tmp_path, root, base):
     assert cfg.to_dict() == expected.to_dict()
 
 
+def test_the_folder_of_a_config_over_ours(tmp_path):
+    (tmp_path / 'mine.py').write_text(f"_base_ = 'rkan_mm::{NAME}.py'\nload_from = '{{{{ fileDirname }}}}/last.pth'\n")
+    assert read_config(str(tmp_path / 'mine.py')).load_from == f'{tmp_path}/last.pth'
+
+
 def test_a_base_that_is_not_ours(tmp_path):
     (tmp_path / 'mine.py').write_text(f"_base_ = 'rkan_mm::{NAME[:-1]}.py'\n")
     with pytest.raises(PreflightError, match=f'did you mean {NAME} or'):
