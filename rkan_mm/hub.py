@@ -1,4 +1,4 @@
-"""Our classifiers in mmpretrain's list of models: ``mmpretrain.get_model``, ``list_models`` and its inferencers."""
+"""Our configs where mm looks for them: bases by name, ``mmpretrain.get_model``, ``list_models`` and the inferencers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+import mmengine.config.config
+import mmengine.hub.hub
 import yaml
+
+from rkan_mm.models.layers.teaching import teach
 
 MIM = Path(__file__).parent / '.mim'
 HUB = 'mmpretrain.apis.model'
@@ -56,10 +60,17 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
+def place_of(plain: Callable[[str], str], package: str) -> str:
+    """Where a package lies; of one that is installed editable, mmengine 0.10.7 names a folder that is not there."""
+    return str(MIM.parent) if package == MIM.parent.name else plain(package)
+
+
 def register_when_imported() -> None:
     """Register now if mmpretrain is there, or else as soon as it is."""
     if not (MIM / 'model-index.yml').exists():  # a copy of the package without its configs
         return
+    for module in (mmengine.config.config, mmengine.hub.hub):
+        teach(module, 'get_installed_path', place_of)
     if HUB in sys.modules:
         register(sys.modules[HUB])
     else:

@@ -3,11 +3,18 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import mmdet
+import mmengine.config.config
+import mmengine.hub.hub
 import pytest
 import yaml
 from config_files import ENTRIES, METAFILES
 from conftest import ROOT
+
+import rkan_mm
+from rkan_mm.hub import place_of
 
 BY_NAME = """
 import sys, warnings
@@ -69,6 +76,15 @@ def test_the_index_names_every_metafile():
 
 def test_a_checkout(tmp_path):
     assert found_by_name(tmp_path, PYTHONPATH=str(ROOT)).startswith(str(ROOT))
+
+
+def test_mmengine_finds_this_copy_and_other_packages_as_before():
+    """Of a package that is installed editable mmengine 0.10.7 names a folder among those of packages."""
+    for module in (mmengine.config.config, mmengine.hub.hub):
+        assert Path(module.get_installed_path('rkan_mm')) == Path(rkan_mm.__file__).parent
+        assert Path(module.get_installed_path('mmdet')) == Path(mmdet.__file__).parent
+    assert place_of(lambda package: f'elsewhere/{package}', 'rkan_mm') == str(Path(rkan_mm.__file__).parent)
+    assert place_of(lambda package: f'elsewhere/{package}', 'mmdet') == 'elsewhere/mmdet'
 
 
 @pytest.mark.slow
