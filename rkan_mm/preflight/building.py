@@ -54,7 +54,7 @@ CURES: tuple[tuple[str, str], ...] = (
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '
                                                    'PackDetInputs or PackInputs'),
     ('KeyError: (width|height)$', 'the annotations lack the width and height of pictures, by which filter_cfg and '
-                                   'AspectRatioBatchSampler go: write them, or leave these two out'),
+                                  'AspectRatioBatchSampler go: write them, or leave these two out'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
     ('^KeyError: (debug|info|warning|error)$', 'levels are written in capitals, such as INFO'),
     (MEMORY, 'lower the batch size (train_dataloader.batch_size, or --batch-size of infer), or see the table on memory '
