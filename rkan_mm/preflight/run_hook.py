@@ -25,6 +25,7 @@ from .effects import check_apart, check_predicting, check_training, validates, w
 from .evaluators import check_evaluator
 from .fit import innermost
 from .images import check_pictures
+from .later import check_later
 from .objects import check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
@@ -69,6 +70,8 @@ class CheckRunHook(Hook):
             check_training(runner)
             tell_random(runner)
             tell_order(getattr(runner.train_loop, 'dataloader', None))
+        with checking('What hooks do later'):
+            check_later(runner)
         self._check(runner, loops)
         self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
 

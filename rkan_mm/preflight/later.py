@@ -1,0 +1,68 @@
+"""What hooks of mm's come to only later in a training: where it fails, much has been paid for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from rkan_mm.engine.resume_state import random_state, set_random_state
+from rkan_mm.engine.run_error import PreflightError
+
+from .building import building
+from .config import is_mm, switches
+from .red import warn_in_red
+
+
+def check_later(runner: Runner) -> None:
+    """Raise `PreflightError` if a hook would fail when it first saves, or when it switches to another pipeline."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            _check_arguments(hook, hook.args, runner.save_checkpoint)
+        for epoch, pipeline in _pipelines(hook):
+            if is_mm(type(hook)) and switches(runner.cfg)['trial'] and isinstance(
+                    runner.train_loop, EpochBasedTrainLoop) and epoch < runner.train_loop.max_epochs:
+                _try_pipeline(type(hook).__name__, epoch, pipeline, runner.train_loop.dataloader.dataset)
+
+
+def _check_arguments(hook: Hook, given: dict[str, Any], function: Any) -> None:
+    """A hook takes any argument and hands on what it does not know."""
+    extra = [name for name in given if name not in inspect.signature(function).parameters]
+    known = [name for name in inspect.signature(CheckpointHook.__init__).parameters if name not in ('self', 'kwargs')]
+    if extra and is_mm(type(hook), '_save_checkpoint_with_step') and is_mm(function):
+        near = difflib.get_close_matches(extra[0], known, n=1)
+        cure = f'did you mean {near[0]}?' if near else f'it has {", ".join(known)}.'
+        raise PreflightError(f'default_hooks.checkpoint has no argument {", ".join(extra)}, and would fail at the '
+                             f'first checkpoint; {cure}')
+
+
+def _pipelines(hook: Any) -> Iterator[tuple[int, Any]]:
+    """The epochs, counted from 0, before which a hook puts another pipeline into the training's data, with it."""
+    if type(hook).__name__ == 'PipelineSwitchHook':
+        yield hook.switch_epoch, hook.switch_pipeline
+    elif type(hook).__name__ == 'SwitchRecipeHook':
+        for epoch, recipe in hook.schedule.items():
+            if 'train_pipeline' in recipe:
+                yield epoch - 1, recipe['train_pipeline']
+
+
+def _try_pipeline(who: str, epoch: int, pipeline: Any, dataset: Any) -> None:
+    if not hasattr(dataset, 'pipeline'):
+        if who == 'PipelineSwitchHook':  # the other one looks within wrappers
+            warn_in_red(f'{who} will change nothing: it sets the pipeline of the data set itself, and '
+                        f'{type(dataset).__name__} has none.')
+        return
+    before, state = dataset.pipeline, random_state()
+    try:
+        from mmcv.transforms import Compose
+        with building(f'{who}: its pipeline, from epoch {epoch + 1} on, would fail (to run all the same: --cfg-options '
+                      'preflight.trial=False)'):
+            dataset.pipeline = Compose(pipeline) if isinstance(pipeline, (list, tuple)) else pipeline
+            dataset[0]
+    finally:
+        dataset.pipeline = before
+        set_random_state(state)

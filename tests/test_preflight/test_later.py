@@ -1,0 +1,42 @@
+"""What hooks come to only later in a training."""
+
+import pytest
+from small_runs import CLASSIFIER, DETECTOR
+
+from rkan_mm.preflight import PreflightError
+
+CHECKPOINT = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, {}))\n"
+SWITCH = """
+train_cfg['max_epochs'] = 2
+custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch={}, switch_pipeline=[{}])]
+"""
+REPEATED = """
+train_dataloader['dataset'] = dict(type='RepeatDataset', times=1, dataset=train_dataloader['dataset'])
+"""
+RECIPE = """
+custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=1, train_pipeline=[{}])])]
+"""
+
+
+@pytest.mark.parametrize(('text', 'lines', 'message'), [
+    (CLASSIFIER, CHECKPOINT.format('max_keep_ckpt=2'), 'no argument max_keep_ckpt, .*did you mean max_keep_ckpts'),
+    (DETECTOR, CHECKPOINT.format("keep='best'"), 'no argument keep, and would fail at .*; it has interval, '),
+    (DETECTOR, SWITCH.format(1, "*load, dict(type='PackDetInput')"),
+     'PipelineSwitchHook: its pipeline, from epoch 2 on, .*preflight.trial=False.: .*did you mean PackDetInputs'),
+    (DETECTOR, SWITCH.format(1, "dict(type='LoadAnnotations', with_bbox=True), scale"), 'from epoch 2 on, would fail'),
+    (CLASSIFIER, RECIPE.format("dict(type='ResizeEdge', scale=8)"), 'SwitchRecipeHook: .*from epoch 1 on, .* No `img`'),
+])
+def test_a_failure_that_is_to_come(printed, text, lines, message):
+    with pytest.raises(PreflightError, match=message):
+        printed(text, lines)
+
+
+@pytest.mark.parametrize(('text', 'lines', 'told'), [
+    (CLASSIFIER, CHECKPOINT.format('max_keep_ckpts=2, save_begin=0'), False),
+    (DETECTOR, SWITCH.format(1, "*load, scale, dict(type='PackDetInputs')"), False),
+    (DETECTOR, SWITCH.format(2, "dict(type='Gone')"), False),
+    (DETECTOR, SWITCH.format(1, "*load, scale, dict(type='PackDetInputs')") + REPEATED, True),
+    (CLASSIFIER, RECIPE.format("*pipeline"), False),
+])
+def test_what_trains(printed, text, lines, told):
+    assert ('PipelineSwitchHook will change nothing' in printed(text, lines)) is told
