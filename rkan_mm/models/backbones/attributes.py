@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -9,6 +10,8 @@ from typing import Any
 
 from mmengine.model import BaseModule
 from torch import nn
+
+from rkan_mm.models.layers.teaching import teach
 
 from .layer_decay import get_layer_depth, group_matcher, no_weight_decay
 from .rfp import rfp_forward
@@ -102,3 +105,18 @@ class BackboneAttributes(BaseModule):
             super().__delattr__(name)
         else:
             delattr(inner, name)
+
+
+def teach_lora() -> None:
+    """Let mmpretrain's LoRAModel, where it is imported, ask a backbone in the way in which it finds all attributes."""
+    teach(getattr(sys.modules.get('mmpretrain.models.peft.lora'), 'LoRAModel', None), '__getattr__', _attribute)
+
+
+def _attribute(plain: Callable, lora: nn.Module, name: str) -> Any:
+    inner = lora.__dict__.get('_modules', {}).get('module')
+    try:
+        return plain(lora, name)
+    except AttributeError:
+        if not isinstance(inner, BackboneAttributes):
+            raise
+    return getattr(inner, name)

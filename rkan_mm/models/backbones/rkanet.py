@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rkan_mm.models.layers.symbolic_trace import is_traced
 from rkan_mm.registry import FUSIONS, MODELS, build
 
-from .attributes import OWN, BackboneAttributes
+from .attributes import OWN, BackboneAttributes, teach_lora
 from .bridged_stage import BridgedStage
 from .layer_decay import teach_mmdet
 from .measure import measure
@@ -107,6 +107,7 @@ class RKANet(BackboneAttributes):
             self.bridges[key] = self._stages[key] = bridge.to(sample.device, sample.dtype)
         self.settle()
         self.know_backbone()
+        teach_lora()
         if len(inspect.signature(self.backbone.forward).parameters) > 1:
             self.forward = self._forward_all  # type: ignore[method-assign]
         if 'ConvNeXt' in type(self.backbone).__name__ and 'mmdet' in sys.modules:

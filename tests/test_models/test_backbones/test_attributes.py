@@ -102,6 +102,20 @@ def test_get_model_with_other_outputs():
     assert [out.shape[1] for out in model.extract_feat(torch.rand(1, 3, 64, 64))] == [8, 16, 32, 64]
 
 
+def test_a_lora_model_around_it():
+    swin, stages = BACKBONES['swin']
+    found = []
+    for module in (swin, dict(type='rkan_mm.RKANet', backbone=swin, stages=stages, input_size=(224, 224))):
+        lora = MMENGINE_MODELS.build(dict(type='mmpretrain.LoRAModel', module=copy.deepcopy(module), rank=2,
+                                          targets=[dict(type='qkv')]))
+        found.append([getattr(lora, name) for name in ('out_indices', 'num_layers', 'embed_dims', 'frozen_stages')]
+                     + [lora.get_layer_depth('patch_embed.projection.weight')])
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            lora.nothing  # noqa: B018
+    assert found[0] == found[1]
+    assert isinstance(lora.stages, nn.ModuleList)
+
+
 def test_names_of_parameters_for_timms_optimizers():
     timm = pytest.importorskip('timm')
     from timm.optim import param_groups_layer_decay
