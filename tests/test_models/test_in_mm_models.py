@@ -1,5 +1,8 @@
 """KAN layers inside of mmpretrain's and mmdet's models, by configs alone."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from mmcv.cnn import Conv2dRFSearchOp, build_conv_layer
@@ -107,6 +110,12 @@ def test_what_computes_with_the_weight_alone_is_refused(make, who):
     with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KAN'):
         make(dict(KAN, type='rkan_mm.KANConv2d'))
     make(None)
+
+
+def test_a_layer_without_mmdet_and_mmpretrain():
+    """What is to be told of KAN layers need not be imported."""
+    code = "import sys; from rkan_mm.models import KANLinear; KANLinear(2, 2); print({'mmdet'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'set()\n'
 
 
 class Around(BaseModule):

@@ -22,7 +22,8 @@ PARTS = (
 def teach_parts() -> None:
     """Have them refuse KAN layers, those that are imported by now: what is to hold a KAN layer is."""
     for module, cls, method in PARTS:
-        teach(getattr(sys.modules.get(module), cls, None), method, _refuse_kan)
+        if (part := getattr(sys.modules.get(module), cls, None)) is not None:
+            teach(part, method, _refuse_kan)
 
 
 def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
