@@ -77,9 +77,9 @@ class KANGridUpdateHook(Hook):
         if unknown := [name for name in update if name not in known]:
             raise TypeError(f'KANGridUpdateHook: no argument {", ".join(unknown)}; there are interval, begin, end, '
                             f'refine, {", ".join(known)}')
-        if interval < 1 or begin < 0 or end <= begin:
-            raise ValueError('KANGridUpdateHook: interval must be at least 1 and 0 <= begin < end, got '
-                             f'interval={interval}, begin={begin}, end={end}')
+        if interval < 1 or begin < 0 or end <= begin or interval % 1 or begin % 1:
+            raise ValueError('KANGridUpdateHook: interval must be at least 1 and 0 <= begin < end, in whole iterations '
+                             f'(not epochs), got interval={interval}, begin={begin}, end={end}')
         self.interval, self.begin, self.end = interval, begin, end
         self.refine = _grid_sizes(refine or {})
         self.update = dict(outside=0.01) | update

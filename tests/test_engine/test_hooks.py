@@ -13,6 +13,8 @@ from rkan_mm.models import RKANet
 
 @pytest.mark.parametrize(('make', 'message'), [
     (lambda: KANGridUpdateHook(interval=0), 'interval must be at least 1 and 0 <= begin < end'),
+    (lambda: KANGridUpdateHook(begin=0.5), 'in whole iterations .not epochs., got interval=100, begin=0.5, end=1000'),
+    (lambda: KANGridUpdateHook(interval=1.5), 'in whole iterations .not epochs., got interval=1.5'),
     (lambda: KANGridUpdateHook(begin=5, end=5), 'got interval=100, begin=5, end=5'),
     (lambda: KANGridUpdateHook(refine={5: 0}),
      'refine must be grid sizes by iteration .not epoch., such as .5000: 10., got .5: 0'),
