@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import ModuleList
 from torch import Tensor
 
-from rkan_mm.models.ops import is_watched, shared_polynomial_conv2d_torch
+from rkan_mm.models.ops import (
+    identity,
+    is_watched,
+    refuse_freed,
+    refuse_numbers_to_meta,
+    shared_polynomial_conv2d_torch,
+    static_shape,
+)
 from rkan_mm.models.ops.shared_polynomial_conv_torch import single_of
 from rkan_mm.registry import MODELS
 
@@ -43,6 +51,7 @@ class GroupedKANConv2d(ModuleList):
         if groups < 1 or channels % groups:
             raise ValueError(f'GroupedKANConv2d: groups must divide the {channels} channels, got {groups}')
         super().__init__([SharedKANConv2d(**kwargs) for _ in range(groups)])
+        self.channels = channels
 
     @property
     def basis(self) -> Basis:
@@ -55,6 +64,10 @@ class GroupedKANConv2d(ModuleList):
             return self[0](input)  # says what is wrong
         if input.is_mkldnn:
             return self.forward(input.to_dense()).to_mkldnn()
+        if static_shape(input)[-3] != self.channels:
+            first = self[0]
+            F.conv2d(input, first.weight.new_zeros(self.channels, 1, *first.kernel_size), None, first.stride,
+                     first.padding, first.dilation, self.channels)  # says what is wrong
         if input.dim() == 4 and self._is_plain():
             return self._at_once(input)
         return torch.cat([conv(part) for conv, part in zip(self, input.chunk(len(self), -3), strict=True)], -3)
@@ -84,6 +97,8 @@ class GroupedKANConv2d(ModuleList):
                 None if act is None else repr(act))
 
     def _at_once(self, x: Tensor) -> Tensor:
+        refuse_numbers_to_meta(self[0].weight, x, identity)
+        refuse_freed(x)
         first, x = self[0], as_autocast(x)
         weight = torch.stack([conv.masked(conv.weight) for conv in self], -3)  # (d + 1, G, kh, kw)
         if first.scaler is not None:

@@ -160,18 +160,13 @@ class KANConv2d(KANConv, nn.Conv2d):
         kernel = self.kernel(self.coefficients())
         if not readable(kernel) or kernel.shape[2] != functions.count + (base != 'none'):
             return super()._forward(x, normed)
-        y = spline_conv2d(x, kernel, self.basis.grid[:, 0], functions.inverse, self.basis.order, base, self.padding,
-                          self._convolve)
+        y = spline_conv2d(x, kernel, self.basis.grid[:, 0], functions.inverse, self.basis.order, base, self.padding)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _fused(self, x: Tensor) -> Tensor | None:
         if (self.dilation, self.groups, self.padding_mode) != ((1, 1), 1, 'zeros') or isinstance(self.padding, str):
             return None
         return self.fused(x, tf32_allowed('cudnn'), self.kernel_size, self.stride, self.padding)
-
-    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
-        planes = self._planes(F.pad(x, self._reversed_padding_repeated_twice), None, 1, False)
-        return F.conv2d(planes.flatten(1, 2), kernel.flatten(1, 2))
 
 
 @MODELS.register_module()

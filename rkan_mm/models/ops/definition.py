@@ -1,4 +1,7 @@
-"""What the kernels for KAN layers compute, in PyTorch's own operations: for any dtype, derivative and device."""
+"""What the kernels for KAN layers compute, in PyTorch's own operations: for any dtype, derivative and device.
+
+Of what the forward pass kept alone: the layer may be another by the time of the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,9 @@ def _values(u: Tensor, functions: Functions) -> Tensor:
     if u.dim() == 3:  # a grid belongs to a row
         points, inverse = points[:, None], inverse[:, None]
     z = (u.unsqueeze(-1) - points) * inverse
-    if functions.kind == 'gaussian':
-        return torch.exp(-z * z)
-    if functions.kind == 'switch':
-        return 1 - z.tanh()**2
+    if functions.kind in ('gaussian', 'switch'):
+        z = z.clamp(-30, 30)
+        return torch.exp(-z * z) if functions.kind == 'gaussian' else 1 - z.tanh()**2
     order = int(functions.kind.removeprefix('spline'))
     outer, inner = (((order + sign) / 2 - z.abs()).relu() for sign in (1, -1))
     return {1: outer, 2: outer**2 / 2 - 1.5 * inner**2, 3: outer**3 / 6 - inner**3 * 2 / 3}[order]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .compiled import load_kernels
+from .definition import expand_by_definition
 from .functions import BASES, KINDS, Functions
 from .gate import FLOATS, autocast_dtype, gradients, pointer, readable
 from .optional import optional_module
@@ -41,7 +42,7 @@ def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: 
 
     Args:
         x: (B, C, N) with a grid for each channel or for all; with ``own`` (B, N), where each element may have its own.
-        plain: the same in PyTorch, called as ``plain(x, None, 1, centre)``, for second derivatives.
+        plain: the same in PyTorch, called as ``plain(x, None, 1, centre)``, where a GPU has no such kernel.
         functions: which.
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         squash: whether u is tanh.
@@ -52,26 +53,31 @@ def expand(x: Tensor, plain: Callable[..., Tensor], functions: Functions, base: 
         (B, C, P, N), or (B, P, N) with ``own``. On a GPU of the dtype of autocast.
     """
     if not x.is_cuda:
-        return _Expand.apply(x.contiguous(), plain, functions, base, squash, centre, own)
+        return _Expand.apply(x.contiguous(), functions, base, squash, centre, own)
     setting, dtype = (base, squash, centre), autocast_dtype('cuda') or x.dtype
     kernels = optional_module('expand_triton')
     if not kernels.is_there(x, functions, setting, dtype):
-        return _planes(plain, x, centre, own)
+        values = plain(x, None, 1, centre)
+        return values.transpose(1, 2) if own else values
     if torch.is_grad_enabled() and x.requires_grad:
-        return _ExpandOnGpu.apply(x, plain, functions, setting, own, dtype)
+        return _ExpandOnGpu.apply(x, functions, setting, dtype)
     return kernels.forward(x, functions, setting, dtype)
 
 
-def _planes(plain: Callable[..., Tensor], x: Tensor, centre: bool, own: bool) -> Tensor:
-    values = plain(x, None, 1, centre)
-    return values.transpose(1, 2) if own else values
+def _gradient_by_pytorch(x: Tensor, functions: Functions, base: str, squash: bool, centre: bool,
+                         grad: Tensor) -> Tensor | None:
+    """In single precision, of the functions that there were in the forward pass: a layer may have others by now."""
+    def plain(x: Tensor) -> Tensor:
+        return expand_by_definition(x.float(), functions, base, squash, centre).to(grad.dtype)
+
+    return gradients(plain, [x], [True], grad)[0]
 
 
 class _Expand(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, plain, functions, base, squash, centre, own):
+    def forward(ctx, x, functions, base, squash, centre, own):
         points, inverse = _arrays(functions, own)
-        ctx.plain, ctx.centre, ctx.own = plain, centre, own
+        ctx.functions = functions
         ctx.call = _Call(functions.kind, functions.count, base, squash, centre, own)
         ctx.save_for_backward(x, points, inverse)
         out = x.new_empty(*x.shape[:-1], functions.count + (base != 'none'), x.shape[-1])
@@ -82,18 +88,19 @@ class _Expand(torch.autograd.Function):
     def backward(ctx, grad):
         x, points, inverse = ctx.saved_tensors
         if torch.is_grad_enabled() or not readable(x, points, inverse, grad):
-            return *gradients(lambda x: _planes(ctx.plain, x, ctx.centre, ctx.own), [x], [True], grad), *[None] * 6
+            found = _gradient_by_pytorch(x, ctx.functions, *ctx.call[2:5], grad)
+            return found, *[None] * 5
         # what was saved may lie in another way, if somebody's hooks have packed it
         x, points, inverse, grad = (t if t is None else t.contiguous() for t in (x, points, inverse, grad))
         result = torch.empty_like(x)
         ctx.call(load_kernels('expand.cpp', _is_right).expand_backward, x, points, inverse, grad, result)
-        return result, *[None] * 6
+        return result, *[None] * 5
 
 
 class _ExpandOnGpu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, plain, functions, setting, own, dtype):
-        ctx.plain, ctx.functions, ctx.setting, ctx.own = plain, functions, setting, own
+    def forward(ctx, x, functions, setting, dtype):
+        ctx.functions, ctx.setting = functions, setting
         ctx.save_for_backward(x, *functions.arrays)
         return optional_module('expand_triton').forward(x, functions, setting, dtype)
 
@@ -101,11 +108,9 @@ class _ExpandOnGpu(torch.autograd.Function):
     def backward(ctx, grad):
         x, *arrays = ctx.saved_tensors
         if torch.is_grad_enabled() or not readable(x, *arrays, grad, dtypes=DTYPES, device=x.device.type):
-            found = gradients(lambda x: _planes(ctx.plain, x, ctx.setting[2], ctx.own).to(grad.dtype), [x], [True],
-                              grad)
-            return *found, *[None] * 5
+            return _gradient_by_pytorch(x, ctx.functions, *ctx.setting, grad), *[None] * 3
         functions = ctx.functions.with_arrays(arrays)
-        return optional_module('expand_triton').backward(x, functions, ctx.setting, grad), *[None] * 5
+        return optional_module('expand_triton').backward(x, functions, ctx.setting, grad), *[None] * 3
 
 
 class _Call(NamedTuple):

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from .compiled import kernels_wanted
+
 PLAIN = (Tensor, nn.Parameter)
 STRIDED = torch.strided
 SINGLE = (torch.float32,)
@@ -116,9 +118,9 @@ def readable(*tensors: Tensor | None, dtypes: Sequence[torch.dtype] = SINGLE, de
 
     Not so are subclasses, sparse and other layouts, lazily negated views, tensors without elements or without storage
     (meta, freed by FSDP, left over from a transform), in grad mode those of inference mode, which PyTorch may refuse to
-    save, and all of them while a transform is under way.
+    save, and all of them while a transform is under way or no kernels are wanted, be it by now.
     """
-    if is_transformed():
+    if is_transformed() or not kernels_wanted():
         return False
     on_cpu, saved = device == 'cpu', torch.is_grad_enabled()
     for t in tensors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compiled import load_kernels
+from .definition import conv_by_definition
 from .expand import BASES
 from .functions import Functions
 from .gate import gradients, pointer, readable
@@ -43,7 +43,7 @@ def can_spline_conv(x: Tensor, weight: Tensor, grid: Tensor, functions: Function
 
 
 def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, order: int, base: str,
-                  padding: tuple[int, int], plain: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+                  padding: tuple[int, int]) -> Tensor:
     """Sum over taps and input channels of base function and B-splines, stride 1; zeros are padded before the functions.
 
     Args:
@@ -54,22 +54,21 @@ def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, ord
         order: of the splines, 1 to 3.
         base: ``'none'``, ``'identity'`` or ``'silu'``.
         padding: of height and width.
-        plain: the same in PyTorch, called as ``plain(x, weight)``, for second derivatives.
 
     Returns:
         (B, O, H + 2 ph - kh + 1, W + 2 pw - kw + 1).
     """
-    return _SplineConv.apply(x.contiguous(), weight, start, inverse, order, base, padding, plain)
+    return _SplineConv.apply(x.contiguous(), weight, start, inverse, order, base, padding)
 
 
 class _SplineConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, start, inverse, order, base, padding, plain):
+    def forward(ctx, x, weight, start, inverse, order, base, padding):
         start, inverse = (each.detach().float().contiguous() for each in (start, inverse))
         outputs, channels, planes, kh, kw = weight.shape
         (batch, _, height, width), (ph, pw) = x.shape, padding
         functions = planes - (base != 'none')
-        ctx.order, ctx.base, ctx.plain = order, base, plain
+        ctx.order, ctx.base, ctx.padding, ctx.grid = order, base, padding, (start, inverse)
         ctx.numbers = (order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions, BASES[base],
                        len(start))
         ctx.save_for_backward(x, weight, start, inverse)
@@ -82,14 +81,26 @@ class _SplineConv(torch.autograd.Function):
         x, weight, start, inverse = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or not readable(x, weight, start, inverse, grad):
-            return *gradients(ctx.plain, (x, weight), wanted, grad), *[None] * 6
+            def plain(x: Tensor, weight: Tensor) -> Tensor:
+                return _by_definition(x, weight, ctx.grid, ctx.order, ctx.base, ctx.padding)
+
+            return *gradients(plain, (x, weight), wanted, grad), *[None] * 5
         packed, threads = _pack(weight, ctx.order, ctx.base), torch.get_num_threads()
         sums = packed.new_zeros(threads, *packed.shape)
         # what was saved may lie in another way, if somebody's hooks have packed it
         x, start, inverse, grad = (t.contiguous() for t in (x, start, inverse, grad))
         gx = torch.empty_like(x) if wanted[0] else None
         _call(_library(), threads, ctx.numbers, x, packed, start, inverse, grad, gx, sums)
-        return gx, _unpack(sums.sum(0), weight, ctx.order, ctx.base), *[None] * 6
+        return gx, _unpack(sums.sum(0), weight, ctx.order, ctx.base), *[None] * 5
+
+
+def _by_definition(x: Tensor, weight: Tensor, grid: tuple[Tensor, Tensor], order: int, base: str,
+                   padding: tuple[int, int]) -> Tensor:
+    start, inverse = grid
+    first, splines = (None, weight) if base == 'none' else (weight[:, :, 0], weight[:, :, 1:])
+    middles = torch.arange(splines.shape[2], dtype=start.dtype, device=start.device) + (order + 1) / 2
+    functions = Functions(f'spline{order}', splines.shape[2], start[:, None] + middles / inverse[:, None], inverse)
+    return conv_by_definition(x, splines, first, None, None, None, functions, base, False, False, (1, 1), padding)
 
 
 def _call(library: ctypes.CDLL, threads: int, numbers: tuple[int, ...], x: Tensor, packed: Tensor, start: Tensor,

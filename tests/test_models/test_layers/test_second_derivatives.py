@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.func import functional_call
 from torch.testing import assert_close
 
 from rkan_mm.models import GroupedKANConv2d, KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
@@ -16,6 +17,7 @@ LAYERS = dict(
     spline_conv=(lambda: KANConv2d(2, 3, 3), IMAGES),
     low_conv=(lambda: KANConv2d(2, 3, 3, memory='low'), IMAGES),
     expand=(lambda: KANConv2d(2, 17, 3, basis=dict(type='GaussianRBF')), IMAGES),
+    each_a_grid=(lambda: KANLinear(4, 3, basis=dict(type='RSWAF', per_channel=True)), (5, 4)),
     transposed=(lambda: KANConvTranspose2d(2, 3, 3), IMAGES),
     shared=(lambda: SharedKANConv2d(3, padding=1), IMAGES),
     grouped=(lambda: GroupedKANConv2d(2, 2, kernel_size=3), IMAGES),
@@ -64,3 +66,29 @@ def test_first_derivatives_that_autocast_comes_upon(name):
     with torch.autocast('cpu', torch.bfloat16):
         found, = torch.autograd.grad(loss, x, create_graph=True)
     assert_close(found, expected)
+
+
+def of_functional_call(layer, x, grids):
+    return functional_call(layer, grids, (x,))
+
+
+def of_before_it_was_laid(layer, x, grids):
+    before = copy.deepcopy(layer.state_dict())
+    layer.load_state_dict({**before, **grids})
+    y = layer(x)
+    layer.load_state_dict(before, assign=True)
+    return y
+
+
+@pytest.mark.parametrize('name', ['linear', 'spline_conv', 'expand', 'transposed', 'each_a_grid'])
+@pytest.mark.parametrize('call', [of_functional_call, of_before_it_was_laid])
+def test_of_the_grid_that_there_was(name, call):
+    layer, x = build(name)
+    grids = {key: (0.7 if key.endswith('inv_width') else 1.4) * value + 0.1 for key, value in layer.named_buffers()}
+    like = copy.deepcopy(layer)
+    like.load_state_dict({**layer.state_dict(), **grids})
+    found, expected = [], []
+    for each, inputs, y in ((found, [x.requires_grad_()], call(layer, x, grids)), (expected, [x], like(x))):
+        each += torch.autograd.grad(y.square().sum(), inputs, create_graph=True)
+        each += torch.autograd.grad(each[0].square().sum(), inputs)
+    assert_close(found, expected, rtol=1e-3, atol=1e-4 * (1 + expected[1].abs().max().item()))

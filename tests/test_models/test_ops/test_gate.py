@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+from rkan_mm.models import (
+    GroupedKANConv2d,
+    KANConv1d,
+    KANConv2d,
+    KANConv3d,
+    KANConvTranspose2d,
+    KANLinear,
+    SharedKANConv2d,
+)
 from rkan_mm.models.ops import identity, pointer, readable, shared_polynomial_conv2d, shared_polynomial_conv2d_torch
 
 fuzz = settings(max_examples=int(os.environ.get('RKAN_MM_EXAMPLES', 400)), deadline=None, derandomize=True,
@@ -185,6 +193,7 @@ def test_every_layer_on_every_input(data):
     (KANConv1d(3, 8, 3), nn.Conv1d(3, 8, 3), torch.ones(2, 2, 16)),
     (KANConv3d(3, 8, 3), nn.Conv3d(3, 8, 3), torch.ones(2, 4, 5, 5, 5)),
     (KANConvTranspose2d(3, 8, 3), nn.ConvTranspose2d(3, 8, 3), torch.ones(2, 1, 16, 16)),
+    *[(GroupedKANConv2d(4, 2), nn.Conv2d(4, 4, 3, groups=4), torch.ones(2, channels, 8, 8)) for channels in (1, 2, 8)],
     (KANLinear(8, 4), nn.Linear(8, 4), torch.ones(2, 7)),
     (KANLinear(8, 4), nn.Linear(8, 4), torch.ones(2, 1)),
     (KANLinear(8, 4), nn.Linear(8, 4), torch.ones(())),
@@ -205,7 +214,7 @@ def test_an_input_that_does_not_fit_gets_the_sentence_of_the_ordinary_layer(ours
 @pytest.mark.parametrize('layer', [
     KANConv2d(2, 3, 3, bias=False), KANConvTranspose2d(2, 3, 1, basis=dict(type='Chebyshev'), with_base=False),
     KANConv1d(2, 3, 3), KANConv3d(2, 3, 3), KANLinear(2, 3), SharedKANConv2d(1, with_base=False),
-    SharedKANConv2d(3, normalization='min-max')], ids=repr)
+    SharedKANConv2d(3, normalization='min-max'), GroupedKANConv2d(2, 2, with_base=False)], ids=repr)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize('given', [torch.float32, torch.float16, torch.int64], ids=str)
 def test_numbers_that_come_to_weights_on_meta_are_an_error(layer, dtype, given):
@@ -226,7 +235,8 @@ def test_numbers_that_come_to_weights_on_meta_are_an_error(layer, dtype, given):
         (KANLinear, (2, 3)), (KANConv1d, (2, 3, 3)), (KANConv2d, (2, 3, 3)), (KANConv3d, (2, 3, 3)),
         (KANConvTranspose2d, (2, 3, 3)))
       for basis, options in (('Fourier', dict(memory='low')), ('Chebyshev', dict(with_base=False)), ('BSpline', {}))],
-    SharedKANConv2d(3, normalization='none'), SharedKANConv2d(3, basis=dict(type='GaussianRBF'))], ids=repr)
+    SharedKANConv2d(3, normalization='none'), SharedKANConv2d(3, basis=dict(type='GaussianRBF')),
+    *[GroupedKANConv2d(2, 2, with_base=base) for base in (True, False)]], ids=repr)
 def test_an_input_whose_storage_was_emptied_is_an_error(layer):
     """PyTorch's own element-wise operations would read it, and end the process."""
     x = torch.ones((6, 2) if isinstance(layer, KANLinear) else (2, 2, *[4] * getattr(layer, 'spatial', 2)))
@@ -324,6 +334,31 @@ def test_what_comes_back_in_the_backward_pass(layer, change, what):
     assert isinstance(ours, Exception) == isinstance(plain, Exception), found
     if what == 'gradient' and not isinstance(plain, Exception) and not ours.is_meta:
         assert_close(ours.as_subclass(torch.Tensor), plain.as_subclass(torch.Tensor), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: KANConv2d(2, 3, 3), lambda: KANConv2d(2, 17, 3), lambda: SharedKANConv2d(3)],
+    ids=['spline_conv', 'expand', 'shared'])
+def test_kernels_that_are_no_longer_wanted_in_the_backward_pass(make):
+    layer, x = make(), torch.randn(2, 2, 5, 5, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer(x).square().sum(), inputs)
+    loss = layer(x).square().sum()
+    with patch.dict(os.environ, RKAN_MM_KERNELS='0'):
+        found = torch.autograd.grad(loss, inputs)
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('outputs', [17, 33])
+def test_on_the_knots_of_piecewise_linear_functions(outputs):
+    """As in PyTorch, where both sides of a bend count for nothing."""
+    layer = KANConv2d(1, outputs, 1, basis=dict(type='BSpline', order=1, grid_size=4))
+    nn.init.constant_(layer.basis_weight, 100.0)
+    x, found = torch.linspace(-1, 1, 5).reshape(1, 1, 1, 5).requires_grad_(), []
+    for kernels in ('1', '0'):
+        with patch.dict(os.environ, RKAN_MM_KERNELS=kernels):
+            found += torch.autograd.grad(layer(x).sum(), x)
+    assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gate_itself():

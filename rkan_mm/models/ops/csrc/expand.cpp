@@ -62,7 +62,7 @@ struct Spline {
                        : Order == 2 ? 0.5f * outer * outer - 1.5f * inner * inner
                                     : outer * outer * outer * (1.0f / 6) - inner * inner * inner * (2.0f / 3));
             } else {
-                const Vec fall = Order == 1   ? (outer > 0.0f ? splat(1.0f) : outer)
+                const Vec fall = Order == 1   ? (outer > 0.0f ? (z == 0.0f ? Vec{} : splat(1.0f)) : outer)
                                  : Order == 2 ? outer - 3.0f * inner
                                               : 0.5f * outer * outer - 2.0f * inner * inner;
                 put(f, (z < 0.0f ? fall : -fall) * scale);
