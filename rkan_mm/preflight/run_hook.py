@@ -70,9 +70,9 @@ class CheckRunHook(Hook):
             check_training(runner)
             tell_random(runner)
             tell_order(getattr(runner.train_loop, 'dataloader', None))
+        self._check(runner, loops)
         with checking('What hooks do later'):
             check_later(runner)
-        self._check(runner, loops)
         self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:

@@ -40,3 +40,10 @@ def test_a_failure_that_is_to_come(printed, text, lines, message):
 ])
 def test_what_trains(printed, text, lines, told):
     assert ('PipelineSwitchHook will change nothing' in printed(text, lines)) is told
+
+
+def test_a_missing_picture_is_no_matter_of_the_pipeline(printed, tmp_path):
+    (tmp_path / 'list.txt').write_text('cat/gone.png 0\ncat/0.png 0\n')
+    with pytest.raises(PreflightError, match='CustomDataset of the train: .*cat/gone.png is not there'):
+        printed(CLASSIFIER, f"train_dataloader['dataset']['ann_file'] = '{tmp_path}/list.txt'"
+                            + RECIPE.format('*pipeline'))
