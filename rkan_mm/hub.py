@@ -16,7 +16,7 @@ import mmengine.config.config
 import mmengine.hub.hub
 import yaml
 
-from rkan_mm.models.layers.teaching import teach
+from rkan_mm.teaching import teach
 
 MIM = Path(__file__).parent / '.mim'
 HUB = 'mmpretrain.apis.model'
@@ -66,7 +66,7 @@ def place_of(plain: Callable[[str], str], package: str) -> str:
 
 
 def register_when_imported() -> None:
-    """Register now if mmpretrain is there, or else as soon as it is."""
+    """Have mmengine find our configs; register with mmpretrain now if it is there, or else as soon as it is."""
     if not (MIM / 'model-index.yml').exists():  # a copy of the package without its configs
         return
     for module in (mmengine.config.config, mmengine.hub.hub):

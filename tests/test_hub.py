@@ -81,6 +81,7 @@ def test_a_checkout(tmp_path):
 def test_mmengine_finds_this_copy_and_other_packages_as_before():
     """Of a package that is installed editable mmengine 0.10.7 names a folder among those of packages."""
     for module in (mmengine.config.config, mmengine.hub.hub):
+        assert module.get_installed_path.plain('mmdet') == module.get_installed_path('mmdet')
         assert Path(module.get_installed_path('rkan_mm')) == Path(rkan_mm.__file__).parent
         assert Path(module.get_installed_path('mmdet')) == Path(mmdet.__file__).parent
     assert place_of(lambda package: f'elsewhere/{package}', 'rkan_mm') == str(Path(rkan_mm.__file__).parent)

@@ -27,7 +27,7 @@ from rkan_mm.preflight.values import check_predictions
 from rkan_mm.preflight.weights import load_whole, read_anywhere
 
 from .command_line import add_cfg_options, command_line, part, positive
-from .images import list_images
+from .image_paths import list_images
 from .runner import add_allow_partial, load_config
 
 VISUALIZERS = dict(mmdet='mmdet.DetLocalVisualizer', mmrotate='mmrotate.RotLocalVisualizer',

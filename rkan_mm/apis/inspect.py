@@ -13,7 +13,7 @@ from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import check_checkpoint
 
 from .command_line import add_cfg_options, at_least, command_line, part
-from .images import list_images
+from .image_paths import list_images
 from .runner import add_allow_partial, load_config
 
 if TYPE_CHECKING:

@@ -37,11 +37,11 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     Raises:
         PreflightError: there is no such config file, it cannot be read, or an option would change nothing.
     """
-    with building(f'Config {config!r} cannot be read'):
+    with building(f'Config {config!r} cannot be read', reading=True):
         cfg = read_config(config)
     _check_options(cfg, cfg_options or {})
     old_root = cfg.get('data_root')
-    with building('--cfg-options do not fit the config'):
+    with building('--cfg-options do not fit the config', reading=True):
         cfg.merge_from_dict(cfg_options or {})
         # mmengine has imported those of the file alone
         if any(name.startswith('custom_imports') for name in cfg_options or {}):

@@ -93,10 +93,10 @@ def _build(cfg: Config, **testing: bool) -> tuple[Runner | FlexibleRunner, Weigh
     _use_cpu_processes(cfg)
     _fit_strategy(cfg)
     config = Path(cfg.work_dir, Path(cfg.filename).name)
-    of_training = config.read_bytes() if testing and config.is_file() else None
+    before = config.read_bytes() if testing and config.is_file() else None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if of_training is not None and is_main_process():  # over which mmengine has written that of the test
-        config.write_bytes(of_training)
+    if before is not None and is_main_process():  # over which mmengine has written that of the test
+        config.write_bytes(before)
     if isinstance(runner, FlexibleRunner):  # it would build the model in training, too late to look at it
         runner.model = runner.strategy.build_model(runner.model)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

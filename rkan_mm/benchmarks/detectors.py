@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
 
 from . import steps
 from .models import CPU, configs_of
@@ -64,14 +65,15 @@ def measure(config: str, shape: Sequence[int] | None, training: bool, rounds: in
         model = steps.build(cfg)
         rows[name] = dict(backbone=names[name], params=sum(p.numel() for p in model.parameters()))
         before = torch.cuda.memory_allocated() if running.device != 'cpu' else 0
-        model = running.place(model)
-        if running.compile:
-            model.backbone.compile()
-        models[name] = step_of(model, cfg, steps.batch(cfg, images, (height, width)), training, running)
-        for _ in range(2):  # the first step makes what the optimizer keeps
-            if running.device != 'cpu':
-                torch.cuda.reset_peak_memory_stats()
-            models[name]()
+        with building(f'{config} cannot be measured'):
+            model = running.place(model)
+            if running.compile:
+                model.backbone.compile()
+            models[name] = step_of(model, cfg, steps.batch(cfg, images, (height, width)), training, running)
+            for _ in range(2):  # the first step makes what the optimizer keeps
+                if running.device != 'cpu':
+                    torch.cuda.reset_peak_memory_stats()
+                models[name]()
         rows[name]['peak_bytes'] = torch.cuda.max_memory_allocated() - before if running.device != 'cpu' else 0
     times = compare(models, rounds, running.device)
     for name, seconds in times.items():

@@ -112,17 +112,26 @@ def peak_memory(model_cfg: dict, scope: str, shape: tuple, training: bool, runni
 
 
 def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple[Config, Config, dict[str, str]]:
-    """The config without RKAN or the other one to compare with, the config itself, and what their rows are called."""
-    with building(f'Config {config!r} cannot be read'):
-        cfg = read_config(config)
-        cfg.merge_from_dict(options or {})
+    """The config without RKAN or the other one to compare with, the config itself, and what their rows are called.
+
+    Raises:
+        PreflightError: there is no such config, it cannot be read, or it has no model, or none with a plain one inside.
+    """
+    cfg = _read(config, options)
     if baseline:
-        with building(f'Config {baseline!r} cannot be read'):
-            other = read_config(baseline)
-        return other, cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
+        return _read(baseline), cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
     without = copy.deepcopy(cfg)
     without.model.backbone = plain(cfg.model)['backbone']
     return without, cfg, {name: kind(each.model.backbone) for name, each in (('plain', without), ('rkan', cfg))}
+
+
+def _read(config: str, options: dict | None = None) -> Config:
+    with building(f'Config {config!r} cannot be read', reading=True):
+        cfg = read_config(config)
+        cfg.merge_from_dict(options or {})
+    if not cfg.get('model'):
+        raise PreflightError(f'Config {config!r} has no model to measure: it wants model = dict(...).')
+    return cfg
 
 
 def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, running: Running = CPU,
@@ -131,13 +140,14 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, ru
     *both, names = configs_of(config, options, baseline)
     scope = scope_of(both[1]) or 'mmengine'
     cfgs = {name: cfg.model for name, cfg in zip(names, both, strict=True)}
-    models = {name: running.place(build(part, scope)) for name, part in cfgs.items()}
-    image = running.place(torch.rand(shape))
     rows = {}
-    for name, model in models.items():
-        flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        rows[name] = dict(backbone=names[name],
-                          params=sum(p.numel() for p in model.parameters()), macs=int(flops.total()))
+    with building(f'{config} cannot be measured'):
+        models = {name: running.place(build(part, scope)) for name, part in cfgs.items()}
+        image = running.place(torch.rand(shape))
+        for name, model in models.items():
+            flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False)
+            rows[name] = dict(backbone=names[name], params=sum(p.numel() for p in model.parameters()),
+                              macs=int(flops.uncalled_modules_warnings(False).total()))
     ratio = None
     if rounds:
         times = compare({name: runner_of(model, image, training, running) for name, model in models.items()}, rounds,
@@ -196,14 +206,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         find_config(config)
     results = []
     for config in args.config:
-        with building(f'{config} cannot be measured'):
-            if args.detector:
-                from .detectors import measure as whole
-                results.append(whole(config, args.shape, args.train, args.rounds, running, args.cfg_options,
-                                     args.baseline))
-            else:
-                results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
-                                       args.cfg_options, baseline=args.baseline))
+        if args.detector:
+            from .detectors import measure as whole
+            results.append(whole(config, args.shape, args.train, args.rounds, running, args.cfg_options, args.baseline))
+        else:
+            results.append(measure(config, tuple(args.shape or (8, 3, 224, 224)), args.train, args.rounds, running,
+                                   args.cfg_options, baseline=args.baseline))
         show(results[-1])
         if args.out:
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rkan_mm.spread import spread
+
 SAMPLED = 2000  # entries that are looked at, evenly spaced over a data set
 INSTANCE = ('bbox', 'bbox_label', 'ignore_flag', 'mask')  # the same in all versions of mmdet
 
@@ -35,8 +37,8 @@ def fingerprint(dataset: Any) -> str | None:
         return None
     length = len(dataset)
     digest = hashlib.sha256(f'{length}'.encode())
-    for index in np.unique(np.linspace(0, length - 1, min(SAMPLED, length)).round().astype(int)):
-        for part in _parts(dataset.get_data_info(int(index))):
+    for index in spread(length, SAMPLED):
+        for part in _parts(dataset.get_data_info(index)):
             digest.update(len(part).to_bytes(8, 'big') + part)
     return digest.hexdigest()[:12]
 

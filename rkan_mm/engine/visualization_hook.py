@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from rkan_mm.models.layers import GroupedKANConv2d
 from rkan_mm.registry import HOOKS
+from rkan_mm.spread import spread
 
 from .checkpoint_form import unwrap
 from .layer_hooks import Uncompiled
@@ -120,7 +121,7 @@ class KANVisualizationHook(Hook):
     def _draw(self, runner: Runner, ran: dict, step: int) -> None:
         from rkan_mm.visualization import draw_functions, rendered
         names = list(ran)
-        for i in np.unique(np.linspace(0, len(names) - 1, min(self.num_layers, len(names))).round().astype(int)):
+        for i in spread(len(names), self.num_layers):
             name, own = names[i], ran[names[i]]
             chosen = None if own.functions.shared else self._chosen[name]
             figure = draw_functions(own.functions.layer, own, chosen, f'{name}, iteration {step}')

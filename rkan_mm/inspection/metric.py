@@ -22,8 +22,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.spread import spread
 
-from .subject import Subject, light, quiet, spread
+from .subject import Subject, light, quiet
 
 RESAMPLES = 200
 RESAMPLED = ('bbox_mAP', 'top1')

@@ -28,6 +28,7 @@ from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
 from rkan_mm.preflight.config import scope
 from rkan_mm.preflight.datasets import check_data_sets, common
+from rkan_mm.spread import spread
 from rkan_mm.visualization.overlay import read_rgb
 
 from .comparison import plain_boxes
@@ -274,16 +275,6 @@ def _can_be_read(path: str) -> bool:
     except Exception:  # OpenCV's own errors, on some torn files
         return False
     return True
-
-
-def spread(total: int, number: int) -> list[int]:
-    """``number`` of ``total`` places, evenly spread: data sets are often sorted by class.
-
-    Example:
-        >>> spread(10, 4)
-        [0, 3, 6, 9]
-    """
-    return sorted(set(np.linspace(0, total - 1, min(number, total)).round().astype(int).tolist())) if total else []
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What mm raises while a run is built, before its first step, as one sentence; the traceback goes to the log file."""
+"""What mm raises while a run is built, before its first step, as one sentence; a log file takes the traceback."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ KEPT = (f'_delete_=True is for what a config has from its _base_; in pure Python
 
 CURES: tuple[tuple[str, str], ...] = (
     ("unexpected keyword argument '_delete_'", KEPT),
-    ('maximum recursion depth exceeded', f'a part of it holds itself, as by update(); write {ASSIGN}'),
     ('file type in the inheritance chain', 'one config has _base_, the other is in pure Python: write both in one way, '
                                            'here by `with read_base(): from .NAME import *`'),
-    ('must contain the key "type"', 'a part of it has no type; in a pure Python config model = dict(...) replaces all '
-                                    f'that the base has: write {ASSIGN}'),
+    (r'''must contain the key "type".*\\?'type\\?': [^\\']''', 'a part of it has no type; in a pure Python config '
+     f'model = dict(...) replaces all that the base has: write {ASSIGN}'),
+    ('must contain the key "type"', 'a part of it has no type'),
+    ("object has no attribute 'model'", 'a config of a run has model = dict(...)'),
     ('need at least one array to concatenate', 'a data set is empty: it has no sample, or its filter_cfg left none. '
                                                'Check ann_file, data_prefix and metainfo.classes'),
     ("got an unexpected keyword argument", 'look whether it is of the base config; what a base has goes only with '
@@ -57,8 +58,10 @@ CURES: tuple[tuple[str, str], ...] = (
                                   'AspectRatioBatchSampler go: write them, or leave these two out'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
     ('^KeyError: (debug|info|warning|error)$', 'levels are written in capitals, such as INFO'),
-    (MEMORY, 'lower the batch size (train_dataloader.batch_size, or --batch-size of infer), or see the table on memory '
-             'in the docs'),
+    ('to have [0-9]+ channels, but got', 'a part takes another number of channels than it is given: look at its '
+                                         'in_channels, and with benchmark at --shape, which is B C H W'),
+    (MEMORY, 'lower the batch size, which is train_dataloader.batch_size of a training, --batch-size of infer and in '
+             '--shape of benchmark, or see the table on memory in the docs'),
 )
 """What may help, by what mm's message holds."""
 
@@ -82,12 +85,13 @@ WITHIN: tuple[tuple[str, str], ...] = (
 
 
 @contextlib.contextmanager
-def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Meanwhile an error is the user's to mend.
+def building(what: str, done: Callable[[], bool] = lambda: False, reading: bool = False) -> Iterator[None]:
+    """Meanwhile an error is the user's to mend; where its cure is not known, a traceback stays with it.
 
     Args:
         what: is done, for the message.
         done: whether building has ended, so that errors are those of the run.
+        reading: a config is read; a slip in its own text needs no traceback, one in a module that it imports does.
 
     Raises:
         PreflightError: with the error's text and, where known, the cure.
@@ -103,8 +107,11 @@ def building(what: str, done: Callable[[], bool] = lambda: False) -> Iterator[No
                 raise
             raise RunError(f'{sentence}.{to_file(traceback.format_exc())}') from error
         text, logged = _text(error), to_file(traceback.format_exc())
-        cure = _of_registry(error) or of_import(error) or next(
+        cure = _of_registry(error) or of_import(error) or _of_recursion(error) or next(
             (cure for pattern, cure in CURES if re.search(pattern, text)), '')
+        if not (logged or cure or (reading and not _passes(error, 'importlib'))):
+            traceback.print_exc()
+            logged = ' The traceback is above'
         problem = PreflightError(f'{what}: {text}' + (f' ({cure})' if cure else '') + f'.{logged}')
         problem.__cause__ = error
     else:
@@ -160,9 +167,11 @@ def _of_registry(error: Exception) -> str | None:
 
 
 def of_import(error: Exception) -> str | None:
-    """What may help against an import of a pure Python config, which mmengine carries out where its name is used."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not any(frame.filename.endswith('mmengine/config/lazy.py') for frame in frames):
+    """What may help against an import of a pure Python config, which mmengine carries out where its name is used.
+
+    An error of another kind that it met within the imported module is no matter of that line.
+    """
+    if not isinstance(error, ImportError) or not _passes(error, 'mmengine/config/lazy.py'):
         return None
     found = re.search(r'Failed to import (\w+) from (\w+)', str(error))
     name, package = found.groups() if found else ('', '')
@@ -171,6 +180,17 @@ def of_import(error: Exception) -> str | None:
     near = difflib.get_close_matches(name, sorted(known), n=1)
     return (f'did you mean from {known[near[0]]} import {near[0]}?' if near else
             'correct that line of the config, or install what it imports')
+
+
+def _of_recursion(error: Exception) -> str | None:
+    if isinstance(error, RecursionError) and _passes(error, 'mmengine/config/'):
+        return f'a part of the config refers to itself, as by update(); write {ASSIGN}'
+    return None
+
+
+def _passes(error: Exception, place: str) -> bool:
+    """Whether an error came up through code of this place, a part of the path of a file."""
+    return any(place in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _registries(kind: str | None = None) -> Iterator[Registry]:

@@ -17,12 +17,14 @@ import torchvision
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from rkan_mm.spread import spread
+
 from .annotations import some
 from .checks import PreflightError
 from .config import is_mm, switches
 from .config import kind as kind_of
 from .datasets import DOWNLOADING, data_sets, names_of, parts_of
-from .images import LOOKED_AT, PICTURES, spread
+from .images import LOOKED_AT, PICTURES
 from .red import warn_in_red
 
 PARTS = {  # what a split of a data set cannot do without

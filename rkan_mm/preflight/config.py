@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import Registry
+from mmengine.registry import MODELS, Registry
 from mmengine.utils import get_object_from_string
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.registry import SCOPE
+
+from .building import building
 
 
 def kind(cfg: dict | None) -> str:
@@ -24,18 +27,26 @@ def kind(cfg: dict | None) -> str:
 
 
 def scope(cfg: Config) -> str | None:
-    """The package whose registries a config asks: its ``default_scope``, else mm's that its model is or inherits of."""
+    """The package whose registries a config asks: its ``default_scope``, else the first that its model inherits of.
+
+    Raises:
+        PreflightError: the model's type is the path of a class whose module fails.
+    """
     if cfg.get('default_scope'):
         return cfg.default_scope
     cls = (cfg.get('model') or {}).get('type') or ''
     if isinstance(cls, str):
         package, dot, _ = cls.partition('.')
-        own = get_object_from_string(cls) if dot and package not in MM else None
+        own = None
+        if dot and package not in MM:
+            with building(f'model.type={cls!r} cannot be imported'):
+                own = get_object_from_string(cls)
         if not callable(own):
             return package if dot else None
         cls = own
     packages = [base.__module__.partition('.')[0] for base in getattr(cls, '__mro__', (cls,))]
-    return next((package for package in packages if package in LIBRARIES), packages[0])
+    with_registries = {*LIBRARIES, *MODELS.children} - {SCOPE}
+    return next((package for package in packages if package in with_registries), packages[0])
 
 
 LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')

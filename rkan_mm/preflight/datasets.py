@@ -66,13 +66,21 @@ def names_by_part(dataset: Any, what: str) -> dict[str, tuple[str, ...] | None]:
     return {f'data set {i} of the {what}': names_of(part) for i, part in enumerate(parts)}
 
 
-def names_written(dataset: Any) -> dict[str, tuple[str, ...] | None]:
-    """The classes that mm's own json says its labels are numbers of, and those of the config, by which they are named.
+def names_written(dataset: Any, loader: dict | None) -> dict[str, tuple[str, ...] | None]:
+    """Two lists of classes of one data set: the one in its json of mm's own format, and the one in the config.
+
+    Labels are numbers in the first list; heads and figures name them by the second.
 
     Args:
-        dataset: that has been built; nothing is returned of one that reads other files.
+        dataset: that has been built; nothing is said of one of other files.
+        loader: its part of the config, None where that is not known; where it names no classes, nor the class of the
+            data set does, there is one list only.
     """
     if getattr(type(dataset), 'load_data_list', None) is not BaseDataset.load_data_list:
+        return {}
+    named = (type(dataset).METAINFO or {}).get('classes') or any(
+        node.get('classes') or 'classes' in (node.get('metainfo') or ()) for _, node in dicts_with(loader, 'type'))
+    if loader is not None and not named:
         return {}
     written = load(dataset.ann_file).get('metainfo') or {}
     classes = written.get('classes') or [each['category_name'] for each in sorted(

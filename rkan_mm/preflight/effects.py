@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.engine.resume_state import sampler_of
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.spread import spread
 
 from .config import is_mm
 from .datasets import parts_of
@@ -180,8 +180,7 @@ def check_apart(trained: Any, predicted: Any, what: str) -> None:
     """Warn in red if images of the training are among those of a validation or test."""
     if not all(is_mm(type(part)) for dataset in (trained, predicted) for part in (dataset, *parts_of(dataset))):
         return
-    places = np.unique(np.linspace(0, len(trained) - 1, min(len(trained), LOOKED_UP)).round().astype(int))
-    mine = {_path(trained, int(i)) for i in places} - {None}
+    mine = {_path(trained, i) for i in spread(len(trained), LOOKED_UP)} - {None}
     both = sorted(path for path in mine & {_path(predicted, i) for i in range(len(predicted))} if path) if mine else []
     if both:
         warn_in_red(f'{len(both)} of {len(mine)} images of the training that were looked up are in the {what} as well, '

@@ -1,4 +1,4 @@
-"""The pictures of a data set, looked at without being decoded: missing, torn, turned, of another size than the json."""
+"""Pictures of a data set, looked at without being decoded: missing, truncated, turned or of another size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.spread import spread
 
 from .config import is_mm, reads_as_mm
 from .faults import Faults
@@ -34,11 +34,6 @@ SIZES_TRIED = 8
 """Pictures, evenly spread over a data set, that go through its pipeline to see whether they make a batch."""
 
 
-def spread(count: int, most: int) -> list[int]:
-    """``most`` of the numbers below ``count``, evenly spread; all of fewer."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-
-
 def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
     """Look at the first and last bytes of each image, and at all of it when in doubt.
 
@@ -49,7 +44,7 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
         turned: whether images are loaded as their EXIF orientation says.
 
     Raises:
-        PreflightError: an image is missing, torn, no picture, or of another size.
+        PreflightError: an image is missing, truncated, no picture, or of another size.
     """
     faults = Faults(where, 'images')
     paths = [Path(folder) / image['file_name'] for image in images]
@@ -64,7 +59,7 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
     looks = _look_at_all([path for path, _ in present])
     for (path, image), look in zip(present, looks, strict=True):
         if look is None:
-            faults.add(f'is torn or no picture, of {len(paths)} images', str(path), 'get it anew, or take it out')
+            faults.add(f'is truncated or no picture, of {len(paths)} images', str(path), 'get it anew, or take it out')
             continue
         width, height, orientation = look
         loaded = (height, width) if turned and orientation in SIDEWAYS else (width, height)
@@ -96,7 +91,7 @@ def check_pictures(dataset: Any, what: str) -> None:
         what: of the run, for messages.
 
     Raises:
-        PreflightError: an image is missing, torn or no picture.
+        PreflightError: an image is missing, truncated or no picture.
     """
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
@@ -104,26 +99,31 @@ def check_pictures(dataset: Any, what: str) -> None:
     if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
         return
     infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
-    keys = ['img_path', *(['seg_map_path'] if any(getattr(step, 'with_seg', False) for step in steps) else [])]
-    paths = {Path(name): info for info in infos for key in keys
-             if (name := str(info.get(key) or '')) and '://' not in name}
+    pictures = _paths(infos, 'img_path')
+    maps = _paths(infos, 'seg_map_path') if any(getattr(step, 'with_seg', False) for step in steps) else {}
+    paths = [*{**pictures, **maps}]
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
     present = [path for path in paths if path.name in there[path.parent]]
-    endings = {folder: {Path(name).stem: Path(name).suffix for name in there[folder] if name.lower().endswith(PICTURES)}
-               for folder in {path.parent for path in paths.keys() - set(present)}}
-    for path in paths:
-        if path.name not in there[path.parent]:
-            ending = endings[path.parent].get(path.stem)
-            faults.add(*(f'is not there, but with the ending {ending}', str(path), 'write it so in the ann_file; of '
-                         'XML files mm reads pictures that end in .jpg alone') if ending else
-                       ('is not there', str(path), 'check data_prefix and ann_file'))
-    looks = _look_at_all(present)
-    for path, look in zip(present, looks, strict=True):
+    missing = [path for path in paths if path.name not in there[path.parent]]
+    others = {folder: {Path(name).stem: Path(name).suffix for name in there[folder] if name.lower().endswith(PICTURES)}
+              for folder in {path.parent for path in missing}}
+    for path in missing:
+        if extension := others[path.parent].get(path.stem):
+            faults.add(f'is not there, but with the extension {extension}', str(path), 'write it so in the ann_file; '
+                       'of XML files mm reads pictures with the extension .jpg alone')
+        else:
+            faults.add('is not there', str(path), 'check data_prefix and ann_file')
+    looks = dict(zip(present, _look_at_all(present), strict=True))
+    for path, look in looks.items():
         if look is None:
-            faults.add('is torn or no picture', str(path), 'get it anew, or take it out')
+            faults.add('is truncated or no picture', str(path), 'get it anew, or take it out')
     faults.stop()
-    _tell_sizes([(path, paths[path], look) for path, look in zip(present, looks, strict=True) if look], reads[0], what)
+    _tell_sizes([(path, info, look) for path, info in pictures.items() if (look := looks[path])], reads[0], what)
+
+
+def _paths(infos: list[dict], key: str) -> dict[Path, dict]:
+    return {Path(name): info for info in infos if (name := str(info.get(key) or '')) and '://' not in name}
 
 
 def _tell_sizes(pictures: list[tuple[Path, dict, tuple[int, int, int]]], step: Any, what: str) -> None:
@@ -137,9 +137,10 @@ def _tell_sizes(pictures: list[tuple[Path, dict, tuple[int, int, int]]], step: A
             odd[path] = f'{path} ({loaded[0]}x{loaded[1]}' + (', turned by its EXIF orientation' if turned else '') + (
                 f', not {named[0]}x{named[1]})')
     if odd:
-        warn_in_red(f'{len(odd)} of {len(pictures)} pictures of the {what} are loaded in another size than their '
-                    f'annotations say, such as {next(iter(odd.values()))}: look whether their boxes are of the '
-                    "pictures as they are loaded. LoadImageFromFile(color_type='color_ignore_orientation') turns none.")
+        warn_in_red(f'{len(odd)} of {len(pictures)} pictures of the {what} that were looked at are loaded in another '
+                    f'size than their annotations say, such as {next(iter(odd.values()))}: look whether their boxes '
+                    'are of the pictures as they are loaded. '
+                    "LoadImageFromFile(color_type='color_ignore_orientation') turns none.")
 
 
 def _look_at_all(paths: list[Path]) -> list[tuple[int, int, int] | None]:
@@ -152,7 +153,7 @@ def _look_at_all(paths: list[Path]) -> list[tuple[int, int, int] | None]:
 
 
 def look_at(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and EXIF orientation (of JPEG; else 0) of an image; None if it is torn or none."""
+    """Width, height and EXIF orientation (of JPEG; else 0) of an image; None if it is truncated or none."""
     try:
         with path.open('rb') as file, Image.open(file) as image:
             orientation = image.getexif().get(ORIENTATION, 0) if image.format == 'JPEG' else 0

@@ -36,7 +36,7 @@ def _check_arguments(hook: Hook, given: dict[str, Any], function: Any) -> None:
     if extra and is_mm(type(hook), '_save_checkpoint_with_step') and is_mm(function):
         near = difflib.get_close_matches(extra[0], known, n=1)
         cure = f'did you mean {near[0]}?' if near else f'it has {", ".join(known)}.'
-        raise PreflightError(f'default_hooks.checkpoint has no argument {", ".join(extra)}, and would fail at the '
+        raise PreflightError(f'The checkpoint hook has no argument {", ".join(extra)}, and would fail at the '
                              f'first checkpoint; {cure}')
 
 

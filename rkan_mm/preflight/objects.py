@@ -5,37 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.spread import spread
 
 from .annotations import ON_PURPOSE, some
 from .config import is_mm, reads_as_mm
 from .datasets import names_of, parts_of, reads_coco
-from .images import LOOKED_AT, spread
+from .images import LOOKED_AT
 from .red import warn_in_red
 
 
-def check_objects(dataset: Any, what: str) -> None:
+def check_objects(dataset: Any, what: str, by_labels: bool = True) -> None:
     """Look at the labels, boxes and masks of a data set that is built, of a large one at some, evenly spread.
 
     Args:
         dataset: of a detector; parts that find theirs by code of the user's own are left alone.
         what: ``'train'``, ``'validation'`` or ``'test'``.
+        by_labels: whether the detector goes by the labels; one of regions alone takes any.
 
     Raises:
-        PreflightError: an object has a label without a class; in training, no object is left to learn from.
+        PreflightError: an object has a label out of range; in training, no object is left to learn from.
     """
     parts = [part for part in parts_of(dataset)
              if reads_as_mm(type(part)) and hasattr(part, 'get_data_info') and len(part)]
     for part in parts:
         if not reads_coco(type(part)):  # its json has been looked at
             objects = list(_objects(part, spread(len(part), LOOKED_AT)))
-            _check_labels(type(part).__name__, objects, names_of(part), what)
+            if by_labels:
+                _check_labels(type(part).__name__, objects, names_of(part), what)
             _tell_boxes(type(part).__name__, objects, what)
     learned = [part for part in parts if what == 'train' and _steps(part) and 'instances' in (
         info := part.get_data_info(0)) and 'segments_info' not in info]
     for part in learned:
         _tell_masks(part)
-    if learned and not any(_is_taken(instance, part) for part in learned
+    if learned and not any(_is_taken(instance, steps) for part in learned for steps in [_steps(part)]
                            for _, instance in _objects(part, range(len(part)))):
         there = any(any(_objects(part, range(len(part)))) for part in learned)
         raise PreflightError(f'{type(learned[0]).__name__} of the train: ' + (
@@ -56,12 +61,12 @@ def _check_labels(name: str, objects: list[tuple[dict, dict]], classes: tuple[st
     if not classes:
         return
     odd = [(info, label) for info, instance in objects
-           if isinstance(label := instance.get('bbox_label'), int) and not 0 <= label < len(classes)]
+           if isinstance(label := instance.get('bbox_label'), (int, np.integer)) and not 0 <= label < len(classes)]
     if odd:
         (info, label), pictures = odd[0], {str(info.get('img_path')) for info, _ in odd}
         raise PreflightError(f'{name} of the {what}: {info.get("img_path")} has an object of the label {label}, and '
                              f'there are {len(classes)} classes ({some(classes)}), with the labels 0 to '
-                             f'{len(classes) - 1}; {len(pictures)} pictures are so.{ON_PURPOSE}')
+                             f'{len(classes) - 1} ({len(pictures)} images).{ON_PURPOSE}')
 
 
 def _tell_boxes(name: str, objects: list[tuple[dict, dict]], what: str) -> None:
@@ -73,9 +78,10 @@ def _tell_boxes(name: str, objects: list[tuple[dict, dict]], what: str) -> None:
 
 
 def _tell_masks(dataset: Any) -> None:
-    if not any(_takes_polygons(step) for step in _steps(dataset)):
+    steps = _steps(dataset)
+    if not any(map(_takes_polygons, steps)):
         return
-    taken = [_is_taken(instance, dataset) for _, instance in _objects(dataset, spread(len(dataset), LOOKED_AT))]
+    taken = [_is_taken(instance, steps) for _, instance in _objects(dataset, spread(len(dataset), LOOKED_AT))]
     if any(taken) and not all(taken):
         warn_in_red(f'{type(dataset).__name__} of the train: '
                     + _of_polygons(f'{taken.count(False)} of {len(taken)} objects'))
@@ -86,8 +92,8 @@ def _of_polygons(who: str) -> str:
             'set poly2mask=True.')
 
 
-def _is_taken(instance: dict, dataset: Any) -> bool:
-    return not isinstance(instance.get('mask'), dict) or not any(_takes_polygons(step) for step in _steps(dataset))
+def _is_taken(instance: dict, steps: list) -> bool:
+    return not isinstance(instance.get('mask'), dict) or not any(map(_takes_polygons, steps))
 
 
 def _takes_polygons(step: Any) -> bool:

@@ -40,7 +40,7 @@ class CheckRunHook(Hook):
         test: whether a test follows the training, whose data and metrics are then looked at as well.
 
     Raises:
-        PreflightError: classes differ between data sets, or from those of a head; a label without a class; an
+        PreflightError: classes differ between data sets, or from those of a head; a label out of range; an
             evaluator with the annotations of other images; what `try_first` finds.
     """
 
@@ -97,8 +97,10 @@ class CheckRunHook(Hook):
                          for who, names in names_by_part(dataset, what).items()}
                 learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
                 check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
-                for part in (part for dataset in data.values() for part in parts_of(dataset)):
-                    check_same_classes(names_written(part), ['the config'])
+                for what, dataset in data.items():
+                    loader = runner.cfg.get(f'{"val" if what == "validation" else what}_dataloader')
+                    for part in parts_of(dataset) if is_main_process() else ():
+                        check_same_classes(names_written(part, loader), ['the config'])
             for what, dataset in data.items():
                 with checking(f'Heads and labels of the {what}'):
                     check_heads(model, dataset, what)
@@ -125,7 +127,7 @@ class CheckRunHook(Hook):
         if on['annotations'] and detector and is_main_process():
             for what, dataset in data.items():
                 with checking(f'Objects of the {what}'):
-                    check_objects(dataset, what)
+                    check_objects(dataset, what, _answers_by_labels(model))
         with checking('Pixels'):
             tell_pixels(model, data)
         if detector:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.spread import spread
 
 if TYPE_CHECKING:
     from rkan_mm.inspection import Statistics
@@ -38,7 +39,7 @@ def draw_grid(statistics: Statistics, title: str | None = None) -> Figure:
     if statistics.functions.normalization == 'tanh':  # which comes before the grid
         low, high = np.tanh(low), np.tanh(high)
     points = basis.interior().expand(len(low), -1).numpy()
-    chosen = np.unique(np.linspace(0, len(low) - 1, min(ROWS, len(low))).round().astype(int))
+    chosen = spread(len(low), ROWS)
     figure = Figure((6.5, 1.3 + 0.09 * len(chosen)), layout='constrained')
     axis = figure.subplots()
     for place, row in enumerate(chosen):

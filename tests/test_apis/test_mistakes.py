@@ -44,6 +44,7 @@ from rkan_mm.models import RKANet
 PURE = {  # over the detector's config, in pure Python
     'update': 'model.update(dict(backbone=dict(_delete_=True, type=RKANet, backbone=dict(type=ResNet, depth=18))))',
     'itself': 'model.update(dict(neck=dict(type=RKANet, backbone=model.neck)))',
+    'broken': 'from broken_module import Net\nmodel.backbone.type = Net',
     'whole': 'model = dict(backbone=dict(type=RKANet, backbone=dict(type=ResNet, depth=18)))',
     'imported': 'from rkan_mm import RKANet as Net\nmodel.backbone.type = Net',
     'misspelt': 'from mmdet.models import RetinaHed\nmodel.backbone.type = RetinaHed',
@@ -180,13 +181,12 @@ MISTAKES = {
     'subset-coco shapes/shapes.json out.json': "shapes/shapes.json is no COCO json of instances .KeyError: 'images'",
     'subset-coco shapes/annotations/val.json out.json --num-images 0': 'expected a whole number of at least 1',
     'train update.py': f'RKANet has no argument _delete_; .* in pure Python, where update.* keeps .*{ASSIGN}',
-    'train itself.py': f'maximum recursion depth exceeded.*a part of it holds itself, as by update.*{ASSIGN}',
+    'train itself.py': f'maximum recursion depth exceeded.*a part of the config refers to itself, as by upd.*{ASSIGN}',
     'train whole.py': f'must contain the key "type".* replaces all that the base has: {ASSIGN}',
+    'train typeless.py': r'must contain the key "type".*\(a part of it has no type\)',
     'train style.py': 'one config has _base_, the other is in pure Python: write both in one way',
     'train imported.py': 'Failed to import RKANet from rkan_mm .*did you mean from rkan_mm.models.* import RKANet',
     'test imported.py det.pth': 'did you mean from rkan_mm.models.* import RKANet',
-    'infer imported.py det.pth shapes/val': 'did you mean from rkan_mm.models.* import RKANet',
-    'export imported.py det.pth out.onnx': 'did you mean from rkan_mm.models.* import RKANet',
     'inspect misspelt.py det.pth': 'did you mean from mmdet.models.* import RetinaHead',
     'benchmark misspelt.py': 'did you mean from mmdet.models.* import RetinaHead',
     'inspect model.py det.pth': 'The model cannot be built: .*did you mean RetinaNet',
@@ -195,7 +195,7 @@ MISTAKES = {
     'benchmark basis.py': "basis.py cannot be measured: .*unexpected keyword argument 'basis'",
     'benchmark det.py --shape 1 64 64 3': 'det.py cannot be measured: .*to have 3 channels, but got 64',
     'export notes.json det.pth out.onnx': "The model cannot be built: .*no attribute 'model'",
-    'benchmark notes.json': "notes.json cannot be measured: .*no attribute 'model'",
+    'benchmark notes.json': "Config 'notes.json' has no model to measure",
     f'test {DET} --work-dir notes.txt': "The work dir 'notes.txt' cannot be written to .*choose another by --work-dir",
     'train det.py --cfg-options log_level=info': 'levels are written in capitals, such as INFO',
     'trian det.py': "no command 'trian'; did you mean 'train'",
@@ -216,6 +216,8 @@ def folder(tmp_path_factory):
     for name, text in PURE.items():
         (path / f'{name}.py').write_text((READ if name != 'style' else '') + f'{text}\n')
     (path / 'notes.json').write_text('{}')
+    (path / 'broken_module.py').write_text('Net = net')
+    (path / 'typeless.py').write_text(DETECTOR.replace("type='RetinaNet', ", ''))
     (path / 'nodelete.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nmodel = dict(backbone=dict(\n    "
         "type='rkan_mm.RKANet', backbone={{_base_.model.backbone}}))\n")
@@ -251,4 +253,18 @@ def test_one_sentence(folder, line, monkeypatch, capfd):
     assert stopped.value.code == 2 or line.startswith('trian')
     assert 'Traceback' not in shown
     assert re.search(MISTAKES[line], shown.replace('\n', ' ')), shown
+    shutil.rmtree('work_dirs', ignore_errors=True)
+
+
+@pytest.mark.usefixtures('own_loggers')
+def test_an_error_in_a_module_of_the_user_keeps_its_traceback(folder, monkeypatch, capfd):
+    """No line of the config is at fault."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    for line, error in (('train broken.py', NameError), ('infer broken.py det.pth shapes/val', NameError),
+                        ('train det.py --cfg-options custom_imports.imports=broken_module', SystemExit)):
+        with pytest.raises(error, match="name 'net' is not defined" if error is NameError else '2'):
+            cli.main(shlex.split(line))
+        shown = capfd.readouterr().err
+        assert error is NameError or re.search("broken_module.py.*NameError: name 'net'", shown, re.DOTALL)
     shutil.rmtree('work_dirs', ignore_errors=True)

@@ -2,13 +2,18 @@
 
 import json
 import sys
+from collections import OrderedDict
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, Registry
 
 from rkan_mm.apis import infer, loading, runner
 from rkan_mm.benchmarks import models
 from rkan_mm.inspection.subject import Subject
+from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.config import scope
 
 RUN = """
 from mmengine.hooks import CheckpointHook
@@ -98,3 +103,21 @@ def test_the_head_of_a_classifier_is_measured_with_it(config):
     counted = [models.measure(config, (1, 3, 32, 32), training=False, rounds=0, memory=False, options={
         'model.head.num_classes': classes})['models']['rkan']['params'] for classes in (3, 4)]
     assert counted[1] - counted[0] == 33
+
+
+def test_the_package_of_a_plugin_comes_before_the_one_that_it_inherits_from(monkeypatch):
+    from mmpretrain.models import ImageClassifier
+    own = type('Own', (ImageClassifier,), dict(__module__='plugin.models'))
+    cfg = Config(dict(model=dict(type=own)))
+    assert scope(cfg) == 'mmpretrain'
+    monkeypatch.setitem(MODELS.children, 'plugin', Registry('model', scope='plugin'))
+    assert scope(cfg) == 'plugin'
+
+
+def test_a_model_whose_module_fails(tmp_path, monkeypatch, capsys):
+    (tmp_path / 'models_that_fail.py').write_text('Own = own')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
+    with pytest.raises(PreflightError, match="model.type='models_that_fail.Own' cannot be imported: NameError: name "):
+        scope(Config(dict(model=dict(type='models_that_fail.Own'))))
+    assert 'models_that_fail.py", line 1' in capsys.readouterr().err

@@ -42,7 +42,9 @@ def test_a_test_leaves_it_as_it_is(trained, flags):
 
 
 def test_of_a_training_that_was_gone_on_with_and_whose_data_are_gone(trained):
-    text = (trained / 'cls.py').read_text().replace('resume = False', 'resume = True')
+    text = (trained / 'cls.py').read_text()
+    assert 'resume = False' in text
+    text = text.replace('resume = False', 'resume = True')
     (trained / 'cls.py').write_text(text + "train_dataloader['dataset']['data_root'] = 'gone'\n")
     with pytest.raises(runner.PreflightError, match='would leave out 2 of 6 images'):
         runner.test(['work/cls.py', 'work/epoch_1.pth', '--cfg-options', 'test_dataloader.batch_size=4',

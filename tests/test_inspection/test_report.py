@@ -20,9 +20,9 @@ from rkan_mm.inspection.report import SECTIONS, Options, write
 from rkan_mm.inspection.report.layers import most_important
 from rkan_mm.inspection.report.page import Page
 from rkan_mm.inspection.report.study import percent
-from rkan_mm.inspection.subject import spread
 from rkan_mm.models import KANLinear
 from rkan_mm.preflight import PreflightError
+from rkan_mm.spread import spread
 
 pytest.importorskip('pytorch_grad_cam')
 pytest.importorskip('sympy')

@@ -107,14 +107,19 @@ def tood_head(conv_cfg: dict | None) -> nn.Module:
         num_branches=3, exp_rate=0.5, mmin=1, mmax=24, init_alphas=0.01)), 'Conv2dRFSearchOp'),
 ], ids=['repvgg', 'mobileone', 'sparse', 'tood', 'rfsearch'])
 def test_what_computes_with_the_weight_alone_is_refused(make, who):
-    with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KAN'):
+    with pytest.raises(TypeError, match=f'{who} computes with the weight of each convolution itself, which in a KAN'
+                       ) as error:
         make(dict(KAN, type='rkan_mm.KANConv2d'))
+    assert ('skip_layer=[...])))' in str(error.value)) is (who == 'Conv2dRFSearchOp')
     make(None)
 
 
 def test_a_layer_without_mmdet_and_mmpretrain():
     """What is to be told of KAN layers need not be imported."""
-    code = "import sys; from rkan_mm.models import KANLinear; KANLinear(2, 2); print({'mmdet'} & set(sys.modules))"
+    code = '''import sys
+from rkan_mm.models import KANLinear
+KANLinear(2, 2)
+print({'mmdet', 'mmpretrain'} & set(sys.modules))'''
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'set()\n'
 
 
@@ -198,18 +203,21 @@ def test_a_block_is_drawn_as_it_always_was():
     assert_close(block.state_dict(), again.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(('init', 'most'), [('efficient_kan', 64**-0.5), ('fast_kan', 64**-0.5)])
-def test_an_init_of_the_layer_itself_is_nearer(init, most):
+@pytest.mark.parametrize('init', ['efficient_kan', 'fast_kan'])
+def test_an_init_of_the_layer_itself_is_nearer(init):
     model = Around(dict(type='KANLinear', in_features=64, out_features=96, init=init),
                    dict(type='Normal', layer='Linear', std=1.0))
     model.init_weights()
-    assert 0.9 * most < model.first.weight.abs().max() <= most
+    assert 0.9 * 64**-0.5 < model.first.weight.abs().max() <= 64**-0.5
 
 
 def test_an_init_cfg_reaches_the_kernels_that_channels_share():
     block = RKANBlock(8, 8, init_cfg=dict(type='Constant', layer='SharedKANConv2d', val=7))
     Sequential(block).init_weights()
     assert (block.kan1.weight == 7).all()
+
+
+def test_an_init_cfg_of_a_box_head_reaches_its_kan_layer():
     init_default_scope('mmdet')
     head = MMENGINE_MODELS.build(dict(type='Shared2FCBBoxHead', in_channels=2, fc_out_channels=64, num_classes=80,
                                       cls_predictor_cfg=dict(type='KANLinear')))

@@ -136,12 +136,12 @@ def test_xml_files_that_lie_elsewhere_are_passed_over(xml, capsys):
 def test_pictures_of_xml_files_are_there(printed, xml):
     (xml / '1.jpg').unlink()
     (xml / '2.jpg').write_bytes((xml / '2.jpg').read_bytes()[:99])
-    with pytest.raises(PreflightError, match='XMLDataset of the train:\n.*1.jpg is not there.*\n.*2.jpg is torn or'):
+    with pytest.raises(PreflightError, match='XMLDataset of the train:\n.*1.jpg is not th.*\n.*2.jpg is truncated or'):
         printed(DETECTOR, OF_XML.replace('{folder}', str(xml)))
     for path in xml.glob('*.jpg'):
         path.rename(path.with_suffix('.JPG'))
-    with pytest.raises(PreflightError, match='0.jpg, .*2.jpg is not there, but with the ending .JPG .2 are so.: write '
-                                             'it so in the ann_file; of XML files mm reads pictures that end in .jpg'):
+    with pytest.raises(PreflightError, match='0.jpg, .*2.jpg is not there, but with the extension .JPG .2 are so.: '
+                                             'write it so in the ann_file; of XML files mm reads pictures with'):
         check_pictures(of_xml(xml), 'train')
 
 

@@ -273,7 +273,7 @@ def test_images_that_are_missing_or_torn(cfg, tmp_path):
     image = next(iter(sorted((tmp_path / 'shapes/train').iterdir())))
     data = image.read_bytes()
     image.write_bytes(data[:len(data) // 2])
-    with pytest.raises(PreflightError, match=f'{image.name} is torn or no picture, of 2 images'):
+    with pytest.raises(PreflightError, match=f'{image.name} is truncated or no picture, of 2 images'):
         check(cfg, training=True)
     image.unlink()
     with pytest.raises(PreflightError, match=f'{image.name} is not there, of 2 images'):

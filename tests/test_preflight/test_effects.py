@@ -116,8 +116,8 @@ def test_a_last_batch_of_one_image(train):
 
 
 @pytest.mark.parametrize(('spoil', 'message'), [
-    (lambda path: path.write_bytes(path.read_bytes()[:60]), 'CustomDataset of the train: .*0.png is torn or no pict'),
-    (lambda path: path.write_bytes(b''), '0.png is torn or no picture: get it anew, or take it out. To run all')
+    (lambda path: path.write_bytes(path.read_bytes()[:60]), 'CustomDataset of the train: .*0.png is truncated or no'),
+    (lambda path: path.write_bytes(b''), '0.png is truncated or no picture: get it anew, or take it out. To run all')
 ])
 def test_torn_pictures_of_a_classifier(train, tmp_path, spoil, message):
     spoil(make_pictures(tmp_path / 'torn') / 'train/dog/0.png')

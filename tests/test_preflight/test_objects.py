@@ -29,7 +29,7 @@ def listed(folder, *pictures):
 WHOLE = [0, 0, 8, 8]
 CASES = {
     'labels from 1': ([[(1, WHOLE, 0), (2, WHOLE, 0)], [(2, WHOLE, 0)]], r'.* of the test: 0.jpg has an object of the '
-                      r'label 2, and there are 2 classes \(cat, dog\), with the labels 0 to 1; 2 pictures are so.'),
+                      r'label 2, and there are 2 classes \(cat, dog\), with the labels 0 to 1 \(2 images\)\.'),
     'labels from 0': ([[(0, WHOLE, 0), (1, WHOLE, 0)]], None),
     'what is ignored has none': ([[(-1, WHOLE, 1), (1, WHOLE, 0)]], None),
 }
@@ -45,6 +45,44 @@ def test_labels_of_objects(tmp_path, capsys, case):
     assert not capsys.readouterr().out
 
 
+class OfNumpy(BaseDetDataset):
+    def load_data_list(self):
+        infos = super().load_data_list()
+        for instance in infos[0]['instances']:
+            instance['bbox_label'] = np.int64(instance['bbox_label'])
+        return infos
+
+
+def test_labels_of_numpy_and_for_regions_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(OfNumpy, '__module__', 'mmdet.datasets')
+    data = OfNumpy(**listed(tmp_path, [(2, WHOLE, 0)]), test_mode=True)
+    with pytest.raises(PreflightError, match='0.jpg has an object of the label 2, and there are 2 classes'):
+        check_objects(data, 'test')
+    check_objects(data, 'test', by_labels=False)
+
+
+def test_regions_are_learned_from_any_labels(printed, small_data, tmp_path):
+    """RPN sets all labels to 0."""
+    content = json.loads((small_data / 'shapes/annotations/train.json').read_text())
+    data = [dict(img_path=str(small_data / 'shapes/train' / image['file_name']), height=64, width=64, instances=[
+        dict(bbox_label=annotation['category_id'] + 9, bbox=[8, 8, 32, 32], ignore_flag=0)
+        for annotation in content['annotations'] if annotation['image_id'] == image['id']])
+        for image in content['images']]
+    (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo=dict(classes=('a', 'b')), data_list=data)))
+    lines = f"""
+train_dataloader['dataset'].update(type='BaseDetDataset', ann_file='{tmp_path}/list.json', data_prefix=dict())
+val_dataloader = val_cfg = val_evaluator = test_dataloader = test_cfg = test_evaluator = None
+{{}}"""
+    with pytest.raises(PreflightError, match='has an object of the label '):
+        printed(DETECTOR, lines.format(''))
+    rpn = """
+model.update(type='RPN', rpn_head=dict(type='RPNHead', in_channels=8, feat_channels=8), train_cfg=dict(
+    rpn=model['train_cfg']), test_cfg=dict(rpn=model['test_cfg']))
+del model['bbox_head']
+"""
+    assert 'Saving checkpoint at 1 epochs' in printed(DETECTOR, lines.format(rpn))
+
+
 def test_boxes_that_are_no_corners(tmp_path, capsys):
     check_objects(BaseDetDataset(**listed(tmp_path, [(0, [5, 5, 3, 9], 0), (1, WHOLE, 0), (1, [5, 5, 3, 3], 1)])),
                   'train')
@@ -52,7 +90,7 @@ def test_boxes_that_are_no_corners(tmp_path, capsys):
             '0.jpg: mmdet reads them as corners') in capsys.readouterr().out
 
 
-def test_pixels_without_their_labels(tmp_path):
+def test_pixels_without_their_labels(tmp_path, capsys):
     for name in ('0.jpg', '0.png', '1.jpg'):
         cv2.imwrite(str(tmp_path / name), np.zeros((9, 9, 3), np.uint8))
     given = listed(tmp_path, [], [])
@@ -62,8 +100,17 @@ def test_pixels_without_their_labels(tmp_path):
     (tmp_path / 'list.json').write_text(json.dumps(content))
     load = dict(type='LoadImageFromFile')
     check_pictures(BaseDetDataset(**given | dict(pipeline=[load, *LOAD])), 'train')
+    cv2.imwrite(str(tmp_path / '1.png'), np.zeros((5, 5), np.uint8))  # a segmentation map of another size
     data = BaseDetDataset(**given | dict(pipeline=[load, dict(type='LoadAnnotations', with_seg=True)]))
-    with pytest.raises(PreflightError, match='BaseDetDataset of the train: .*1.png is not there, but with the ending '):
+    capsys.readouterr()
+    check_pictures(data, 'train')
+    assert not capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / '0.jpg'), np.zeros((9, 8, 3), np.uint8))
+    check_pictures(data, 'train')
+    assert 'WARNING: 1 of 2 pictures of the train that were looked at are loaded in another' in capsys.readouterr().out
+    (tmp_path / '1.png').unlink()
+    data = BaseDetDataset(**given | dict(pipeline=[load, dict(type='LoadAnnotations', with_seg=True)]))
+    with pytest.raises(PreflightError, match='BaseDetDataset of the train: .*1.png is not there, but with the ext'):
         check_pictures(data, 'train')
 
 

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from small_runs import CLASSIFIER
 
 from rkan_mm.apis import runner
-from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight import PreflightError, datasets
 from rkan_mm.preflight.absent import tell_absent_labels
 from rkan_mm.preflight.classification import (
     check_classification,
@@ -260,6 +260,18 @@ def test_lists_of_several_labels(printed, tmp_path, case):
         (tmp_path / f'{name}.json').write_text(json.dumps(dict(metainfo=meta, data_list=pictures)))
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         printed(CLASSIFIER, SEVERAL.replace('{folder}', str(tmp_path)) + lines)
+
+
+def test_a_json_is_read_again_for_classes_of_the_config_alone(tmp_path, monkeypatch):
+    (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo=dict(classes=['a']), data_list=[])))
+    given = dict(type='MultiLabelDataset', ann_file=str(tmp_path / 'list.json'))
+    init_default_scope('mmpretrain')
+    for more in (dict(classes=['b']), dict(metainfo=dict(classes=['b'])), {}):
+        built = DATASETS.build(dict(given, **more, lazy_init=True))
+        if not more:
+            monkeypatch.setattr(datasets, 'load', None)
+        found = datasets.names_written(built, dict(dataset=dict(given, **more)))
+        assert list(found.values()) == ([('a',), ('b',)] if more else [])
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import nn
 
-from rkan_mm.models.layers.teaching import teach
+from rkan_mm.teaching import teach
 
 from .layer_decay import get_layer_depth, group_matcher, no_weight_decay
 from .rfp import rfp_forward

@@ -11,9 +11,10 @@ import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 
+from rkan_mm.teaching import teach
+
 from .basis.renew import has_numbers
 from .mixin import LayerMixin
-from .teaching import teach
 
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """How far elements may differ from their multiple by rounding; else 1e-4."""

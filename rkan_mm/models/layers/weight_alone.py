@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from rkan_mm.teaching import teach
+
 from .folding import Folding
-from .teaching import teach
 
 PARTS = (
     ('mmpretrain.models.backbones.repvgg', 'RepVGGBlock', 'switch_to_deploy'),
@@ -17,6 +18,9 @@ PARTS = (
     ('mmcv.cnn.rfsearch.operator', 'Conv2dRFSearchOp', '__init__'),
 )
 """Module, class, and the method from which on functions would be left out."""
+
+OR_ELSE = {'Conv2dRFSearchOp': ', or pass over these by RFSearchHook(config=dict(search=dict(skip_layer=[...])))'}
+"""Of a part that can be told to pass over layers, by parts of their names."""
 
 
 def teach_parts() -> None:
@@ -35,5 +39,6 @@ def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
             who = type(part).__name__ + ('' if builds else f'.{plain.__name__}')
             raise TypeError(f'{who} computes with the weight of each convolution itself, which in a '
                             f'{type(layer).__name__} is the base branch alone: the functions would be left out. Do '
-                            'without it, or take ordinary convolutions there (conv_cfg=None)')
+                            'without it, or take ordinary convolutions there (conv_cfg=None)'
+                            + OR_ELSE.get(type(part).__name__, ''))
     return None if builds else plain(part, *args, **kwargs)

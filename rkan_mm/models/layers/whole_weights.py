@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.teaching import teach
+
 from .mixin import LayerMixin
-from .teaching import teach
 from .tied import every_layer
 
 

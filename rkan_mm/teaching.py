@@ -1,4 +1,4 @@
-"""Functions of other libraries that know an ordinary layer, and are told what a KAN layer is."""
+"""Put ours in the place of another library's function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def teach(module: Any, name: str, ours: Callable) -> None:
     Args:
         module: of the library, or a class.
         name: of its function.
-        ours: calls the function that it is given for all that has nothing to do with KAN layers.
+        ours: calls the function that it is given for all that has nothing to do with what is ours.
     """
     plain = getattr(module, name, None)
     if plain is None or hasattr(plain, 'plain'):
