@@ -140,7 +140,7 @@ def _use_tta(cfg: Config) -> None:
     sets = [dataset for dataset in data_sets(cfg.test_dataloader) if dataset.get('pipeline')] or [
         dataset for _, dataset in dicts_with(cfg.test_dataloader, 'pipeline') if dataset['pipeline']]
     if not cfg.get('tta_model'):
-        cfg.tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=dict(
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if detector else dict(
                 type='mmpretrain.AverageClsScoreTTA')
     for dataset in sets:

@@ -51,7 +51,8 @@ def project(tmp_path, root, monkeypatch):
 
 
 def test_a_table_is_run_once_and_collected(project, root, monkeypatch):
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        monkeypatch.delenv(name, raising=False)
     run_table(['table.yml', '--rows', 'plain', '--seeds', '1', '--record', 'out.csv'])
     launched = []
     launch = table_module.launch
@@ -149,7 +150,8 @@ def test_a_record_of_before_has_empty_columns(project):
 @pytest.mark.parametrize(('jobs', 'caller', 'threads'), [(1, {}, None), (2, {}, '3'), (4, {}, '1'), (99, {}, '1'),
                                                          (2, {'OMP_NUM_THREADS': '5'}, '5')])
 def test_runs_share_the_cores(monkeypatch, jobs, caller, threads):
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(6)), raising=False)
     for name, value in caller.items():
         monkeypatch.setenv(name, value)
