@@ -162,8 +162,8 @@ def test_xml_files_of_another_size(xml, capsys, lines, columns, orientation, tol
         text.write_text(text.read_text() if lines else text.read_text().replace('>64<', '>0<'))
     check_pictures(of_xml(xml), 'train')
     out = capsys.readouterr().out
-    said = ('WARNING: 3 of 3 pictures of the train that were looked at are loaded in another size than their annotations '
-            f'say, such as {xml}/0.jpg ({told}): look whether')
+    said = ('WARNING: 3 of 3 pictures of the train that were looked at are loaded in another size than their '
+            f'annotations say, such as {xml}/0.jpg ({told}): look whether')
     assert said in out if told else not out
 
 
