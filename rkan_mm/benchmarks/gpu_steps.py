@@ -43,10 +43,10 @@ class Step(NamedTuple):
         return [sys.executable, '-m', 'rkan_mm', *self.arguments, '--out', str(out)]
 
 
-def _pytest(name: str, seconds: int, *arguments: str, needs_ops: bool = False) -> Step:
+def _pytest(name: str, seconds: int, *arguments: str, needs_ops: bool = False, most: int = 16) -> Step:
     given = [str(TESTS / argument) if argument.endswith('.py') else argument for argument in arguments]
-    # each test compiles kernels, on a core of its own where pytest-xdist is there
-    cores = ('-n', str(max(1, min(16, os.cpu_count() or 1) - 1))) if find_spec('xdist') else ()
+    # each test compiles kernels, on a core of its own where pytest-xdist is there; to begin takes a process long, too
+    cores = ('-n', str(max(1, min(most, os.cpu_count() or 1) - 1))) if find_spec('xdist') else ()
     short = '-q', '--tb=short', '-p', 'no:logging', '-p', 'no:cacheprovider'  # the reasons are last in the output
     return Step(name, ('pytest', *short, '-m', 'gpu', *cores, *given), seconds, needs_ops)
 
@@ -95,8 +95,8 @@ def steps(dry: bool = False) -> list[Step]:
         *(step for name, step in of_shared.items() if name not in IN_GRAPHS),
         Step('detector, prediction', ('benchmark', detector, '--detector', *shape(1, 640, 1066), *rounds(8),
                                       *running()), 40, True),
-        Step('one image, compiled', (*one, *running('--compile')), 60, True),
-        _pytest('test of torch.compile', 90, 'test_models/test_gpu_training.py', '-k', 'compile'),
+        Step('one image, compiled', (*one, *running('--compile')), 150, True),
+        _pytest('test of torch.compile', 240, 'test_models/test_gpu_training.py', '-k', 'compile', most=4),
     ]
     return [step._replace(seconds=20 * step.seconds) for step in found] if dry else found
 
