@@ -18,7 +18,7 @@ from rkan_mm.cli import COMMANDS, main
 from rkan_mm.models import RKANBlock, RKANet
 from rkan_mm.preflight.config import SWITCHES
 
-TOOLS = [path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem != 'compile_mmcv']
+TOOLS = [path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem not in ('compile_mmcv', 'offline_ops')]
 HRNET_W18 = dict(
     stage1=dict(num_modules=1, num_branches=1, block='BOTTLENECK', num_blocks=(4,), num_channels=(64,)),
     stage2=dict(num_modules=1, num_branches=2, block='BASIC', num_blocks=(4, 4), num_channels=(18, 36)),

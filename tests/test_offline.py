@@ -1,5 +1,6 @@
 """The scripts for a machine without a network, with a Python that only writes down what it is asked for."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -72,3 +73,52 @@ def test_the_stack_is_there_whole_or_not_at_all(checkout):
                             'print(version("onedl-mmcv"), version("transformers"))'], capture_output=True, text=True,
                            env=dict(PYTHONPATH=str(checkout / 'site')))
     assert found.stdout.split() == ['2.3.6', '0'], found.stderr
+
+
+CUDA = '''// Copyright
+#include "registry.hpp"
+
+void NmsLauncher(Tensor boxes);
+void nms_cuda(Tensor boxes) {
+  NmsLauncher(boxes);
+};
+void nms_impl(Tensor boxes);
+REGISTER_DEVICE_IMPL(nms_impl, CUDA,
+                     nms_cuda);
+
+void KnnLauncher(Tensor points);
+void knn_impl(Tensor points);
+REGISTER_DEVICE_IMPL(knn_impl, CUDA, knn_cuda);
+'''
+BINDING = '''Tensor nms(Tensor boxes);
+Tensor knn(Tensor points);
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("version", &version, "version");
+  m.def("nms", &nms, "nms (CPU/CUDA)",
+        py::arg("boxes"));
+  m.def("knn", &knn, "knn", py::arg("points"));
+}
+'''
+
+
+def test_some_operations_of_mmcv(tmp_path):
+    """As mmcv's own files are, whose operations nms and roi_align were compiled so, and ran on a GPU."""
+    files = tmp_path / 'mmcv/ops/csrc/pytorch'
+    for name, text in {'nms.cpp': 'Tensor nms_impl(Tensor boxes) {}\nTensor nms(Tensor boxes) {}', 'cpu/nms.cpp': '',
+                       'knn.cpp': 'Tensor knn_impl(Tensor p) {}\nTensor knn(Tensor p) {}', 'cuda/nms_cuda.cu': '',
+                       'cuda/knn_cuda.cu': '', 'info.cpp': 'std::string version() {}', 'cuda/cudabind.cpp': CUDA,
+                       'pybind.cpp': BINDING}.items():
+        (files / name).parent.mkdir(parents=True, exist_ok=True)
+        (files / name).write_text(text)
+    command = [sys.executable, str(ROOT / 'tools/offline_ops.py'), str(tmp_path)]
+    wrong = subprocess.run([*command, 'nmss'], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert wrong.stderr == 'no operation nmss; there are knn, nms\n'
+    subprocess.run([*command, 'nms'], check=True)
+    assert sorted(str(path.relative_to(files)) for path in files.rglob('*.c*')) == [
+        'cpu/nms.cpp', 'cuda/cudabind.cpp', 'cuda/nms_cuda.cu', 'info.cpp', 'nms.cpp', 'pybind.cpp']
+    cuda, binding = (files / 'cuda/cudabind.cpp').read_text(), (files / 'pybind.cpp').read_text()
+    assert cuda.startswith('// Copyright\n#include')
+    assert 'NmsLauncher' in cuda
+    assert 'Knn' not in cuda
+    assert re.findall(r'm\.def\("(\w+)"', binding) == ['version', 'nms', '__getattr__']

@@ -47,6 +47,7 @@ class Place:
         self._module: nn.Module | None = None
         self._root: nn.Module | None = None
         self._handles: list[RemovableHandle] = []  # unpickled, they see to it that no hook to come takes their ids
+        self._keys: list[int] = []  # those ids: in a handle, torch.compile cannot look at them
 
     def settle(self, root: nn.Module) -> None:
         """Hang at the module that has the name now.
@@ -71,6 +72,7 @@ class Place:
             self._handles = [register(hook, with_kwargs=True) for wanted, register, hook in (
                 (before, module.register_forward_pre_hook, self._before),
                 (after, module.register_forward_hook, self._after)) if wanted]
+            self._keys = [handle.id for handle in self._handles]
             self._module = module
 
     def _is_in_another_model(self, root: nn.Module) -> bool:
@@ -90,7 +92,7 @@ class Place:
 
     def _hangs_at(self, module: nn.Module) -> bool:
         before, after = module._forward_pre_hooks, module._forward_hooks
-        return self._is_mine(module) and all(handle.id in before or handle.id in after for handle in self._handles)
+        return self._is_mine(module) and all(key in before or key in after for key in self._keys)
 
     def _is_mine(self, module: nn.Module) -> bool:
         """`torch.export` shows a model that has a module twice through stand-ins, which share the module's dict."""

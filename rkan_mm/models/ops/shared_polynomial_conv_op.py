@@ -1,7 +1,7 @@
-"""The convolution of per-tap polynomials as one operation in graphs of `torch.compile`, whose kernels run on a GPU.
+"""The convolution of per-tap polynomials as one operation in training graphs of `torch.compile`, for kernels on a GPU.
 
-The compiler cannot look into our kernels, and what it makes of the PyTorch form is slower. An exported program gets the
-PyTorch form, since it is to run where this package is not.
+Its backward pass keeps the input alone. In inference the compiler's own kernels were faster (docs/gpu.md), so that graphs
+without gradients get the PyTorch form; so does an exported program, which is to run where this package is not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIBRARY.define(f'shared_polynomial_conv2d_backward({ARGUMENTS}, Tensor grad, boo
 def is_one_operation(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None,
                      window: Window) -> bool:
     """Whether the graph under way gets one operation for these tensors, for whose kernels alone it is there."""
-    if not EXISTS or _is_exporting() or not _is_on_gpu(x) or not kernels_wanted():
+    if not (EXISTS and torch.is_grad_enabled() and _is_on_gpu(x) and kernels_wanted()) or _is_exporting():
         return False
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False

@@ -148,3 +148,23 @@ def test_operations_on_backbones(operation, name):
     for result, right, result_plain, right_plain in zip(found, expected, of_plain, expected_plain, strict=True):
         far = (result_plain - right_plain).abs().max().item()  # an operation may change the plain backbone itself
         assert_close(result, right, rtol=1e-4, atol=1e-4 * right.abs().max().item() + 2 * far)
+
+
+def graphs(net, x):
+    """What `torch.compile` makes of a net: between two graphs Python runs, and what is left of the gain is small."""
+    found = []
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.compile(net, backend=lambda graph, inputs: found.append(graph) or graph.forward)(x)
+    return len(found)
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('name', [pytest.param(name, marks=[] if name == 'mmdet-resnet18' else pytest.mark.slow)
+                                  for name in BACKBONES])
+def test_a_compiled_net_has_no_more_graphs(name, training):
+    plain, x = MMENGINE_MODELS.build(copy.deepcopy(BACKBONES[name][0])), torch.rand(2, 3, 64, 64)
+    plain.train(training)
+    net = build(name)
+    net.train(training)
+    assert graphs(net, x) <= graphs(plain, x)

@@ -65,7 +65,7 @@ def test_inductor_takes_it():
     block.eval(), other.eval()
     with torch.no_grad():
         assert_close(other(x), block(x), rtol=1e-3, atol=1e-5)
-    assert len(nodes) == 4
+    assert len(nodes) == 2  # of the training step: without gradients the compiler's own kernels were faster
 
 
 @pytest.mark.parametrize('basis', [dict(type='Chebyshev'), dict(type='Jacobi'), dict(type='Hermite', degree=2)],
