@@ -33,8 +33,8 @@ def markdown(table: Table) -> str:
     """Mean and spread (standard deviation over seeds) of every row, as a table.
 
     Differences to the ``baseline`` are of runs with the same seed. Seconds are those of the fastest seed, and memory
-    that of the largest: what else a machine does can only add to them. Runs on other data than their config was made
-    for are counted beside the seeds.
+    that of the largest: what else a machine does can only add to them. Both are of the device of the first seed. Runs
+    on other data than their config was made for are counted beside the seeds.
     """
     keys = figures(table)
     with_macs = any('macs' in row for row in table.rows.values())
@@ -57,8 +57,9 @@ def markdown(table: Table) -> str:
         if table.baseline:
             cells.append(paired(table, results, name))
         others = sum(bool(line['other_data']) for line in lines)
-        seconds = [float(line['seconds_per_epoch']) for line in lines if line['seconds_per_epoch']]
-        memory = [float(line['peak_memory_mib']) for line in lines if line['peak_memory_mib']]
+        costs = [line for line in lines if line['device'] == lines[0]['device']]
+        seconds = [float(line['seconds_per_epoch']) for line in costs if line['seconds_per_epoch']]
+        memory = [float(line['peak_memory_mib']) for line in costs if line['peak_memory_mib']]
         cells += [f'{min(seconds):.1f}' if seconds else '-', f'{max(memory):.0f}' if memory else '-',
                   f'{len(lines)}{f" ({others} on other data)" if others else ""}']
         text.append(f'| {" | ".join(cells)} |')

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -193,16 +194,17 @@ def test_configs_of_ours_by_name(project):
     assert found.samefile(ROOT / 'configs/small/rkanet18-w8_1xb128-4e_fmnist.py')
 
 
-def record(table, rows):
-    """Write the record of a table: (row, seed, last, test, others)."""
+def record(table, rows, devices=()):
+    """Write the record of a table: (row, seed, last, test, others); ``devices`` of its lines."""
     table.record.parent.mkdir(parents=True, exist_ok=True)
     with table.record.open('w', newline='') as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
-        for row, seed, last, test, others in rows:
+        for (row, seed, last, test, others), device in zip_longest(rows, devices):
             writer.writerow(dict(
                 row=row, seed=seed, config='configs/tiny.py', epochs=2, last=last, best=last, best_epoch=2, test=test,
-                seconds_per_epoch=10 + seed, peak_memory_mib=100 + seed, parameters=568, others=others))
+                seconds_per_epoch=10 + seed, peak_memory_mib=100 + seed, parameters=568, others=others,
+                device=device))
 
 
 def test_differences_are_of_the_same_seeds(project):
@@ -223,6 +225,16 @@ def test_differences_are_of_the_same_seeds(project):
     (project / 'table.yml').write_text(yaml.safe_dump(dict(content, baseline='plan')))
     with pytest.raises(PreflightError, match="no row 'plan' for a baseline; there are plain, faster, lr 0.1, other."):
         Table('table.yml')
+
+
+def test_costs_are_of_one_device(project):
+    table = Table('table.yml', 'out.csv')
+    record(table, [('plain', 2, 1, '', ''), ('plain', 0, 1, '', ''), ('plain', 1, 1, '', '')],
+           ['1 x AMD EPYC', '1 x NVIDIA H200', '1 x AMD EPYC'])
+    assert '| 10.0 | 100 | 3 |' in markdown(table)
+    record(table, [('plain', 1, 1, '', ''), ('plain', 2, 1, '', ''), ('plain', 3, 1, '', '')],
+           ['1 x AMD EPYC', '1 x AMD EPYC', '1 x NVIDIA H200'])
+    assert '| 11.0 | 102 | 3 |' in markdown(table)
 
 
 def test_other_metrics_with_names_and_a_scale(project):

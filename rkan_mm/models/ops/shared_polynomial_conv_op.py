@@ -1,6 +1,6 @@
 """The convolution of per-tap polynomials as one operation in training graphs of `torch.compile`, for kernels on a GPU.
 
-Its backward pass keeps the input alone. In inference the compiler's own kernels were faster (docs/gpu.md), so that graphs
+Its backward pass keeps the input alone. In inference the compiler's own kernels were faster (docs/gpu.md), so graphs
 without gradients get the PyTorch form; so does an exported program, which is to run where this package is not.
 """
 
