@@ -69,7 +69,8 @@ def steps(dry: bool = False) -> list[Step]:
     def rounds(number: int) -> tuple[str, ...]:
         return '--rounds', '1' if dry else str(number)
 
-    fast, images = running('--amp', 'fp16', '--channels-last'), shape(128, 224, 224, gray)
+    flags = '--amp', 'fp16', '--channels-last'
+    fast, images = running(*flags), shape(128, 224, 224, gray)
     one = ('benchmark', detector, *shape(1, 640, 1066), *rounds(25))
     small = ('--batch', '1') if dry else ()
     conv, linear = (('conv',), ('linear',)) if dry else (('conv-gpu',), ('linear-gpu', 'linear'))
@@ -96,6 +97,8 @@ def steps(dry: bool = False) -> list[Step]:
         Step('detector, prediction', ('benchmark', detector, '--detector', *shape(1, 640, 1066), *rounds(8),
                                       *running()), 40, True),
         Step('one image, compiled', (*one, *running('--compile')), 150, True),
+        Step('training, compiled', ('benchmark', net, '--train', *images, *rounds(10), *running(*flags, '--compile')),
+             150),
         _pytest('test of torch.compile', 240, 'test_models/test_gpu_training.py', '-k', 'compile', most=4),
     ]
     return [step._replace(seconds=20 * step.seconds) for step in found] if dry else found
