@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import mmengine
 import numpy as np
@@ -27,6 +28,9 @@ from .provenance import commit, fingerprint, processor
 from .resume_state import batches_in
 from .writing import plain
 
+PEAKS = 'peak_memory_mib'
+"""What checkpoints keep of it under this name."""
+
 
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
@@ -40,9 +44,10 @@ class RunSummaryHook(Hook):
     versions; metrics of a test that follows are added. The best value of a metric was chosen by the data it is measured
     on, the last one was not.
 
-    It also holds the fingerprint of the data of each split and the commit of the code; of a run that was resumed, all
-    that it had. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other
-    data is warned of when it starts, and ``other_data`` names the splits.
+    It also holds the fingerprint of the data of each split, the commit of the code, the devices that trained and their
+    numbers of threads; of a run that was resumed, all that it had, and the peak memory of all of its processes on the
+    last device. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other data
+    is warned of when it starts, and ``other_data`` names the splits.
     """
 
     priority = 'VERY_LOW'
@@ -52,7 +57,29 @@ class RunSummaryHook(Hook):
         whole = FullyShardedDataParallel.summon_full_params(runner.model, writeback=False) if sharded else nullcontext()
         with whole:
             self._parameters = sum(p.numel() for p in runner.model.parameters())
+        self._trained = False
         self._note_provenance(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if not self._trained:
+            self._remember(runner, 'device', f'{get_world_size()} x {_device()}')
+            self._remember(runner, 'threads', str(torch.get_num_threads()))
+        self._trained = True
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """The peak of this process, for who goes on with another."""
+        if 'message_hub' in checkpoint:
+            checkpoint['message_hub']['runtime_info'][PEAKS] = self._peaks(runner)
+
+    def _peaks(self, runner: Runner) -> dict[str, float]:
+        """Of memory by device, of all processes that this training had one after another."""
+        peaks = dict(runner.message_hub.get_info(PEAKS, {}))
+        return peaks | ({_device(): max(self._memory(), peaks.get(_device(), 0))} if self._trained else {})
+
+    def _peak(self, runner: Runner) -> float:
+        """Of the device that the training ended on; that of this process where nothing else is known."""
+        last = runner.message_hub.get_info('provenance_device', [''])[-1].partition(' x ')[2]
+        return self._peaks(runner).get(last, self._memory())
 
     @master_only
     def _note_provenance(self, runner: Runner) -> None:
@@ -96,8 +123,9 @@ class RunSummaryHook(Hook):
 
         data = {split: known(f'data_{split}') for split in ('train', 'val', 'test') if known(f'data_{split}')}
         expected = runner.cfg.get('data_fingerprints') or {}
-        return dict(commits=known('commit'), data=data, other_data=[
-            split for split in data if split in expected and data[split] != [expected[split]]])
+        other = [split for split in data if split in expected and data[split] != [expected[split]]]
+        return dict(commits=known('commit'), devices=known('device'), all_threads=known('threads'), data=data,
+                    other_data=other)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -123,8 +151,8 @@ class RunSummaryHook(Hook):
             metrics=metrics,
             validated_after=after,
             seconds_per_epoch=self._seconds(history, runner),
-            peak_memory_mib=self._memory(),
-            device=torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
+            peak_memory_mib=self._peak(runner),
+            device=_device(),
             threads=torch.get_num_threads(),
             **self._provenance(runner),
             processes=get_world_size(),
@@ -162,6 +190,10 @@ class RunSummaryHook(Hook):
             return torch.cuda.max_memory_allocated() / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def _is_better_low(name: str, hooks: Iterable[Hook]) -> bool:

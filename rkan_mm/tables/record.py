@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,16 +59,41 @@ def _is_whole(line: dict) -> bool:
         return False
 
 
-def disagreements(lines: Sequence[dict]) -> Iterator[str]:
-    """What of the runs of a record does not go together, or is no number, in sentences."""
+def machine_of(line: dict) -> str:
+    """The name of the card or processor, of all where there were several; '' in an older record, which named none."""
+    return ' + '.join(name for name in re.findall(r'\d+ x (.*?)(?= \+ \d|$)', line['device']) if name != 'CPU')
+
+
+def _training_of(line: dict) -> dict[str, str]:
+    """What all runs of a row have in common; '' where it is not known, or the row has it of each seed."""
+    data = '' if '{seed}' in line['options'] else ' '.join(
+        part for part in line['data'].split() if part.startswith('train:'))
+    return dict(epochs=line['epochs'], parameters=line['parameters'], recipe=line['recipe'], data=data,
+                processes='+'.join(dict.fromkeys(re.findall(r'(\d+) x ', line['device']))))
+
+
+def disagreements(lines: Sequence[dict], baseline: str | None = None) -> Iterator[str]:
+    """What of the runs of a record does not go together, or is no number, in sentences.
+
+    Args:
+        lines: of the record.
+        baseline: the row that the others are compared with, seed by seed.
+    """
     for row in dict.fromkeys(line['row'] for line in lines):
         mine = [line for line in lines if line['row'] == row]
-        for name, what in dict(epochs='epochs', parameters='parameters', device='processes', recipe='config').items():
-            of = [line[name].partition(' x ')[0] if name == 'device' else line[name] for line in mine if line[name]]
-            if len(found := list(dict.fromkeys(of))) > 1:
-                which = (f'{len(found)} states of its config' if name == 'recipe' else
-                         f'{" and ".join(sorted(found))} {what}')
+        for name in ('epochs', 'parameters', 'processes', 'recipe', 'data'):
+            found = sorted({_training_of(line)[name] for line in mine} - {''})
+            if len(found) > 1:
+                which = dict(recipe=f'{len(found)} states of its config', data=f'{len(found)} sets of training data '
+                             f'({", ".join(found)})').get(name, f'{" and ".join(found)} {name}')
                 yield f'{row}: its runs are of {which}, and its mean is of different trainings.'
+        theirs = {line['seed']: machine_of(line) for line in lines if line['row'] == baseline}
+        apart = {line['seed']: machine_of(line) for line in mine
+                 if machine_of(line) and theirs.get(line['seed']) not in ('', None, machine_of(line))}
+        if apart:
+            seed, name = next(iter(apart.items()))
+            yield (f'{row}: seed {", ".join(apart)} ran on another machine than that of {baseline} ({name}, not '
+                   f'{theirs[seed]}): their differences are of the machines, too.')
         if seeds := [line['seed'] for line in mine if any(math.isnan(float(line[name])) for name in NUMBERS
                                                          if line[name])]:
             yield f'{row}: figures of seed {", ".join(seeds)} are no number, and so is its mean.'

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isnan, nan
 from pathlib import Path
 
 import yaml
 
+from .record import machine_of
 from .table import Table
 
 MARK = '  # Written by tools/run_table.py from the tables and their records:\n'
@@ -33,8 +34,9 @@ def markdown(table: Table) -> str:
     """Mean and spread (standard deviation over seeds) of every row, as a table.
 
     Differences to the ``baseline`` are of runs with the same seed. Seconds are those of the fastest seed, and memory
-    that of the largest: what else a machine does can only add to them. Both are of the device of the first seed. Runs
-    on other data than their config was made for are counted beside the seeds.
+    that of the largest: what else a machine does can only add to them. Both are of the machine and the threads of the
+    first seed, which stand beside them where rows differ in them. Runs on other data than their config was made for are
+    counted beside the seeds.
     """
     keys = figures(table)
     with_macs = any('macs' in row for row in table.rows.values())
@@ -44,6 +46,7 @@ def markdown(table: Table) -> str:
              *([f'over {table.baseline}, paired'] if table.baseline else []), 's/epoch', 'MiB', 'seeds']
     text = [f'| {" | ".join(heads)} |', '|---' * len(heads) + '|']
     results = table.results()
+    firsts = {line['row']: line for line in reversed(results)}
     for name, row in table.rows.items():
         lines = [line for line in results if line['row'] == name]
         parameters = next((line['parameters'] for line in lines if line['parameters']), row.get('parameters'))
@@ -57,13 +60,24 @@ def markdown(table: Table) -> str:
         if table.baseline:
             cells.append(paired(table, results, name))
         others = sum(bool(line['other_data']) for line in lines)
-        costs = [line for line in lines if line['device'] == lines[0]['device']]
+        costs = [line for line in lines if all(line[key] == lines[0][key] for key in ('device', 'threads'))]
         seconds = [float(line['seconds_per_epoch']) for line in costs if line['seconds_per_epoch']]
         memory = [float(line['peak_memory_mib']) for line in costs if line['peak_memory_mib']]
-        cells += [f'{min(seconds):.1f}' if seconds else '-', f'{max(memory):.0f}' if memory else '-',
+        cells += [f'{min(seconds):.1f}{_place(lines[0], firsts.values())}' if seconds else '-',
+                  f'{max(memory):.0f}' if memory else '-',
                   f'{len(lines)}{f" ({others} on other data)" if others else ""}']
         text.append(f'| {" | ".join(cells)} |')
     return '\n'.join(text) + '\n'
+
+
+def _place(line: dict, others: Collection[dict]) -> str:
+    """Where a run was, in brackets, as far as runs differ in it; '' where they do not."""
+    found = [name for of in (machine_of, _threads) if (name := of(line)) and len({*map(of, others)} - {''}) > 1]
+    return f' ({", ".join(found)})' if found else ''
+
+
+def _threads(line: dict) -> str:
+    return f'threads: {line["threads"]}' if line['threads'] else ''
 
 
 def paired(table: Table, results: Sequence[dict], name: str) -> str:

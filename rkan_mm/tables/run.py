@@ -120,7 +120,7 @@ def run_table(argv: Sequence[str] | None = None) -> None:
     if table.results():
         plot(table, table.record.with_suffix('.png'))
     logger.info(f'{table.record.with_suffix(".md")}:\n{markdown(table)}')
-    for line in disagreements(table.results()):
+    for line in disagreements(table.results(), table.baseline):
         warn_in_red(line)
     if not args.record:
         publish(tables)

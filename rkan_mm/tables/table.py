@@ -151,11 +151,15 @@ class Table:
         """Lines of the record, in the order of the rows, with the figures of ``others`` as the table names them.
 
         Raises:
-            PreflightError: see `read_record`; a line has figures of other metrics than the table shows.
+            PreflightError: see `read_record`; a line has no test, or figures of other metrics than the table shows.
         """
         return self._sorted(self._with_mine(line) for line in self._lines() if line['row'] in self.rows)
 
     def _with_mine(self, line: dict) -> dict:
+        if self.test and not line['test']:
+            raise PreflightError(f'{self.record}: {line["row"]}, seed {line["seed"]} was not tested, and the table '
+                                 'says test: true. Take the line out of the record: where its run is still there, it '
+                                 'is tested and collected anew.')
         if not line['metrics'] and not self.others:
             return line
         figures = line['others'].split()
@@ -194,10 +198,11 @@ class Table:
             test=f'{summary["test"][self.metric]:.4f}' if self.test else '',
             seconds_per_epoch=f'{summary["seconds_per_epoch"]:.2f}' if summary['seconds_per_epoch'] else '',
             peak_memory_mib=f'{summary["peak_memory_mib"]:.0f}', parameters=summary['parameters'],
-            device=f'{summary["processes"]} x {summary["device"]}', torch=summary['versions']['torch'],
+            device=' + '.join(summary.get('devices') or [f'{summary["processes"]} x {summary["device"]}']),
+            torch=summary['versions']['torch'],
             curve=' '.join(f'{value:.4f}' for value in metric['curve']),
             others=' '.join(f'{summary["metrics"][other]["last"]:.4f}' for other in self.others),
-            threads=summary.get('threads', ''),
+            threads='+'.join(summary.get('all_threads') or [str(summary.get('threads', ''))]),
             data=' '.join(f'{split}:{"+".join(prints)}' for split, prints in summary.get('data', {}).items()),
             other_data=' '.join(summary.get('other_data', [])), commit='+'.join(summary.get('commits', [])),
             options=self._options_of(name), metrics=json.dumps([self.metric, *self.others]),

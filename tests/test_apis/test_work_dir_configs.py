@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from mmengine.config import Config
 from small_runs import CLASSIFIER, write_run
 
 from rkan_mm.apis import runner
+from rkan_mm.engine import RunSummaryHook
+from rkan_mm.engine import summary as summary_module
 
 
 @pytest.fixture
@@ -30,6 +33,27 @@ def test_the_training_can_be_done_again(trained):
     assert summary['iterations'] == 6
     assert summary['validated_after'] == first['validated_after'] == [1, 2]
     assert len(summary['metrics']['accuracy/top1']['curve']) == 2
+
+
+def test_what_a_training_ran_on_is_not_what_collects_it(trained, monkeypatch):
+    """As of a work dir that was copied from the machine where it was trained."""
+    def summary():
+        return json.loads((trained / 'summary.json').read_text())
+
+    first = summary()
+    assert first['devices'] == [f'1 x {summary_module._device()}']
+    assert first['all_threads'] == [str(torch.get_num_threads())]
+    monkeypatch.setattr(summary_module, '_device', lambda: 'another')
+    monkeypatch.setattr(RunSummaryHook, '_memory', staticmethod(lambda: 7.0))
+    runner.train(['cls.py', '--work-dir', 'work', '--resume'])  # nothing is left to train
+    same = ('devices', 'all_threads', 'peak_memory_mib')
+    assert [summary()[name] for name in same] == [first[name] for name in same]
+    runner.train(['cls.py', '--work-dir', 'work', '--resume', '--cfg-options', 'train_cfg.max_epochs=2'])
+    assert summary()['devices'] == [*first['devices'], '1 x another']
+    assert summary()['peak_memory_mib'] == 7
+    monkeypatch.setattr(RunSummaryHook, '_memory', staticmethod(lambda: 5.0))  # of the last process alone
+    runner.train(['cls.py', '--work-dir', 'work', '--resume', '--cfg-options', 'train_cfg.max_epochs=3'])
+    assert summary()['peak_memory_mib'] == 7
 
 
 @pytest.mark.parametrize('flags', [[], ['--tta']])

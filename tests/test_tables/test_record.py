@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.tables.record import disagreements
+from rkan_mm.tables.record import disagreements, machine_of
 from rkan_mm.tables.report import markdown
 from rkan_mm.tables.run import run_table
 from rkan_mm.tables.statistics import statistics
@@ -81,7 +81,17 @@ def test_a_record_as_excel_saves_it(write, tmp_path):
     ({2: dict(parameters=9)}, ['B: its runs are of 7 and 9 parameters, and its mean is of different trainings.']),
     ({2: dict(parameters=''), 3: dict(data='')}, []),
     ({0: dict(epochs=2), 1: dict(epochs=2)}, []),  # another row may train for longer
-    ({3: dict(data='train:5 val:2')}, []),
+    ({3: dict(data='train:5 val:2')}, ['B: its runs are of 2 sets of training data (train:1, train:5), and its mean is '
+                                       'of different trainings.']),
+    ({i: dict(data=f'train:{i} val:2', options='{"fold": "{seed}"}') for i in (2, 3)}, []),  # of each seed its own
+    ({2: dict(device='1 x CPU'), 3: dict(device='1 x CPU + 2 x NVIDIA H100')},  # one was gone on with
+     ['B: its runs are of 1 and 1+2 processes, and its mean is of different trainings.']),
+    ({2: dict(device='CPU, 1 thread(s)'), 3: dict(device='1 x CPU')}, []),  # as older records have it
+    ({1: dict(device='1 x AMD EPYC'), 3: dict(device='1 x NVIDIA H100')},
+     ['B: seed 1 ran on another machine than that of A (NVIDIA H100, not AMD EPYC): their differences are of the '
+      'machines, too.']),
+    ({i: dict(device=f'1 x {"AMD EPYC" if i % 2 else "NVIDIA H100"}') for i in range(4)}, []),  # seed by seed the same
+    ({1: dict(device='1 x CPU'), 3: dict(device='1 x AMD EPYC')}, []),  # it may be the same
     ({3: dict(data='train:1 val:3')},
      ['The val data of the runs are not the same (val:2, val:3, as in B): their figures do not compare.']),
     ({2: dict(device='1 x CPU'), 3: dict(device='4 x CPU')},  # four batches a step
@@ -92,7 +102,7 @@ def test_a_record_as_excel_saves_it(write, tmp_path):
     ({2: dict(last='nan')}, ['B: figures of seed 0 are no number, and so is its mean.']),
 ])
 def test_told(write, changes, told, capsys):
-    assert list(disagreements(write(changes).results())) == told
+    assert list(disagreements(write(changes).results(), 'A')) == told
     run_table(['t.yml', '--collect', '--record', 'logs/t.csv'])
     assert all(f'WARNING: {each}' in capsys.readouterr().out for each in told)
 
@@ -111,6 +121,16 @@ def test_lines_of_rows_that_the_table_has_no_more_stay(write, tmp_path):
     with (tmp_path / 'logs/t.csv').open() as file:
         assert [(line['row'], line['last']) for line in csv.DictReader(file)] == [
             ('A', '90.0'), ('A', '91.0'), ('B', '90.0'), ('B', '1.0000'), ('Z', '90.0'), ('Z', '91.0')]
+
+
+def test_a_run_that_was_gone_on_with_elsewhere(write, tmp_path):
+    table = write()
+    (tmp_path / 'summary.json').write_text(
+        f'{SUMMARY[:-1]}, "devices": ["1 x AMD EPYC", "1 x NVIDIA H200"], "threads": 1, "all_threads": ["2", "1"]}}')
+    table.add('A', 0, tmp_path)
+    line = table.results()[0]
+    assert (line['device'], line['threads']) == ('1 x AMD EPYC + 1 x NVIDIA H200', '2+1')
+    assert machine_of(line) == 'AMD EPYC + NVIDIA H200'
 
 
 def test_numbers_that_a_hand_left_out(write):
@@ -138,6 +158,27 @@ def test_metrics_of_a_table_that_were_changed_since_it_was_run(write, tmp_path, 
             markdown(Table('t.yml'))
     else:
         assert f'| 7 | {cells} |' in markdown(Table('t.yml'))
+
+
+def test_a_table_that_was_to_be_tested_only_later(write, tmp_path):
+    write({0: dict(test='50.0')})
+    content = yaml.safe_load((tmp_path / 't.yml').read_text())
+    (tmp_path / 't.yml').write_text(yaml.safe_dump(dict(content, test=True)))
+    with pytest.raises(PreflightError, match=r't.csv: A, seed 1 was not tested, and the table says test: true. Take '):
+        markdown(Table('t.yml'))
+
+
+def test_costs_name_their_machine_where_rows_differ_in_it(write):
+    cpu, gpu = ({'seconds_per_epoch': 9, 'device': f'1 x {name}', 'threads': 1} for name in ('AMD EPYC', 'NVIDIA H200'))
+
+    def cells(changes):
+        return [line.split(' | ')[-3] for line in markdown(write(changes)).splitlines()[2:]]
+
+    assert cells({0: cpu, 1: gpu, 2: cpu, 3: gpu}) == ['9.0', '9.0']
+    assert cells({0: cpu, 1: cpu, 2: gpu, 3: gpu}) == ['9.0 (AMD EPYC)', '9.0 (NVIDIA H200)']
+    assert cells({0: cpu, 1: cpu, 2: cpu | {'threads': 8}}) == ['9.0 (threads: 1)', '9.0 (threads: 8)']
+    assert cells({0: cpu, 1: cpu, 2: cpu | {'device': '1 x CPU'}}) == ['9.0', '9.0']  # an older record names none
+    assert cells({0: cpu, 1: cpu | {'seconds_per_epoch': 2, 'threads': 8}}) == ['9.0', '-']  # one run of each row
 
 
 def test_figures_of_a_test_beside_other_metrics(write, tmp_path):
