@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rkan_mm.apis.command_line import command_line, file_to_write
+from rkan_mm.engine.provenance import commit
 from rkan_mm.preflight import PreflightError
 
 from .gpu_steps import GOALS, ROOT, TESTS, Step, steps
 
 MINUTES = 8
+COMPILERS = 'torch', 'triton'  # whose versions make other kernels
 TAIL = 3000  # characters of a step's output that are kept
 
 
@@ -34,13 +36,11 @@ def machine(dry: bool) -> dict:
     with contextlib.suppress(ImportError):
         import triton
         found['triton'] = triton.__version__
-    for name, command in dict(revision=('git', '-C', str(ROOT), 'rev-parse', 'HEAD'), nvidia_smi=(
-            'nvidia-smi', '--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit',
-            '--format=csv,noheader')).items():
-        with contextlib.suppress(OSError):
-            done = subprocess.run(command, capture_output=True, text=True)
-            found[name] = done.stdout.strip() if done.returncode == 0 else None
-    found['revision'] = os.environ.get('RKAN_MM_REVISION') or found.get('revision')
+    with contextlib.suppress(OSError):
+        done = subprocess.run(('nvidia-smi', '--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit',
+                               '--format=csv,noheader'), capture_output=True, text=True)
+        found['nvidia_smi'] = done.stdout.strip() if done.returncode == 0 else None
+    found['revision'] = os.environ.get('RKAN_MM_REVISION') or commit()
     found['card'] = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
     return found
 
@@ -160,25 +160,36 @@ def show(record: dict, console: Console) -> None:
 
 
 def steps_before(out: Path, mine: dict) -> list[dict]:
-    """What another call has measured on this card; those of a dry run mean nothing and are let go.
+    """What another call has measured on this card by this PyTorch; those of a dry run mean nothing and are let go.
 
     Raises:
-        PreflightError: the file is of another card, or no record.
+        PreflightError: the file is of another card or PyTorch, or no record.
     """
     if not out.is_file():
         return []
     try:
         record = json.loads(out.read_text())
         theirs, rows = {**mine, **record.get('machine', {})}, record['steps']
+        for row in rows:
+            row.setdefault('revision', theirs.get('revision'))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreflightError(f'{str(out)!r} is no record of this command, or torn: name another file by --out.'
                              ) from error
     if theirs['dry_run'] and not mine['dry_run']:
         return []
-    if (theirs['card'], theirs['dry_run']) != (mine['card'], mine['dry_run']):
-        raise PreflightError(f'{str(out)!r} has what was measured on {theirs["card"]}, this is '
-                             + ('a dry run' if mine['dry_run'] else mine['card']) + ': name another file by --out.')
+    if any(theirs.get(name) != mine.get(name) for name in ('card', 'dry_run', *COMPILERS)):
+        told, this = (' with '.join([each['card'], *(f'{name} {each[name]}' for name in COMPILERS if each.get(name))])
+                      for each in (theirs, mine))
+        raise PreflightError(f'{str(out)!r} has what was measured on {told}, this is '
+                             + ('a dry run' if mine['dry_run'] else this) + ': name another file by --out.')
     return rows
+
+
+def together(before: list[dict], rows: list[dict]) -> list[dict]:
+    """The steps of a record: what another call has measured stays until this one has measured it anew."""
+    ran = {row['name'] for row in rows if 'command' in row}
+    kept = [row for row in before if row['name'] not in ran]
+    return [*kept, *(row for row in rows if row['name'] not in {row['name'] for row in kept})]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -199,13 +210,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = [step for step in steps(args.dry_run) if not args.step or step.name in args.step]
     record: dict = dict(machine=machine(args.dry_run))
     out = Path(args.out)
-    before = [row for row in steps_before(out, record['machine']) if row['name'] not in {step.name for step in chosen}]
+    before = steps_before(out, record['machine'])
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(rows: list[dict]) -> None:
         for row in rows:  # what another call adds can be of another revision
             row['revision'] = record['machine']['revision']
-        record.update(steps=[*before, *rows], goals=goals([*before, *rows]))
+        steps = together(before, rows)
+        record.update(steps=steps, goals=goals(steps))
         out.write_text(json.dumps(record, indent=1))
 
     rows = run_all(chosen, 60 * args.minutes, console, keep)

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from rkan_mm.apis.command_line import command_line, file_to_write, positive
 from rkan_mm.apis.configs import find_config, read_config
+from rkan_mm.engine.provenance import processor
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind, scope
@@ -125,7 +126,7 @@ def _in_process(queue, config: str, images: int, threads: int) -> None:
     peak = 1024 * next(int(line.split()[1]) for line in Path('/proc/self/status').read_text().splitlines()
                        if line.startswith('VmHWM:'))
     queue.put(dict(config=Path(config).stem, images=images, size=list(size), **result, peak_bytes=peak,
-                   threads=threads, torch=torch.__version__))
+                   processor=processor(), threads=threads, torch=torch.__version__))
 
 
 def measure(config: str, images: int, threads: int) -> dict:
@@ -141,7 +142,11 @@ def measure(config: str, images: int, threads: int) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of tools/benchmark_steps.py. What is in ``--out`` for so many images is not measured again."""
+    """Command line of tools/benchmark_steps.py. What is in ``--out`` for so many images is not measured again.
+
+    Raises:
+        PreflightError: ``--out`` holds what was measured on another machine, by other threads or PyTorch.
+    """
     parser = command_line('One training step and one prediction of each config on the CPU',
                           'configs/mask-rcnn_rkanet50_fpn_1x_coco.py')
     parser.add_argument('config', nargs='+')
@@ -152,12 +157,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     for config in args.config:  # before any is measured
         image_size(read_config(config))
     out = Path(args.out) if args.out else None
+    this = dict(processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__)
     try:
         results = json.loads(out.read_text()) if out and out.is_file() else []
         done = {(result['config'], result['images']) for result in results}
+        others = [here for result in results if (here := {name: result.get(name, mine) for name, mine in this.items()})
+                  != this]
     except (ValueError, KeyError, TypeError) as error:
         raise PreflightError(f'{args.out!r} holds no results of this command, or is torn: name another file by --out.'
                              ) from error
+    if others:
+        theirs, mine = (f'{each["processor"]}, {each["threads"]} threads, torch {each["torch"]}'
+                        for each in (others[0], this))
+        raise PreflightError(f'{args.out!r} has what was measured on {theirs}, this is {mine}, and they would stand in '
+                             'one table: name another file by --out.')
     for config in args.config:
         if (Path(config).stem, args.images) in done:
             continue

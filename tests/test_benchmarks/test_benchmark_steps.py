@@ -86,6 +86,10 @@ def test_what_is_measured_again(tmp_path, monkeypatch):
     for images in (1, 1, 8):
         steps.main([name, '--images', str(images), '--out', str(out)])
     assert [result['images'] for result in json.loads(out.read_text())] == [1, 8]
+    other = dict(config=name, images=2, size=[1, 1], processor='another', threads=1, torch='2.9')
+    out.write_text(json.dumps([other]))
+    with pytest.raises(PreflightError, match='out.json. has what was measured on another, 1 threads, torch 2.9, this '):
+        steps.main([name, '--out', str(out)])
     out.write_text('[{')
     with pytest.raises(PreflightError, match='out.json. holds no results of this command, or is torn: name another'):
         steps.main([name, '--out', str(out)])

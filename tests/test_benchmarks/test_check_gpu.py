@@ -156,9 +156,10 @@ def test_unknown_step(capsys):
 
 @pytest.mark.parametrize(('before', 'dry', 'expected'), [
     (dict(card='H200', dry_run=False), False, ['training']),
-    (dict(card='H100', dry_run=False), False, 'has what was measured on H100, this is H200: name another file by'),
+    (dict(card='H100', dry_run=False), False, 'on H100 with torch 2.11, this is H200 with torch 2.11: name '),
+    (dict(card='H200', dry_run=False, torch='2.9'), False, 'on H200 with torch 2.9, this is H200 with torch 2.11:'),
     (dict(card='no GPU', dry_run=True), False, []),  # its numbers mean nothing
-    (dict(card='H200', dry_run=False), True, 'has what was measured on H200, this is a dry run: name another file by'),
+    (dict(card='H200', dry_run=False), True, 'has what was measured on H200 with torch 2.11, this is a dry run: name '),
     (dict(card='H200', dry_run=True), True, ['training']),
     ('torn', False, 'is no record of this command, or torn: name another file by --out'),
     ([], False, 'is no record of this command, or torn'),
@@ -166,9 +167,38 @@ def test_unknown_step(capsys):
 def test_what_another_call_has_measured(tmp_path, before, dry, expected):
     record = dict(machine=before, steps=[dict(name='training')]) if isinstance(before, dict) else before
     (tmp_path / 'out.json').write_text(before if before == 'torn' else json.dumps(record))
-    mine = dict(card='H200', dry_run=dry)
+    mine = dict(card='H200', dry_run=dry, torch='2.11')
     if isinstance(expected, str):
         with pytest.raises(PreflightError, match=expected):
             gpu.steps_before(tmp_path / 'out.json', mine)
     else:
         assert [row['name'] for row in gpu.steps_before(tmp_path / 'out.json', mine)] == expected
+
+
+def test_what_was_measured_stays_until_it_is_measured_anew(tmp_path, monkeypatch):
+    """A call that is stopped, or has no time left, takes nothing away; each step keeps its revision."""
+    out, run = tmp_path / 'out.json', dict(command='rkan_mm', state='done', seconds=1)
+    names = ['inference', 'training', 'convolutions']
+    out.write_text(json.dumps(dict(machine=gpu.machine(True) | dict(revision='old'), steps=[
+        dict(run, name=name, results=[0]) for name in names])))
+    monkeypatch.setenv('RKAN_MM_REVISION', 'new')
+
+    def run_all(chosen, seconds, say, keep):
+        keep([dict(run, name=names[0], results=[1])])
+        between.append(json.loads(out.read_text())['steps'])
+        rows = [dict(run, name=names[0], results=[1]), dict(name=names[1], state='no time left', seconds=0)]
+        keep(rows)
+        return rows
+
+    between = []
+    monkeypatch.setattr(gpu, 'run_all', run_all)
+    gpu.main(['inference', 'training', '--dry-run', '--out', str(out)])
+    for rows in (*between, json.loads(out.read_text())['steps']):
+        assert {row['name']: (row['results'], row['revision']) for row in rows} == {
+            names[0]: ([1], 'new'), names[1]: ([0], 'old'), names[2]: ([0], 'old')}
+
+
+def test_a_revision_says_whether_files_differ_from_it(monkeypatch):
+    monkeypatch.delenv('RKAN_MM_REVISION', raising=False)
+    monkeypatch.setattr(gpu, 'commit', lambda: 'abc-dirty')
+    assert gpu.machine(True)['revision'] == 'abc-dirty'
