@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
             return None
         found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
         exact = not (args.fp16 or to_int8 or args.round_weights)
-        if exact and leaving.info['task'] == 'classification' and found.difference > comparison.TOLERANCE:
+        if exact and leaving.info['task'] == 'classification' and not found.difference <= comparison.TOLERANCE:
             raise PreflightError(f'{args.out} is not written: its probabilities differ from those of PyTorch by up to '
                                  f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected.')
         size = unfinished.stat().st_size

@@ -70,7 +70,7 @@ def compare(subject: Subject, leaving: Departure, path: Path, form: str, eval_im
         before, after = [*subject.predict()], [*subject.predict(model=exported)]
         metrics = {}
     pairs = [(_predicted(a), _predicted(b)) for a, b in zip(before, after, strict=True)]
-    difference = max((_difference(a[0], b[0]) for a, b in pairs), default=0.0)
+    difference = float(np.max([_difference(a[0], b[0]) for a, b in pairs], initial=0))  # nan where one is
     agreement = statistics.fmean(a[1].tolist() == b[1].tolist() for a, b in pairs)
     return Comparison(len(pairs), difference, agreement, _time(subject, leaving, exported),
                       info['task'] == 'classification', metrics)

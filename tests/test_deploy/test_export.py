@@ -1,6 +1,7 @@
 """The command line of tools/export.py, for classifiers."""
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -191,13 +192,19 @@ def test_what_its_user_can_mend(trained, tmp_path, monkeypatch):
     refused([config, checkpoint, str(place / 'a.onnx')], "Exporting needs onnx and onnxruntime: pip install onnx")
 
 
-def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monkeypatch):
-    read = files.read
+@pytest.mark.parametrize('wrong', [lambda out, number: out[:, ::-1].copy(),
+                                   lambda out, number: out * np.float32(np.nan if number else 1)])  # but the first
+def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monkeypatch, wrong):
+    read, numbers = files.read, itertools.count()
 
-    def wrong(*args):
+    def read_wrong(*args):
         function, info = read(*args)
-        return lambda image: tuple(out[:, ::-1].copy() for out in function(image)), info
-    monkeypatch.setattr(files, 'read', wrong)
+
+        def run(image):
+            number = next(numbers)
+            return tuple(wrong(out, number) for out in function(image))
+        return run, info
+    monkeypatch.setattr(files, 'read', read_wrong)
     refused([*trained(), str(tmp_path / 'out/model.onnx')], 'is not written: its probabilities differ')
     assert not (tmp_path / 'out').exists()
 
