@@ -93,7 +93,9 @@ def _merge(layer: Any, name: str, report: Fused) -> None:
     if not shared and layer.basis.constant_first and not isinstance(layer, KANConvTranspose2d):
         constant = layer.basis_weight[:, :, 0].double().flatten(1).sum(1)
         put(layer, 'bias', constant + (0 if layer.bias is None else layer.bias.double()), layer.basis_weight)
-        layer.basis_weight[:, :, 0] = 0
+        rest = layer.basis_weight.clone()  # tied ones are another layer's, too
+        rest[:, :, 0] = 0
+        put(layer, 'basis_weight', rest)
         report.add(name, 'constant summed into the bias')
 
 

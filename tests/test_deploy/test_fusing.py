@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule
 from torch import nn
+from torch.testing import assert_close
 
 import rkan_mm
 from rkan_mm.deploy.fusing import Fused
@@ -101,6 +102,14 @@ def test_computes_the_same(name, dtype, tmp_path):
         again.load_state_dict(fused.state_dict())
         with torch.no_grad():
             assert flat(again(x)).equal(out)
+
+
+def test_layers_with_tied_coefficients():
+    net = nn.Sequential(*(KANLinear(4, 4, basis=dict(type='Chebyshev')) for _ in range(2))).eval()
+    net[1].basis_weight = net[0].basis_weight
+    x = torch.rand(5, 4)
+    expected = net(x)
+    assert_close(rkan_mm.fuse(net)(x), expected)
 
 
 def test_channels_that_nothing_reads():

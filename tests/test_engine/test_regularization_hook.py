@@ -1,5 +1,7 @@
 """Penalties of KAN layers in mmengine's runner."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from kan_runs import Images, Model, Two, runner
@@ -35,6 +37,23 @@ def test_penalties_join_the_loss(tmp_path, basis):
     assert not model._forward_pre_hooks
     assert not model.fc._forward_pre_hooks
     assert not isinstance(model(torch.rand(1, 2, 6, 6)), dict)
+
+
+@pytest.mark.parametrize('basis', ['BSpline', 'Chebyshev'])
+def test_penalties_of_a_compiled_model_are_in_its_graph(basis):
+    model, x, found = Model(basis).train(), torch.randn(2, 2, 6, 6), []
+    hook = KANRegularizationHook(l1=0.1, entropy=0.1, smoothness=0.1)
+    hook.before_train(SimpleNamespace(model=model))
+    torch.compiler.reset()
+
+    def backend(graph, inputs):
+        found.append(graph)
+        return graph.forward
+
+    losses = torch.compile(lambda x: model(x, mode='loss'), backend=backend)(x)
+    assert len(found) == 1
+    assert_close(losses, model(x, mode='loss'))
+    assert 'loss_kan_smoothness' in losses
 
 
 @pytest.mark.parametrize(('model', 'said'), [(Two, 1), (Model, 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +29,18 @@ def input_range(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer.normalization, str) and layer.normalization in RANGES:
         return torch.tensor(RANGES[layer.normalization], dtype=torch.float64, device=x.device)
     u = x if isinstance(layer.normalization, str) else layer.seen(x)
-    u = u[u.isfinite()].double()
-    low, high = u.aminmax() if len(u) else u.new_tensor([-1, 1]).unbind()
+    low, high = _finite_ends(u) if u.numel() else u.new_tensor([-1, 1], dtype=torch.float64).unbind()
     padding = getattr(layer, '_reversed_padding_repeated_twice', getattr(layer, 'padding', ()))
     if any(padding) and getattr(layer, 'padding_mode', 'zeros') == 'zeros' and not getattr(layer, 'transposed', False):
         low, high = low.clamp(max=0), high.clamp(min=0)
     return torch.stack([low, high])
+
+
+def _finite_ends(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Without a size that depends on the data: a compiler makes two graphs there, and a GPU is waited for."""
+    finite = u.isfinite()
+    low, high = torch.where(finite, u, math.inf).amin().double(), torch.where(finite, u, -math.inf).amax().double()
+    return torch.where(low <= high, low, -1.0), torch.where(low <= high, high, 1.0)
 
 
 @in_single

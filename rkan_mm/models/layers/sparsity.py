@@ -35,7 +35,7 @@ class Sparsity(LayerMixin):
         parameter = self.coefficient_parameter
         if f'{prefix}mask' in state_dict:
             self.mask = state_dict[f'{prefix}mask'].detach().to(parameter, copy=True)
-        elif f'{prefix}{self.coefficients_name}' in state_dict:
+        elif f'{prefix}{self.coefficients_name}' in state_dict and self.mask is not None:
             self.mask = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Sparsity:

@@ -1,9 +1,10 @@
-"""Parts of mm that compute with a convolution's weight by themselves, which is the base branch alone in a KAN layer."""
+"""Parts of mm and torch that compute with a layer's weight by themselves: in a KAN layer, the base branch alone."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from rkan_mm.teaching import teach
@@ -16,8 +17,25 @@ PARTS = (
     ('mmpretrain.models.backbones.sparse_resnet', 'SparseResNet', 'dense_model_to_sparse'),
     ('mmdet.models.dense_heads.tood_head', 'TaskDecomposition', '__init__'),
     ('mmcv.cnn.rfsearch.operator', 'Conv2dRFSearchOp', '__init__'),
+    ('mmpretrain.models.backbones.levit', 'LinearBatchNorm', 'fuse'),
+    ('mmpretrain.models.heads.levit_head', 'BatchNormLinear', 'fuse'),
 )
 """Module, class, and the method from which on functions would be left out."""
+
+ATTENTION: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
+    ('torch.nn', 'MultiheadAttention', ('out_proj',), True),
+    ('torchvision.models.swin_transformer', 'ShiftedWindowAttention', ('qkv', 'proj'), True),
+    ('torchvision.models.video.swin_transformer', 'ShiftedWindowAttention3d', ('qkv', 'proj'), True),
+    ('mmpretrain.models.utils.attention', 'WindowMSAV2', ('qkv',), True),
+    ('mmpretrain.models.utils.attention', 'BEiTAttention', ('qkv',), False),
+    ('mmpretrain.models.utils.attention', 'CrossMultiheadAttention', ('q', 'k', 'v'), True),
+    ('mmpretrain.models.multimodal.chinese_clip.chinese_clip', 'AttentionPool2d',
+     ('q_proj', 'k_proj', 'v_proj', 'c_proj'), True),
+    ('timm.models.beit', 'Attention', ('qkv',), False),
+    ('timm.models.eva', 'EvaAttention', ('qkv',), False),
+    ('timm.models.swin_transformer_v2', 'WindowAttention', ('qkv',), False),
+)
+"""Module, class, layers whose weight it takes without a call, and whether it always does: else with q_bias alone."""
 
 OR_ELSE = {'Conv2dRFSearchOp': ', or pass over these by RFSearchHook(config=dict(search=dict(skip_layer=[...])))'}
 """Of a part that can be told to pass over layers, by parts of their names."""
@@ -28,6 +46,19 @@ def teach_parts() -> None:
     for module, cls, method in PARTS:
         if (part := getattr(sys.modules.get(module), cls, None)) is not None:
             teach(part, method, _refuse_kan)
+    for module, cls, names, always in ATTENTION:
+        if (part := getattr(sys.modules.get(module), cls, None)) is not None:
+            teach(part, '__setattr__', partial(_refuse_in_attention, names, always))
+
+
+def _refuse_in_attention(names: tuple[str, ...], always: bool, plain: Callable, part: Any, name: str,
+                         value: Any) -> None:
+    if name in names and isinstance(value, Folding) and (always or (
+            getattr(part, 'q_bias', None) is not None and not getattr(part, 'qkv_bias_separate', False))):
+        raise TypeError(f'{type(part).__name__} takes the weight of its {name} without a call of the layer, and in a '
+                        f'{type(value).__name__} that is the base branch alone: the functions would be left out. '
+                        'Leave an ordinary layer there')
+    plain(part, name, value)
 
 
 def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
@@ -37,8 +68,8 @@ def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
     for layer in part.modules():
         if isinstance(layer, Folding):
             who = type(part).__name__ + ('' if builds else f'.{plain.__name__}')
-            raise TypeError(f'{who} computes with the weight of each convolution itself, which in a '
+            raise TypeError(f'{who} computes with the weight of each layer itself, which in a '
                             f'{type(layer).__name__} is the base branch alone: the functions would be left out. Do '
-                            'without it, or take ordinary convolutions there (conv_cfg=None)'
+                            'without it, or take ordinary layers there (conv_cfg=None)'
                             + OR_ELSE.get(type(part).__name__, ''))
     return None if builds else plain(part, *args, **kwargs)

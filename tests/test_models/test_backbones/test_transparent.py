@@ -168,3 +168,13 @@ def test_a_compiled_net_has_no_more_graphs(name, training):
     net = build(name)
     net.train(training)
     assert graphs(net, x) <= graphs(plain, x)
+
+
+def test_a_net_whose_weights_are_loaded_is_not_compiled_again():
+    net, x, found = build('mmdet-resnet18'), torch.rand(2, 3, 64, 64), []
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend=lambda graph, inputs: found.append(graph) or graph.forward)
+    for _ in range(2):
+        compiled(x)
+        net.load_state_dict(net.state_dict())
+    assert len(found) == 1
