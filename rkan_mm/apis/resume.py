@@ -37,7 +37,8 @@ def newest_whole(cfg: Config) -> str | None:
 
     Candidates are what ``last_checkpoint`` in the work dir names and what fits the names of the checkpoint hook. A
     folder, as sharded strategies write it, is taken as ``last_checkpoint`` names it. What that file names elsewhere,
-    as in a copied work dir, counts only where nothing is here.
+    as in a copied work dir, counts only where nothing is here. What it names here is the newest, but for what was saved
+    after it, by clock and iteration: machines may have clocks of other zones.
     """
     logger = MMLogger.get_current_instance()
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -60,7 +61,16 @@ def newest_whole(cfg: Config) -> str | None:
         found = {named, *(path for path in found if not path.samefile(named))}
     allow_mmengine_globals()
     ages = {path: _age(path) for path in found}
-    for path in sorted(found, key=lambda path: ages[path] or ('~', 0), reverse=True):  # those without an age first
+    known = None if named is None else ages.get(named)
+
+    def rank(path: Path) -> tuple[int, tuple[str, int]]:
+        age = ages[path]
+        if age is None:  # first, to be told
+            return 3, ('', 0)
+        behind = known is not None and path != named and not (age[0] >= known[0] and age[1] > known[1])
+        return 0 if behind else 1 if path == named else 2, age
+
+    for path in sorted(found, key=rank, reverse=True):
         if ages[path] is not None and is_whole(path):
             return str(path)
         logger.warning(f'{path} is torn or no checkpoint of a training run; it is passed over')

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from rkan_mm.apis.defaults import make_resumable
 from rkan_mm.apis.resume import is_whole, newest_whole
-from rkan_mm.engine import AtomicBackend, ResumableCheckpointHook, RunError
+from rkan_mm.engine import AtomicBackend, ResumableCheckpointHook, RunError, allow_mmengine_globals
 from rkan_mm.engine.resume_state import random_state, set_random_state
 
 
@@ -245,6 +245,29 @@ def test_a_torn_checkpoint_is_passed_over_by_name(tmp_path, monkeypatch, damage)
     (tmp_path / 'a/last_checkpoint').write_text('')  # torn itself
     assert newest_whole(cfg) == str(before)
     assert newest_whole(Config(dict(work_dir=str(tmp_path / 'none')))) is None
+
+
+def test_a_run_that_was_gone_on_with_under_an_earlier_clock(tmp_path):
+    """In a checkpoint stands the time of the zone of its machine."""
+    build(tmp_path / 'a').train()
+    cfg, last = Config(dict(work_dir=str(tmp_path / 'a'))), tmp_path / 'a/last_checkpoint'
+
+    allow_mmengine_globals()
+
+    def saved(epoch, time):
+        path = tmp_path / f'a/epoch_{epoch}.pth'
+        checkpoint = torch.load(path, weights_only=True)
+        checkpoint['meta']['time'] = time
+        torch.save(checkpoint, path)
+
+    for epoch, time in {1: '20261127_100000', 2: '20261127_110000', 3: '20261127_040000', 4: '20261127_050000'}.items():
+        saved(epoch, time)
+    assert newest_whole(cfg) == str(tmp_path / 'a/epoch_4.pth')
+    last.write_text(str(tmp_path / 'a/epoch_3.pth'))  # stopped before it named the next one
+    assert newest_whole(cfg) == str(tmp_path / 'a/epoch_4.pth')
+    last.write_text(str(tmp_path / 'a/epoch_1.pth'))
+    saved(1, '20261128_100000')  # of a training that was begun anew in a work dir with another one
+    assert newest_whole(cfg) == str(tmp_path / 'a/epoch_1.pth')
 
 
 def test_classes_of_the_user_stay(tmp_path):
