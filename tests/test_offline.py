@@ -122,3 +122,25 @@ def test_some_operations_of_mmcv(tmp_path):
     assert 'NmsLauncher' in cuda
     assert 'Knn' not in cuda
     assert re.findall(r'm\.def\("(\w+)"', binding) == ['version', 'nms', '__getattr__']
+
+
+def test_operations_that_were_left_out_before(checkout):
+    """Each call compiles what it names, or all; and is waited for, however late it begins."""
+    (checkout / '.offline').mkdir()
+    (checkout / 'onedl_mmcv-1/mmcv').mkdir(parents=True)
+    (checkout / 'onedl_mmcv-1/PKG-INFO').write_text('Version: 2.3.6\n')
+    for name in ('nms.cpp', 'knn.cpp'):
+        (checkout / 'onedl_mmcv-1/mmcv' / name).touch()
+    subprocess.run(['tar', '-czf', '.offline/onedl_mmcv-1.tar.gz', 'onedl_mmcv-1'], cwd=checkout, check=True)
+    python3(checkout, 'case "$1 $2" in "tools/offline_ops.py "*) rm "$2/mmcv/knn.cpp";; '
+            '"-m pip") mkdir "$SITE.part";;\n'
+            'setup.py*) echo compiled $(ls mmcv) >>"$ASKED"; touch mmcv/_ext.so;; esac')
+    command = ('. tools/offline_machine.sh; cd() { sleep 0.5; builtin cd "$@"; }\n'
+               'for names in nms "" "nms"; do mmcv_ops $names || exit; mmcv_ops; wait_for_ops || exit; done')
+    done = bash(checkout, command, SITE=str(checkout / 'site'), MMCV=str(checkout / 'mmcv'),
+                ASKED=str(checkout / 'asked'))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["mmcv's ops are being compiled: wait_for_ops first"] * 3
+    assert (checkout / 'asked').read_text().splitlines() == [
+        'compiled nms.cpp', 'compiled knn.cpp nms.cpp', 'compiled _ext.so nms.cpp']
+    assert (checkout / 'site/mmcv/_ext.so').is_file()

@@ -7,11 +7,14 @@
 SITE="${SITE:-/tmp/site}" MMCV="${MMCV:-/tmp/mmcv}"
 export PYTHONPATH="$SITE:$PWD" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
+unpack_mmcv() {
+  rm -rf "$MMCV" && mkdir -p "$MMCV" && tar -xzf .offline/*mmcv*.tar.gz -C "$MMCV" --strip-components 1
+}
+
 install_stack() {
-  rm -rf "$SITE.part" "$MMCV"
+  rm -rf "$SITE.part"
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE.part" .offline/*.whl &&
-    mkdir -p "$MMCV" &&
-    tar -xzf .offline/*mmcv*.tar.gz -C "$MMCV" --strip-components 1 &&
+    unpack_mmcv &&
     cp -r "$MMCV/mmcv" "$SITE.part/mmcv" &&
     version=$(sed -n 's/^Version: //p' "$MMCV/PKG-INFO") && mkdir "$SITE.part/onedl_mmcv-$version.dist-info" &&
     cp "$MMCV/PKG-INFO" "$SITE.part/onedl_mmcv-$version.dist-info/METADATA" &&  # mmcv asks for its own version
@@ -24,11 +27,15 @@ install_stack() {
 
 mmcv_ops() {
   [ -d "$MMCV" ] || { echo "there is no $MMCV" >&2; return 1; }
-  [ $# = 0 ] || python3 tools/offline_ops.py "$MMCV" "$@" || return
+  if [ -e "$MMCV/pid" ] && [ ! -e "$MMCV/ended" ] && kill -0 "$(cat "$MMCV/pid")" 2>/dev/null; then
+    echo "mmcv's ops are being compiled: wait_for_ops first" >&2
+    return 1
+  fi
+  [ ! -e "$MMCV/reduced" ] || unpack_mmcv || return  # an earlier call left operations out
+  [ $# = 0 ] || { touch "$MMCV/reduced" && python3 tools/offline_ops.py "$MMCV" "$@"; } || return
   rm -f "$MMCV/ended"
   (
     cd "$MMCV" || exit
-    echo "$BASHPID" >pid
     # cusparse.h and its like lie beside torch's libraries, not always with nvcc
     CPATH=$(python3 -c "
 import glob, sysconfig
@@ -38,6 +45,7 @@ print(':'.join(glob.glob(sysconfig.get_paths()['purelib'] + '/nvidia/*/include')
     CFLAGS='-DNDEBUG -fwrapv -O2 -g0 -w' nice -n 10 python3 setup.py build_ext --inplace >build.log 2>&1
     echo $? >ended
   ) &
+  echo $! >"$MMCV/pid"
 }
 
 wait_for_ops() {
