@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
 from rkan_mm.visualization import draw_gallery
 
 from .command_line import Parser, add_cfg_options, command_line, of_the_user
@@ -19,12 +20,12 @@ METRICS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
 def ap_table(metrics: dict[str, float], title: str) -> Table:
-    """The AP columns of COCO for boxes and masks; -1 (no such objects) is shown as a dash."""
+    """The AP columns of COCO for boxes and masks; a dash where there are no such objects (-1), or none was found."""
     table = Table(title=title)
     for column in ('', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl'):
         table.add_column(column)
     for kind in ('bbox', 'segm'):
-        values = [metrics[f'coco/{kind}_{name}'] for name in METRICS]
+        values = [metrics.get(f'coco/{kind}_{name}', -1) for name in METRICS]
         table.add_row(kind, *('-' if value < 0 else f'{value:.3f}' for value in values))
     return table
 
@@ -39,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     add_cfg_options(options)
     console = Console(width=100, highlight=False)
     start = time.monotonic()
-    root = load_config(args.config, options.parse_known_args(rest)[0].cfg_options).data_root
+    cfg = load_config(args.config, options.parse_known_args(rest)[0].cfg_options)
+    root = cfg.get('data_root')
+    if not root or 'segm' not in str(cfg.get('val_evaluator')) or any(each.startswith('--no-v') for each in rest):
+        raise PreflightError('The demo trains on its own shapes, and shows masks and the AP of its validation: take a '
+                             'config with data_root, whose val_evaluator has the metric segm, without --no-validate.')
     console.print(f'[bold]1/4[/] Drawing textured shapes with masks into {root} (usually 10 s)')
     with of_the_user(OSError):
         make_shapes(root)

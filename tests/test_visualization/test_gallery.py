@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.structures import InstanceData
 
+from rkan_mm.apis import demo
 from rkan_mm.apis.demo import ap_table
 from rkan_mm.apis.runner import load_config
 from rkan_mm.datasets.shapes import make_shapes
+from rkan_mm.preflight import PreflightError
 from rkan_mm.visualization import draw_gallery
 
 
@@ -55,3 +57,15 @@ def test_table_shows_what_there_is():
     assert [column.header for column in table.columns] == ['', 'AP', 'AP50', 'AP75', 'APs', 'APm', 'APl']
     assert list(table.columns[-1].cells) == ['-', '-']
     assert list(table.columns[2].cells) == ['0.500', '0.500']
+    assert list(ap_table({}, 'x').columns[1].cells) == ['-', '-']  # nothing was found in any picture
+
+
+@pytest.mark.parametrize('options', [
+    ['--no-validate'], ['--cfg-options', 'val_evaluator.metric=bbox'], ['--config', 'rkanet18-w8_1xb128-4e_fmnist']])
+def test_a_demo_that_would_have_nothing_to_show(options, monkeypatch):
+    """It is told before the training."""
+    monkeypatch.setattr(demo, 'train', None)
+    monkeypatch.setattr(demo, 'make_shapes', None)
+    config = [] if '--config' in options else ['--config', 'mask-rcnn_rkanet18_fpn_shapes']
+    with pytest.raises(PreflightError, match='The demo trains on its own shapes, and shows masks and the AP of its '):
+        demo.main([*config, *options])
