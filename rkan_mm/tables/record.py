@@ -69,6 +69,7 @@ def _training_of(line: dict) -> dict[str, str]:
     data = '' if '{seed}' in line['options'] else ' '.join(
         part for part in line['data'].split() if part.startswith('train:'))
     return dict(epochs=line['epochs'], parameters=line['parameters'], recipe=line['recipe'], data=data,
+                options=line['options'],
                 processes='+'.join(dict.fromkeys(re.findall(r'(\d+) x ', line['device']))))
 
 
@@ -81,12 +82,13 @@ def disagreements(lines: Sequence[dict], baseline: str | None = None) -> Iterato
     """
     for row in dict.fromkeys(line['row'] for line in lines):
         mine = [line for line in lines if line['row'] == row]
-        for name in ('epochs', 'parameters', 'processes', 'recipe', 'data'):
+        for name in ('epochs', 'parameters', 'processes', 'recipe', 'options', 'data'):
             found = sorted({_training_of(line)[name] for line in mine} - {''})
             if len(found) > 1:
-                which = dict(recipe=f'{len(found)} states of its config', data=f'{len(found)} sets of training data '
-                             f'({", ".join(found)})').get(name, f'{" and ".join(found)} {name}')
-                yield f'{row}: its runs are of {which}, and its mean is of different trainings.'
+                named = dict(recipe='states of its config', options='sets of options', data='sets of training data')
+                which = f'{len(found)} {named[name]}' if name in named else f'{" and ".join(found)} {name}'
+                told = f' ({", ".join(found)})' if name == 'data' else ''
+                yield f'{row}: its runs are of {which}{told}, and its mean is of different trainings.'
         theirs = {line['seed']: machine_of(line) for line in lines if line['row'] == baseline}
         apart = {line['seed']: machine_of(line) for line in mine
                  if machine_of(line) and theirs.get(line['seed']) not in ('', None, machine_of(line))}

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rkan_mm.preflight.red import warn_in_red
+
+from .record import disagreements
 from .report import values
 from .table import Table
 
@@ -32,6 +35,8 @@ def compare(table: Table, against: str | None = None, rows: Collection[str] | No
             seeds: Collection[int] | None = None) -> list[Comparison]:
     """Rows that were run against one, by default the baseline, on the last value (of the test, where there is one).
 
+    What of these runs does not go together is told in red.
+
     Args:
         rows: that alone are compared, and corrected for; default: all others.
         seeds: that alone count; default: all.
@@ -47,8 +52,11 @@ def compare(table: Table, against: str | None = None, rows: Collection[str] | No
     if against in rows:
         raise ValueError(f'{table.path}: row {against!r} would be compared with itself')
     key, results = 'test' if table.test else 'last', table.results()
-    by_seed = {name: {line['seed']: values(table, [line], key)[0] for line in results
-                      if line['row'] == name and (seeds is None or int(line['seed']) in seeds)}
+    compared = [line for line in results if line['row'] in (*rows, against)
+                and (seeds is None or int(line['seed']) in seeds)]
+    for sentence in disagreements(compared, against):
+        warn_in_red(sentence)
+    by_seed = {name: {line['seed']: values(table, [line], key)[0] for line in compared if line['row'] == name}
                for name in (*rows, against)}
     paired = {name: np.array([by_seed[name][seed] - theirs for seed, theirs in by_seed[against].items()
                               if seed in by_seed[name]]) for name in rows}

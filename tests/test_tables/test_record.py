@@ -11,7 +11,7 @@ from rkan_mm.preflight import PreflightError
 from rkan_mm.tables.record import disagreements, machine_of
 from rkan_mm.tables.report import markdown
 from rkan_mm.tables.run import run_table
-from rkan_mm.tables.statistics import statistics
+from rkan_mm.tables.statistics import compare, statistics
 from rkan_mm.tables.table import FIELDS, Table
 
 SUMMARY = (
@@ -99,12 +99,16 @@ def test_a_record_as_excel_saves_it(write, tmp_path):
     ({2: dict(device='1 x CPU'), 3: dict(device='1 x NVIDIA H100')}, []),
     ({2: dict(recipe='a'), 3: dict(recipe='b')},
      ['B: its runs are of 2 states of its config, and its mean is of different trainings.']),
+    ({3: dict(options='{"lr": 1}')},
+     ['B: its runs are of 2 sets of options, and its mean is of different trainings.']),
     ({2: dict(last='nan')}, ['B: figures of seed 0 are no number, and so is its mean.']),
 ])
 def test_told(write, changes, told, capsys):
     assert list(disagreements(write(changes).results(), 'A')) == told
-    run_table(['t.yml', '--collect', '--record', 'logs/t.csv'])
-    assert all(f'WARNING: {each}' in capsys.readouterr().out for each in told)
+    for tell in (lambda: run_table(['t.yml', '--collect', '--record', 'logs/t.csv']), lambda: compare(Table('t.yml'))):
+        tell()
+        out = capsys.readouterr().out
+        assert all(f'WARNING: {each}' in out for each in told)
 
 
 def test_a_figure_that_is_no_number_stops_no_table(write):
