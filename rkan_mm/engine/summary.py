@@ -45,9 +45,9 @@ class RunSummaryHook(Hook):
     on, the last one was not.
 
     It also holds the fingerprint of the data of each split, the commit of the code, the devices that trained and their
-    numbers of threads; of a run that was resumed, all that it had, and the peak memory of all of its processes on the
-    last device. Where the config says for which data it was made (``data_fingerprints``, by split), a run on other data
-    is warned of when it starts, and ``other_data`` names the splits.
+    numbers of threads; of a run that was resumed, all that it had, the peak memory of all of its processes on the last
+    device, and seconds of its last process. Where the config says for which data it was made (``data_fingerprints``, by
+    split), a run on other data is warned of when it starts, and ``other_data`` names the splits.
     """
 
     priority = 'VERY_LOW'
@@ -58,6 +58,8 @@ class RunSummaryHook(Hook):
         with whole:
             self._parameters = sum(p.numel() for p in runner.model.parameters())
         self._trained = False
+        times = runner.message_hub.log_scalars.get('train/time')
+        self._times_before = 0 if times is None else len(times.data[0])
         self._note_provenance(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -174,13 +176,15 @@ class RunSummaryHook(Hook):
     def _path(runner: Runner) -> Path:
         return Path(runner.work_dir, 'summary.json')
 
-    @staticmethod
-    def _seconds(history: dict, runner: Runner) -> float | None:
+    def _seconds(self, history: dict, runner: Runner) -> float | None:
+        """Of whole epochs of this process, if it had one: before it batches may have been others, and the machine."""
         loader = getattr(runner.train_loop, 'dataloader', None)
         batches = batches_in(loader) if isinstance(loader, DataLoader) else None
         if 'train/time' not in history or not runner.epoch or not batches:
             return None
         times = history['train/time'].data[0]
+        mine = times[self._times_before:]
+        times = mine if len(mine) >= batches else times
         epochs = len(times) // batches
         return float(np.median(times[-epochs * batches:].reshape(epochs, -1).sum(1))) if epochs else None
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from small_runs import CLASSIFIER, write_run
+from torch.utils.data import DataLoader
 
 from rkan_mm.apis import runner
 from rkan_mm.engine import RunSummaryHook
@@ -54,6 +57,15 @@ def test_what_a_training_ran_on_is_not_what_collects_it(trained, monkeypatch):
     monkeypatch.setattr(RunSummaryHook, '_memory', staticmethod(lambda: 5.0))  # of the last process alone
     runner.train(['cls.py', '--work-dir', 'work', '--resume', '--cfg-options', 'train_cfg.max_epochs=3'])
     assert summary()['peak_memory_mib'] == 7
+
+
+@pytest.mark.parametrize(('before', 'seconds'), [(100, 20), (0, 5), (107, 5)])
+def test_seconds_of_an_epoch_are_of_the_last_process(before, seconds):
+    """100 batches on another machine, or of other sizes; then two epochs of five."""
+    hook, times = RunSummaryHook(), [1.0] * 100 + [4.0] * 10
+    hook._times_before = before
+    runner = SimpleNamespace(epoch=3, train_loop=SimpleNamespace(dataloader=DataLoader(range(10), batch_size=2)))
+    assert hook._seconds({'train/time': HistoryBuffer(times, [1] * 110)}, runner) == seconds
 
 
 @pytest.mark.parametrize('flags', [[], ['--tta']])
