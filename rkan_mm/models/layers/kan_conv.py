@@ -37,10 +37,11 @@ class KANConv(SetLater, KANLayer):
     channel_dim = 1
 
     def _check_base_act(self) -> None:
-        zero = None if self.base_act is None else self.base_act(torch.zeros(1, device='cpu'))
+        act = self.base_act
+        zero = None if act is None else act(next(act.parameters(), torch.empty(0, device='cpu')).new_zeros(1))
         if zero is not None and has_numbers(zero) and zero.item() != 0:
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
-                             f'padded; {type(self.base_act).__name__} is not')
+                             f'padded; {type(act).__name__} is not')
 
     def _fits(self, x: Tensor) -> bool:
         if x.dim() not in (self.spatial + 1, self.spatial + 2):

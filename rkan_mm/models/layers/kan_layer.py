@@ -99,6 +99,8 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
         self.base_act = build_base_act(base_act_cfg)
+        if self.base_act is not None:
+            self.base_act = placed_as(self.weight, self.base_act)
         self._check_base_act()
         shape = self.weight.shape
         self.basis_weight = nn.Parameter(

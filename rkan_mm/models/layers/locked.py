@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .grid_update import ELEMENTWISE
-from .half import HALF
+from .half import in_full
+from .kan_layer import NO_STRIDES
 from .symbolic_trace import is_traced, layer_input
 
 
@@ -113,8 +114,12 @@ class LockedFunctions(nn.Module):
         x = layer_input(args, kwargs)
         if is_traced(x):  # the layer is a leaf, and runs this itself
             return out
-        x = x.float() if x.dtype in HALF else x
-        return out + own._value(layer, x, out).to(out.dtype)
+        if x.is_nested and x.layout is torch.strided:
+            parts = zip(x.unbind(), out.unbind(), strict=True)
+            return torch.nested.as_nested_tensor([each + own._value(layer, in_full(part), each).to(each.dtype)
+                                                  for part, each in parts])
+        value = own._value(layer, in_full(x.to_dense() if x.layout in NO_STRIDES else x), out).to(out.dtype)
+        return (out.to_dense() + value).to_mkldnn() if out.is_mkldnn else out + value
 
     @torch.no_grad()
     def scale(self, layer: nn.Module, factor: Tensor) -> None:
@@ -134,7 +139,7 @@ class LockedFunctions(nn.Module):
         shared, spatial = is_shared(layer), selection.dim() - 2
         shape = x.shape
         if shared:
-            x = x.flatten(0, 1).unsqueeze(1)
+            x = x.reshape(-1, 1, *shape[-2:])
         batched = x.dim() == spatial + 2
         x = x if batched else x.unsqueeze(0)
         convolve = getattr(F, f'conv{spatial}d')
@@ -153,7 +158,7 @@ class LockedFunctions(nn.Module):
             planes = self._planes(x.expand(-1, len(rows), *x.shape[2:]) if shared else x, 1)
             value = convolve(planes, selection, None, layer.stride, 0, layer.dilation)
         if shared:
-            return value.reshape(*shape[:2], *value.shape[2:])
+            return value.reshape(*shape[:-2], *value.shape[2:])
         return value if batched else value.squeeze(0)
 
     def _planes(self, x: Tensor, dim: int) -> Tensor:

@@ -156,7 +156,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         values = values - (shares * values).sum(0)
         variances, directions = torch.linalg.eigh(values.T @ (shares * values))
         met = variances > 1e-6 * variances.max()
-        mixture = torch.randn(int(met.sum()), *self.kernel_size, dtype=torch.float64)
+        mixture = torch.randn(int(met.sum()), *self.kernel_size, dtype=torch.float64, device='cpu')
         mixture /= math.sqrt(met.sum() * math.prod(self.kernel_size))
         self.weight.copy_(torch.einsum('fm,mhw->fhw', directions[:, met] / variances[met].sqrt(), mixture))
         if self.scaler is not None:

@@ -134,3 +134,29 @@ def test_of_fake_tensors(kind, basis):
         layer(x).sum().backward()
         assert layer.eval()(x).shape == build(basis=BASES[basis])(x).shape
     assert type(layer).__name__ in repr(nn.Sequential(layer))
+
+
+@pytest.mark.parametrize(('kind', 'dtype'), [('linear', torch.float64), ('conv', torch.float64),
+                                             ('conv', torch.bfloat16)])
+def test_an_activation_with_parameters_is_where_the_layer_is(kind, dtype):
+    build, shape = LAYERS[kind]
+    act = dict(type='PReLU')
+    layer = build(base_act_cfg=act, dtype=dtype)
+    assert layer(torch.randn(shape, dtype=dtype)).dtype == layer.base_act.weight.dtype == dtype
+    assert build(base_act_cfg=act, device='meta').base_act.weight.is_meta
+    with torch.device('meta'):
+        layer = build(base_act_cfg=act)
+    reset(layer.to_empty(device='cpu'))
+    assert layer.base_act.weight.item() == 0.25
+    assert layer(torch.randn(shape)).isfinite().all()
+
+
+@every
+def test_a_layer_draws_alike_whatever_the_default_device_is(kind, basis):
+    layers = []
+    for device in ('cpu', 'meta'):
+        layers.append(LAYERS[kind][0](basis=BASES[basis], **dict(start='orthonormal') if kind == 'shared' else {}))
+        with torch.device(device):
+            torch.manual_seed(0)
+            layers[-1].reset_parameters()
+    assert_close(layers[1].state_dict(), layers[0].state_dict(), rtol=0, atol=0)

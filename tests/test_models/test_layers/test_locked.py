@@ -81,6 +81,22 @@ def test_only_locked_functions_change(kind):
 
 
 @kinds
+def test_inputs_without_a_batch_and_in_other_layouts(kind):
+    layer, x, fixed = made(kind)
+    lock(layer, fixed)
+    assert_close(layer(x[0]), layer(x)[0])
+    layer, x = layer.float(), x.float()
+    if kind == 'linear':
+        nested = layer(torch.nested.as_nested_tensor([x[0], x[1, :2]]))
+        for part, right in zip(nested.unbind(), (layer(x[0]), layer(x[1, :2])), strict=True):
+            assert_close(part, right)
+        assert_close(layer(x[0].to_sparse()), layer(x[0]))
+    if kind != 'reflect':  # which PyTorch's convolutions refuse, too
+        with torch.no_grad():
+            assert_close(layer(x.to_mkldnn()).to_dense(), layer(x))
+
+
+@kinds
 def test_constants_train_and_pruned_functions_do_not(kind):
     layer, x, fixed = made(kind)
     own = lock(layer, fixed)

@@ -165,9 +165,9 @@ class BSpline(GridBasis):
             return None
         # the coefficients of least norm whose splines take random values at the points of the grid
         low, high = self.grid_range
-        basis = BSpline(self.grid_size, self.order, (low, high)).double()
-        points = torch.linspace(low, high, self.grid_size + 1, dtype=torch.float64)
-        with torch.no_grad():
+        with torch.no_grad(), torch.device('cpu'):  # whatever the default device is
+            basis = BSpline(self.grid_size, self.order, (low, high)).double()
+            points = torch.linspace(low, high, self.grid_size + 1, dtype=torch.float64)
             shape = *weight.shape[:2], *weight.shape[3:], self.grid_size + 1
             noise = torch.rand(shape, dtype=torch.float64, device=weight.device) - 0.5
             solve = torch.linalg.pinv(basis(points)).T.to(weight.device)

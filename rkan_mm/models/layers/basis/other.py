@@ -72,7 +72,7 @@ class Rational(Basis):
         """1 + x^m: bounded below by 1, and of the order that tames the numerator."""
         q = self.denominator
         with torch.no_grad():
-            q.copy_(placed(torch.arange(1, len(q) + 1).eq(len(q)), q))
+            q.copy_(placed(torch.arange(1, len(q) + 1, device=q.device).eq(len(q)), q))
 
     @property
     def num_functions(self) -> int:
