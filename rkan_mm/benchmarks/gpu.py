@@ -208,14 +208,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f'torch {torch.__version__} finds no GPU; --dry-run shows on a CPU that the script works')
     console = Console(width=120)
     chosen = [step for step in steps(args.dry_run) if not args.step or step.name in args.step]
-    record: dict = dict(machine=machine(args.dry_run))
-    out = Path(args.out)
-    before = steps_before(out, record['machine'])
+    mine, out = machine(args.dry_run), Path(args.out)
+    before = steps_before(out, mine)
+    record: dict = {**(json.loads(out.read_text()) if before else {}), 'machine': mine}  # with what a hand has added
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(rows: list[dict]) -> None:
         for row in rows:  # what another call adds can be of another revision
-            row['revision'] = record['machine']['revision']
+            row['revision'] = mine['revision']
         steps = together(before, rows)
         record.update(steps=steps, goals=goals(steps))
         out.write_text(json.dumps(record, indent=1))

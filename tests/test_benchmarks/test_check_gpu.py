@@ -179,7 +179,7 @@ def test_what_was_measured_stays_until_it_is_measured_anew(tmp_path, monkeypatch
     """A call that is stopped, or has no time left, takes nothing away; each step keeps its revision."""
     out, run = tmp_path / 'out.json', dict(command='rkan_mm', state='done', seconds=1)
     names = ['inference', 'training', 'convolutions']
-    out.write_text(json.dumps(dict(machine=gpu.machine(True) | dict(revision='old'), steps=[
+    out.write_text(json.dumps(dict(note='by hand', machine=gpu.machine(True) | dict(revision='old'), steps=[
         dict(run, name=name, results=[0]) for name in names])))
     monkeypatch.setenv('RKAN_MM_REVISION', 'new')
 
@@ -196,6 +196,7 @@ def test_what_was_measured_stays_until_it_is_measured_anew(tmp_path, monkeypatch
     for rows in (*between, json.loads(out.read_text())['steps']):
         assert {row['name']: (row['results'], row['revision']) for row in rows} == {
             names[0]: ([1], 'new'), names[1]: ([0], 'old'), names[2]: ([0], 'old')}
+    assert json.loads(out.read_text())['note'] == 'by hand'
 
 
 def test_a_revision_says_whether_files_differ_from_it(monkeypatch):
