@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from rkan_mm.models.layers import SharedKANConv2d
 from rkan_mm.models.layers.basis import OrthogonalPolynomial
@@ -77,6 +78,9 @@ def _merge(layer: Any, name: str, report: Fused) -> None:
     if getattr(layer, 'locked', None) is not None:
         report.add(name, 'left alone, it has formulas')
         return
+    if is_parametrized(layer):
+        report.add(name, 'left alone, its weights are computed from others')
+        return
     shared = isinstance(layer, SharedKANConv2d)
     base, coefficients = ('base_weight', 'weight') if shared else ('weight', 'basis_weight')
     if layer.scaler is not None:
@@ -135,7 +139,8 @@ class _Part:
         if not isinstance(node, Node) or node.op != 'call_module':
             return None
         module = self.model.get_submodule(self.prefix + str(node.target))
-        if any(getattr(module, kind, None) for kind in ('_forward_hooks', '_forward_pre_hooks', 'locked')):
+        if is_parametrized(module) or any(getattr(module, kind, None) for kind in (
+                '_forward_hooks', '_forward_pre_hooks', 'locked')):
             return None
         alone = self.calls[node.target] == self.places.get(id(module), 1) == 1
         return module if alone or not module.state_dict() else None

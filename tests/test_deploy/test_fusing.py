@@ -104,6 +104,18 @@ def test_computes_the_same(name, dtype, tmp_path):
             assert flat(again(x)).equal(out)
 
 
+@pytest.mark.parametrize(('make', 'name'), [
+    (lambda: KANConv2d(3, 3, 3), 'basis_weight'), (lambda: KANConv2d(3, 3, 3, with_scaler=True), 'scaler'),
+    (lambda: nn.Conv2d(3, 3, 3), 'weight')])
+def test_layers_whose_weights_are_computed_from_others(make, name):
+    net, report, x = nn.Sequential(make(), nn.BatchNorm2d(3)), Fused(), torch.rand(2, 3, 5, 5)
+    nn.utils.parametrize.register_parametrization(net[0], name, nn.Tanh())
+    expected = trained(net)(x)
+    assert_close(rkan_mm.fuse(net, report)(x), expected)
+    if name != 'weight':
+        assert report == ['0: left alone, its weights are computed from others']
+
+
 def test_layers_with_tied_coefficients():
     net = nn.Sequential(*(KANLinear(4, 4, basis=dict(type='Chebyshev')) for _ in range(2))).eval()
     net[1].basis_weight = net[0].basis_weight

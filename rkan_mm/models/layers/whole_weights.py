@@ -40,7 +40,10 @@ class WholeWeights(LayerMixin):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Layouts such as channels_last are for the weights of an ordinary layer; these have one dimension more."""
-        coefficients = self._parameters.get(self.coefficients_name)
+        name = self.coefficients_name
+        coefficients = self._parameters.get(name)
+        if coefficients is None and nn.utils.parametrize.is_parametrized(self, name):
+            coefficients = getattr(getattr(self, 'parametrizations')[name], 'original', None)  # noqa: B009
         if coefficients is None:  # FSDP keeps them apart meanwhile
             return super()._apply(fn, recurse)
         shape = coefficients.shape

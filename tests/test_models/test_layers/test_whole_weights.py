@@ -148,6 +148,14 @@ def test_torchs_helpers_for_layouts(kind, args, around):
     assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_channels_last_of_parametrized_coefficients():
+    layer, x = KANConv2d(3, 4, 3), torch.rand(2, 3, 6, 6)
+    nn.utils.parametrize.register_parametrization(layer, 'basis_weight', nn.Tanh())
+    expected = layer(x)
+    assert_close(layer.to(memory_format=torch.channels_last)(x), expected)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_kan_neck_in_channels_last():
     neck = MMENGINE_MODELS.build(dict(type='mmdet.FPN', in_channels=[4, 8], out_channels=6, num_outs=3,
                                       conv_cfg=dict(type='rkan_mm.KANConv2d')))
