@@ -225,7 +225,7 @@ def lock(layer: nn.Module, functions: Mapping[tuple[int, ...], Fixed]) -> Locked
         keep[index] = False
     layer.keep(keep)
     _remove_hooks(layer)
-    layer.locked = LockedFunctions(layer, functions)
+    layer.locked, layer.formulas = LockedFunctions(layer, functions), len(functions)
     layer.register_forward_hook(layer.locked.add, prepend=True, with_kwargs=True)  # others see the whole output
     return layer.locked
 
@@ -234,6 +234,7 @@ def unlock(layer: nn.Module) -> None:
     """Take the formulas of a layer away; the functions in whose place they stood stay pruned."""
     _remove_hooks(layer)
     del layer.locked
+    layer.formulas = 0
 
 
 def _remove_hooks(layer: nn.Module) -> None:

@@ -28,7 +28,8 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         """Of (..., kh, kw) what is not pruned."""
         if weight is not None:
             weight = as_autocast(weight)
-        return weight if self.mask is None or weight is None else weight * self.mask.to(weight)
+        mask = self.present_mask
+        return weight if mask is None or weight is None else weight * mask.to(weight)
 
     def scaled(self) -> Tensor:
         """`s c` of the functions that are not pruned, (F, kh, kw)."""

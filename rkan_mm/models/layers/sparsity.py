@@ -24,6 +24,13 @@ class Sparsity(LayerMixin):
     """
 
     mask: Tensor | None = None
+    formulas = 0
+    """For how many functions a formula stands: what is compiled sees no hook that comes later, but this."""
+
+    @property
+    def present_mask(self) -> Tensor | None:
+        """The mask, for the forward pass: with another number of formulas it is compiled anew."""
+        return self.mask if self.formulas >= 0 else None
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -138,7 +145,7 @@ class Sparsity(LayerMixin):
 
         The mask comes to where they are: replicas of `nn.DataParallel`, for one, leave it on the first device.
         """
-        mask = self.mask
+        mask = self.present_mask
         if mask is None:
             return weight
         mask = mask if mask.device == weight.device else mask.to(weight.device)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from rkan_mm.inspection import LayerFunctions, formula
 from rkan_mm.models import KANConv1d, KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
-from rkan_mm.models.layers.locked import FORMS, Fixed, lock
+from rkan_mm.models.layers.locked import FORMS, Fixed, lock, unlock
 
 LAYERS = {
     'shared': (lambda: SharedKANConv2d((2, 3), stride=2, padding=1, dilation=(1, 2)), (2, 3, 9, 8), [(0, 2), (1, 0)]),
@@ -177,6 +177,18 @@ def test_compiled_and_exported(kind):
         expected = layer(x)
         assert_close(torch.compile(layer, fullgraph=True, backend='aot_eager')(x), expected)
         assert_close(torch.export.export(layer, (x,)).module()(x), expected)
+
+
+@kinds
+def test_locks_that_come_after_compiling(kind):
+    """Compiled code sees no hook that comes later, and a pruned layer has a mask before it has formulas."""
+    layer, x, fixed = made(kind)
+    layer.prune(threshold=-1.0)
+    torch.compiler.reset()
+    compiled = torch.compile(nn.Sequential(layer), backend='eager')
+    for change in (lambda: None, lambda: lock(layer, fixed), lambda: unlock(layer), lambda: lock(layer, fixed)):
+        change()
+        assert_close(compiled(x), layer(x))
 
 
 def test_loading_another_lock():
