@@ -92,11 +92,13 @@ REGISTER_DEVICE_IMPL(knn_impl, CUDA, knn_cuda);
 '''
 BINDING = '''Tensor nms(Tensor boxes);
 Tensor knn(Tensor points);
+Tensor fast_knn(Tensor points);
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("version", &version, "version");
   m.def("nms", &nms, "nms (CPU/CUDA)",
         py::arg("boxes"));
   m.def("knn", &knn, "knn", py::arg("points"));
+  m.def("fast_knn", &fast_knn, "fast", py::arg("points"));
 }
 '''
 
@@ -104,24 +106,25 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 def test_some_operations_of_mmcv(tmp_path):
     """As mmcv's own files are, whose operations nms and roi_align were compiled so, and ran on a GPU."""
     files = tmp_path / 'mmcv/ops/csrc/pytorch'
-    for name, text in {'nms.cpp': 'Tensor nms_impl(Tensor boxes) {}\nTensor nms(Tensor boxes) {}', 'cpu/nms.cpp': '',
-                       'knn.cpp': 'Tensor knn_impl(Tensor p) {}\nTensor knn(Tensor p) {}', 'cuda/nms_cuda.cu': '',
-                       'cuda/knn_cuda.cu': '', 'info.cpp': 'std::string version() {}', 'cuda/cudabind.cpp': CUDA,
-                       'pybind.cpp': BINDING}.items():
+    for name, text in {
+            'nms.cpp': 'Tensor nms_impl(Tensor boxes) {}\nTensor nms(Tensor boxes) {}', 'cpu/nms.cpp': '',
+            'knn.cpp': 'Tensor knn_impl(Tensor p) {}\nTensor knn(Tensor p) {}', 'cuda/nms_cuda.cu': '',
+            'cuda/knn_cuda.cu': '', 'fast_knn.cpp': 'Tensor fast_knn(Tensor p) {}',
+            'info.cpp': 'std::string version() {}', 'cuda/cudabind.cpp': CUDA, 'pybind.cpp': BINDING}.items():
         (files / name).parent.mkdir(parents=True, exist_ok=True)
         (files / name).write_text(text)
     command = [sys.executable, str(ROOT / 'tools/offline_ops.py'), str(tmp_path)]
     wrong = subprocess.run([*command, 'nmss'], capture_output=True, text=True)
     assert wrong.returncode == 1
-    assert wrong.stderr == 'no operation nmss; there are knn, nms\n'
-    subprocess.run([*command, 'nms'], check=True)
+    assert wrong.stderr == 'no operation nmss; there are fast_knn, knn, nms\n'
+    subprocess.run([*command, 'fast_knn'], check=True)  # nms stays: it is tried when all is compiled
     assert sorted(str(path.relative_to(files)) for path in files.rglob('*.c*')) == [
-        'cpu/nms.cpp', 'cuda/cudabind.cpp', 'cuda/nms_cuda.cu', 'info.cpp', 'nms.cpp', 'pybind.cpp']
+        'cpu/nms.cpp', 'cuda/cudabind.cpp', 'cuda/nms_cuda.cu', 'fast_knn.cpp', 'info.cpp', 'nms.cpp', 'pybind.cpp']
     cuda, binding = (files / 'cuda/cudabind.cpp').read_text(), (files / 'pybind.cpp').read_text()
     assert cuda.startswith('// Copyright\n#include')
     assert 'NmsLauncher' in cuda
     assert 'Knn' not in cuda
-    assert re.findall(r'm\.def\("(\w+)"', binding) == ['version', 'nms', '__getattr__']
+    assert re.findall(r'm\.def\("(\w+)"', binding) == ['version', 'nms', 'fast_knn', '__getattr__']
 
 
 def test_operations_that_were_left_out_before(checkout):

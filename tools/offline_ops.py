@@ -33,21 +33,22 @@ def keep(root: Path, names: list[str]) -> None:
         if re.sub('_(cuda|cpu)$', '', path.stem) not in wanted:
             path.unlink()
     text = ''.join((source / f'{name}.cpp').read_text() for name in (*names, 'info'))
+    found = {*re.findall(r'\w+', text)}
 
     cuda = source / 'cuda/cudabind.cpp'
     head, body = re.match(r'((?:(?://|#include)[^\n]*\n)*)(.*)', cuda.read_text(), re.DOTALL).groups()
     # each part ends with the lines that register it
     parts = re.findall(r'.*?(?:REGISTER_DEVICE_IMPL\([^;]*;\s*)+', body, re.DOTALL)
     cuda.write_text(head + ''.join(
-        part for part in parts if re.search(r'REGISTER_DEVICE_IMPL\((\w+)', part).group(1) in text))
+        part for part in parts if re.search(r'REGISTER_DEVICE_IMPL\((\w+)', part).group(1) in found))
 
     binding = source / 'pybind.cpp'
     head, body = binding.read_text().split('PYBIND11_MODULE', 1)
     opening, definitions = body.split('{', 1)
     definitions = [each for each in re.findall(r'm\.def\(.*?\);', definitions, re.DOTALL)
-                   if re.search(r'&(\w+)', each).group(1) + '(' in text]
+                   if re.search(r'&(\w+)', each).group(1) in found]
     binding.write_text(f'{head}PYBIND11_MODULE{opening}{{\n  ' + '\n  '.join(definitions) + LEFT_OUT + '}\n')
 
 
 if __name__ == '__main__':
-    keep(Path(sys.argv[1]), sys.argv[2:])
+    keep(Path(sys.argv[1]), [*{'nms', *sys.argv[2:]}])  # nms is what wait_for_ops tries

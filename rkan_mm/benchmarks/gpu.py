@@ -187,7 +187,7 @@ def steps_before(out: Path, mine: dict) -> list[dict]:
 
 def together(before: list[dict], rows: list[dict]) -> list[dict]:
     """The steps of a record: what another call has measured stays until this one has measured it anew."""
-    ran = {row['name'] for row in rows if 'command' in row}
+    ran = {row['name'] for row in rows if 'command' in row and not row['state'].startswith('ended')}
     kept = [row for row in before if row['name'] not in ran]
     return [*kept, *(row for row in rows if row['name'] not in {row['name'] for row in kept})]
 

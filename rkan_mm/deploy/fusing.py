@@ -78,11 +78,11 @@ def _merge(layer: Any, name: str, report: Fused) -> None:
     if getattr(layer, 'locked', None) is not None:
         report.add(name, 'left alone, it has formulas')
         return
-    if is_parametrized(layer):
-        report.add(name, 'left alone, its weights are computed from others')
-        return
     shared = isinstance(layer, SharedKANConv2d)
     base, coefficients = ('base_weight', 'weight') if shared else ('weight', 'basis_weight')
+    if is_parametrized(layer) or coefficients not in layer._parameters:
+        report.add(name, 'left alone, its weights are computed from others')
+        return
     if layer.scaler is not None:
         scaler = layer.scaler if shared else layer.scaler.unsqueeze(2)
         put(layer, coefficients, getattr(layer, coefficients) * scaler)

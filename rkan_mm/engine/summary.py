@@ -45,12 +45,15 @@ class RunSummaryHook(Hook):
     on, the last one was not.
 
     It also holds the fingerprint of the data of each split, the commit of the code, the devices that trained and their
-    numbers of threads; of a run that was resumed, all that it had, the peak memory of all of its processes on the last
-    device, and seconds of its last process. Where the config says for which data it was made (``data_fingerprints``, by
-    split), a run on other data is warned of when it starts, and ``other_data`` names the splits.
+    numbers of threads; of a run that was resumed, all that it had, the largest peak memory of its starts on the last
+    device (of the first rank), and seconds of its last start, if that had a whole epoch. Where the config says for
+    which data it was made (``data_fingerprints``, by split), a run on other data is warned of when it starts, and
+    ``other_data`` names the splits.
     """
 
     priority = 'VERY_LOW'
+    _trained = False  # a hook before this one may save a checkpoint when the training begins
+    _times_before = 0
 
     def before_train(self, runner: Runner) -> None:
         sharded = isinstance(runner.model, FullyShardedDataParallel)
@@ -74,7 +77,7 @@ class RunSummaryHook(Hook):
             checkpoint['message_hub']['runtime_info'][PEAKS] = self._peaks(runner)
 
     def _peaks(self, runner: Runner) -> dict[str, float]:
-        """Of memory by device, of all processes that this training had one after another."""
+        """Of memory by device, the largest of the starts of this training."""
         peaks = dict(runner.message_hub.get_info(PEAKS, {}))
         return peaks | ({_device(): max(self._memory(), peaks.get(_device(), 0))} if self._trained else {})
 
@@ -177,7 +180,7 @@ class RunSummaryHook(Hook):
         return Path(runner.work_dir, 'summary.json')
 
     def _seconds(self, history: dict, runner: Runner) -> float | None:
-        """Of whole epochs of this process, if it had one: before it batches may have been others, and the machine."""
+        """Of whole epochs of this start, if it had one: before it batches may have been others, and the machine."""
         loader = getattr(runner.train_loop, 'dataloader', None)
         batches = batches_in(loader) if isinstance(loader, DataLoader) else None
         if 'train/time' not in history or not runner.epoch or not batches:

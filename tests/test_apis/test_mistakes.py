@@ -177,7 +177,7 @@ MISTAKES = {
     'make-shapes new --seed -1': '--seed: expected a whole number of at least 0',
     'make-shapes pictures': 'pictures exists and holds no shapes data set; name another folder',
     'make-shapes notes.txt': "'notes.txt' cannot be written .Not a directory.: choose another",
-    'demo --config cls.py': 'pictures exists and holds no shapes data set; name another folder',
+    'demo --config cls.py': 'shows masks and the AP of its validation: take a config with data_root, whose val_ev',
     'subset-coco shapes/shapes.json out.json': "shapes/shapes.json is no COCO json of instances .KeyError: 'images'",
     'subset-coco shapes/annotations/val.json out.json --num-images 0': 'expected a whole number of at least 1',
     'train update.py': f'RKANet has no argument _delete_; .* in pure Python, where update.* keeps .*{ASSIGN}',

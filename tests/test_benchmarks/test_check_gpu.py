@@ -178,7 +178,7 @@ def test_what_another_call_has_measured(tmp_path, before, dry, expected):
 def test_what_was_measured_stays_until_it_is_measured_anew(tmp_path, monkeypatch):
     """A call that is stopped, or has no time left, takes nothing away; each step keeps its revision."""
     out, run = tmp_path / 'out.json', dict(command='rkan_mm', state='done', seconds=1)
-    names = ['inference', 'training', 'convolutions']
+    names = ['inference', 'training', 'convolutions', 'one image']
     out.write_text(json.dumps(dict(note='by hand', machine=gpu.machine(True) | dict(revision='old'), steps=[
         dict(run, name=name, results=[0]) for name in names])))
     monkeypatch.setenv('RKAN_MM_REVISION', 'new')
@@ -186,16 +186,18 @@ def test_what_was_measured_stays_until_it_is_measured_anew(tmp_path, monkeypatch
     def run_all(chosen, seconds, say, keep):
         keep([dict(run, name=names[0], results=[1])])
         between.append(json.loads(out.read_text())['steps'])
-        rows = [dict(run, name=names[0], results=[1]), dict(name=names[1], state='no time left', seconds=0)]
+        rows = [dict(run, name=names[0], results=[1]), dict(name=names[1], state='no time left', seconds=0),
+                dict(run, name=names[3], state='ended after 6 s', results=None)]
         keep(rows)
         return rows
 
     between = []
     monkeypatch.setattr(gpu, 'run_all', run_all)
-    gpu.main(['inference', 'training', '--dry-run', '--out', str(out)])
+    with pytest.raises(SystemExit):  # a step was ended
+        gpu.main(['inference', 'training', 'one image', '--dry-run', '--out', str(out)])
     for rows in (*between, json.loads(out.read_text())['steps']):
         assert {row['name']: (row['results'], row['revision']) for row in rows} == {
-            names[0]: ([1], 'new'), names[1]: ([0], 'old'), names[2]: ([0], 'old')}
+            names[0]: ([1], 'new'), **dict.fromkeys(names[1:], ([0], 'old'))}
     assert json.loads(out.read_text())['note'] == 'by hand'
 
 

@@ -116,6 +116,15 @@ def test_layers_whose_weights_are_computed_from_others(make, name):
         assert report == ['0: left alone, its weights are computed from others']
 
 
+@pytest.mark.filterwarnings('ignore:`torch.nn.utils.weight_norm` is deprecated')
+def test_a_weight_norm_of_the_older_kind():
+    layer, report, x = KANLinear(4, 4, basis=dict(type='Chebyshev')), Fused(), torch.rand(5, 4)
+    net = nn.Sequential(nn.utils.weight_norm(layer, 'basis_weight'))
+    expected = net.eval()(x)
+    assert_close(rkan_mm.fuse(net, report)(x), expected)
+    assert report == ['0: left alone, its weights are computed from others']
+
+
 def test_layers_with_tied_coefficients():
     net = nn.Sequential(*(KANLinear(4, 4, basis=dict(type='Chebyshev')) for _ in range(2))).eval()
     net[1].basis_weight = net[0].basis_weight

@@ -4,15 +4,18 @@ import copy
 import platform
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, init_default_scope
 
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import provenance
 from rkan_mm.engine.provenance import commit, fingerprint, processor
+from rkan_mm.engine.summary import PEAKS, RunSummaryHook
 
 
 def shapes(root):
@@ -118,3 +121,9 @@ def test_the_processor_is_named(cpuinfo, elsewhere, name, monkeypatch):
     monkeypatch.setattr(provenance.Path, 'read_text', read)
     monkeypatch.setattr(platform, 'processor', lambda: elsewhere)
     assert processor() == name
+
+
+def test_a_checkpoint_that_another_hook_saves_before_the_training():
+    checkpoint = dict(message_hub=dict(runtime_info={}))
+    RunSummaryHook().before_save_checkpoint(SimpleNamespace(message_hub=MessageHub('before')), checkpoint)
+    assert checkpoint['message_hub']['runtime_info'] == {PEAKS: {}}

@@ -1,5 +1,6 @@
 """KAN layers inside of mmpretrain's and mmdet's models, by configs alone."""
 
+import importlib
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
+from rkan_mm.models.layers.weight_alone import ATTENTION, PARTS
 
 KAN = dict(type='KANConv2d', basis=dict(type='BSpline', grid_size=3))
 
@@ -121,6 +123,15 @@ def test_a_linear_layer_folded_by_its_weight_alone():
     pair.linear = KANLinear(4, 4, bias=False)
     with pytest.raises(TypeError, match=r'LinearBatchNorm\.fuse computes with the weight of each layer itself'):
         pair.fuse()
+
+
+@pytest.mark.parametrize('part', [part[:2] for part in (*PARTS, *ATTENTION)], ids=lambda part: '.'.join(part))
+def test_the_parts_that_are_refused_are_still_there(part):
+    try:
+        module = importlib.import_module(part[0])
+    except (ImportError, KeyError) as error:  # of mmpretrain's multimodal models without their dependencies
+        pytest.skip(f'{type(error).__name__}: {error}')
+    assert hasattr(module, part[1])
 
 
 def mm_attention(name: str, *args, **kwargs) -> nn.Module:

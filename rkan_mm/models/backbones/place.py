@@ -84,6 +84,10 @@ class Place:
     def __getstate__(self) -> dict:
         return {**self.__dict__, '_root': None}  # a copy of the actor alone is no reason to copy the model
 
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._keys = [handle.id for handle in self._handles]  # a model that was saved earlier has none
+
     def leave(self) -> None:
         """Hang nowhere."""
         if self._module is not None:

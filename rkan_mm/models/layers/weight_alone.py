@@ -37,12 +37,16 @@ ATTENTION: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
 )
 """Module, class, layers whose weight it takes without a call, and whether it always does: else with q_bias alone."""
 
-OR_ELSE = {'Conv2dRFSearchOp': ', or pass over these by RFSearchHook(config=dict(search=dict(skip_layer=[...])))'}
-"""Of a part that can be told to pass over layers, by parts of their names."""
+OR_ELSE = {
+    'Conv2dRFSearchOp': ' (conv_cfg=None), or pass over these by RFSearchHook(config=dict(search=dict('
+                        'skip_layer=[...])))',
+    'LinearBatchNorm': '', 'BatchNormLinear': '',
+}
+"""What else helps than conv_cfg."""
 
 
 def teach_parts() -> None:
-    """Have them refuse KAN layers, those that are imported by now: what is to hold a KAN layer is."""
+    """Have them refuse KAN layers, those that are imported by now; each new KAN layer asks again."""
     for module, cls, method in PARTS:
         if (part := getattr(sys.modules.get(module), cls, None)) is not None:
             teach(part, method, _refuse_kan)
@@ -70,6 +74,6 @@ def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:
             who = type(part).__name__ + ('' if builds else f'.{plain.__name__}')
             raise TypeError(f'{who} computes with the weight of each layer itself, which in a '
                             f'{type(layer).__name__} is the base branch alone: the functions would be left out. Do '
-                            'without it, or take ordinary layers there (conv_cfg=None)'
-                            + OR_ELSE.get(type(part).__name__, ''))
+                            'without it, or take ordinary layers there'
+                            + OR_ELSE.get(type(part).__name__, ' (conv_cfg=None)'))
     return None if builds else plain(part, *args, **kwargs)

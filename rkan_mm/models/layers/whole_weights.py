@@ -41,16 +41,15 @@ class WholeWeights(LayerMixin):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Layouts such as channels_last are for the weights of an ordinary layer; these have one dimension more."""
         name = self.coefficients_name
-        coefficients = self._parameters.get(name)
-        if coefficients is None and nn.utils.parametrize.is_parametrized(self, name):
-            coefficients = getattr(getattr(self, 'parametrizations')[name], 'original', None)  # noqa: B009
-        if coefficients is None:  # FSDP keeps them apart meanwhile
-            return super()._apply(fn, recurse)
-        shape = coefficients.shape
+        # _v and _g are of torch's older weight norm
+        found = [self._parameters.get(each) for each in (name, f'{name}_v', f'{name}_g')]
+        if nn.utils.parametrize.is_parametrized(self, name):
+            found += getattr(self, 'parametrizations')[name].parameters(recurse=False)  # noqa: B009
+        shapes = {t.shape for t in found if t is not None}  # none: FSDP keeps them apart meanwhile
 
         def apply(t: Tensor) -> Tensor:
-            flat = t.dim() > 3 and t.shape == shape and t.is_contiguous()
-            return fn(t.view(shape[0], -1)).view(shape) if flat else fn(t)
+            flat = t.dim() > 3 and t.shape in shapes and t.is_contiguous()
+            return fn(t.view(len(t), -1)).view(t.shape) if flat else fn(t)
 
         return super()._apply(apply, recurse)
 

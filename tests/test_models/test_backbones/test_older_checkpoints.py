@@ -1,15 +1,17 @@
 """Checkpoints of plain backbones in older forms, which the backbone, or a module in it, translates."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.runner.checkpoint import load_state_dict
-from test_rkanet import BACKBONES, NARROW
+from test_rkanet import BACKBONES, NARROW, build, flat
 from torch import nn
 
 from rkan_mm.models import RKANet
+from rkan_mm.models.backbones.place import places_of
 
 RESNET = dict(type='mmdet.ResNet', depth=18, **NARROW)
 
@@ -68,3 +70,12 @@ def test_renamed_by_hooks(load, prefix, place, wrapped):
     assert load(within(net, prefix), state) == ([], [] if prefix or load is load_by_mmengine else ['fc.weight'])
     assert net.layer4[0].conv1.weight.eq(3).all()
     assert net.layer1[0].conv1.weight.eq(3).all()
+
+
+def test_a_model_that_was_saved_whole_before_places_kept_their_ids():
+    net, x = build('mmdet-resnet18').eval(), torch.rand(1, 3, 64, 64)
+    expected = flat(net(x))
+    for module in net.modules():
+        for place in places_of(module):
+            place.__dict__.pop('_keys', None)
+    torch.testing.assert_close(flat(pickle.loads(pickle.dumps(net))(x)), expected)

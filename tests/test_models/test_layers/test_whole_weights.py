@@ -148,9 +148,13 @@ def test_torchs_helpers_for_layouts(kind, args, around):
     assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_channels_last_of_parametrized_coefficients():
+@pytest.mark.filterwarnings('ignore:`torch.nn.utils.weight_norm` is deprecated')
+@pytest.mark.parametrize('compute', [
+    lambda layer, name: nn.utils.parametrize.register_parametrization(layer, name, nn.Tanh()),
+    nn.utils.parametrizations.weight_norm, nn.utils.weight_norm], ids=['tanh', 'weight_norm', 'older_weight_norm'])
+def test_channels_last_of_computed_coefficients(compute):
     layer, x = KANConv2d(3, 4, 3), torch.rand(2, 3, 6, 6)
-    nn.utils.parametrize.register_parametrization(layer, 'basis_weight', nn.Tanh())
+    compute(layer, 'basis_weight')
     expected = layer(x)
     assert_close(layer.to(memory_format=torch.channels_last)(x), expected)
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
