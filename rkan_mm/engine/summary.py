@@ -51,9 +51,10 @@ class RunSummaryHook(Hook):
     ``other_data`` names the splits.
     """
 
-    priority = 'VERY_LOW'
+    priority = 'NORMAL'  # the logger, whose priority is lower, begins the count of the GPU's peak anew
     _trained = False  # a hook before this one may save a checkpoint when the training begins
     _times_before = 0
+    _seen = 0.0
 
     def before_train(self, runner: Runner) -> None:
         sharded = isinstance(runner.model, FullyShardedDataParallel)
@@ -70,6 +71,9 @@ class RunSummaryHook(Hook):
             self._remember(runner, 'device', f'{get_world_size()} x {_device()}')
             self._remember(runner, 'threads', str(torch.get_num_threads()))
         self._trained = True
+
+    def _after_iter(self, *args, **kwargs) -> None:
+        self._seen = self._memory()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """The peak of this process, for who goes on with another."""
@@ -191,10 +195,9 @@ class RunSummaryHook(Hook):
         epochs = len(times) // batches
         return float(np.median(times[-epochs * batches:].reshape(epochs, -1).sum(1))) if epochs else None
 
-    @staticmethod
-    def _memory() -> float:
+    def _memory(self) -> float:
         if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated() / 2**20
+            return max(self._seen, torch.cuda.max_memory_allocated() / 2**20)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 2**20 if sys.platform == 'darwin' else peak / 2**10
 

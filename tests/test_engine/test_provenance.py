@@ -8,9 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mmengine.dataset import BaseDataset, RepeatDataset
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import get_priority
 
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import provenance
@@ -127,3 +130,20 @@ def test_a_checkpoint_that_another_hook_saves_before_the_training():
     checkpoint = dict(message_hub=dict(runtime_info={}))
     RunSummaryHook().before_save_checkpoint(SimpleNamespace(message_hub=MessageHub('before')), checkpoint)
     assert checkpoint['message_hub']['runtime_info'] == {PEAKS: {}}
+
+
+def test_a_peak_of_the_gpu_stays_when_the_log_begins_its_own_count(monkeypatch):
+    """mmengine's log resets PyTorch's count with each line that it writes."""
+    peak = [3 * 2**20]
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: peak[0])
+    hook, log = RunSummaryHook(), LoggerHook()
+    for each in sorted((log, hook), key=lambda each: get_priority(each.priority)):
+        if each is hook:
+            each.after_train_iter(None, 0)
+        else:
+            peak[0] = 2**20
+    assert hook._memory() == 3
+    peak[0] = 5 * 2**20
+    hook.after_val_iter(None, 0)
+    assert hook._memory() == 5
