@@ -133,7 +133,7 @@ def test_a_checkpoint_that_another_hook_saves_before_the_training():
 
 
 def test_a_peak_of_the_gpu_stays_when_the_log_begins_its_own_count(monkeypatch):
-    """mmengine's log resets PyTorch's count with each line that it writes."""
+    """The log of mmengine resets PyTorch's count with each line that it writes."""
     peak = [3 * 2**20]
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: peak[0])
