@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,8 +116,10 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
         found = comparison.compare(subject, leaving, unfinished, args.format, args.eval_images, not images)
         exact = not (args.fp16 or to_int8 or args.round_weights)
         if exact and leaving.info['task'] == 'classification' and not found.difference <= comparison.TOLERANCE:
-            raise PreflightError(f'{args.out} is not written: its probabilities differ from those of PyTorch by up to '
-                                 f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected.')
+            told = ('it gives NaN for some pictures; look whether the model does, too, by tools/infer.py'
+                    if math.isnan(found.difference) else 'its probabilities differ from those of PyTorch by up to '
+                    f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected')
+            raise PreflightError(f'{args.out} is not written: {told}.')
         size = unfinished.stat().st_size
     print_comparison(found, args.out, size)
     return found

@@ -36,9 +36,9 @@ def newest_whole(cfg: Config) -> str | None:
     """Path of the checkpoint to resume from; the log says which torn ones were passed over.
 
     Candidates are what ``last_checkpoint`` in the work dir names and what fits the names of the checkpoint hook. A
-    folder, as sharded strategies write it, is taken as ``last_checkpoint`` names it. What that file names elsewhere,
-    as in a copied work dir, counts only where nothing is here. What it names here is the newest, but for what was saved
-    after it, by clock and iteration: machines may have clocks of other zones.
+    folder, as sharded strategies write it, and an address are taken as ``last_checkpoint`` names them. What that file
+    names elsewhere, as in a copied work dir, counts only where nothing is here. What it names here is the newest, but
+    for what was saved after it, by clock and iteration: machines may have clocks of other zones.
     """
     logger = MMLogger.get_current_instance()
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -49,7 +49,10 @@ def newest_whole(cfg: Config) -> str | None:
         names = ['*'.join(map(glob.escape, re.split(r'\{.*?\}', given)))]
     found = {path for name in names for path in out_dir.glob(name)}
     last = work_dir / 'last_checkpoint'
-    named = Path(last.read_text().strip()) if last.is_file() else None
+    text = last.read_text().strip() if last.is_file() else ''
+    if '://' in text:
+        return text
+    named = Path(text) if last.is_file() else None
     if named is not None and (out_dir / named.name).exists() and named.name:
         named = out_dir / named.name
     elif named is not None and found and named.parent.resolve() != out_dir.resolve():

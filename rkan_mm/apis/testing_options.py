@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, METRICS, Registry
 
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.config import built_from, dicts_with, kind, scope
@@ -58,11 +58,11 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
         _show(cfg, args)
     evaluators = evaluators_of(cfg)
     if args.classwise:
-        coco = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')]
-        if not coco:
-            raise PreflightError('--classwise: there is no CocoMetric among the test evaluators of the config; it has '
-                                 + ', '.join(map(kind, evaluators)) + '.')
-        for evaluator in coco:
+        able = [evaluator for evaluator in evaluators if 'classwise' in _arguments(evaluator['type'], cfg, METRICS)]
+        if not able:
+            raise PreflightError('--classwise: no test evaluator of the config has an argument classwise, as '
+                                 f'CocoMetric has; there is {", ".join(map(kind, evaluators))}.')
+        for evaluator in able:
             evaluator['classwise'] = True
     if args.out and args.out_item != 'metrics':
         _dump(cfg, args.out)
@@ -119,10 +119,10 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
         cfg.visualizer['save_dir'] = args.show_dir
 
 
-def _arguments(hook: str | type, cfg: Config) -> set[str]:
-    """Of a hook, and of the classes to which it hands on what it does not name."""
+def _arguments(name: str | type, cfg: Config, registry: Registry = HOOKS) -> set[str]:
+    """Of a class, and of the classes to which it hands on what it does not name."""
     takes: set[str] = set()
-    for cls in getattr(built_from(hook, HOOKS, cfg), '__mro__', ()):
+    for cls in getattr(built_from(name, registry, cfg), '__mro__', ()):
         if '__init__' in vars(cls):
             parameters = inspect.signature(cls.__init__).parameters
             takes.update(parameters)

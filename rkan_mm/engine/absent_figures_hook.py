@@ -12,6 +12,9 @@ from mmengine.runner import Runner
 
 from rkan_mm.registry import HOOKS
 
+VALIDATED_AFTER = 'epochs_validated'
+"""What checkpoints keep of it under this name; mmengine would put one that begins with val into its log."""
+
 
 @HOOKS.register_module()
 @MMENGINE_HOOKS.register_module()
@@ -30,15 +33,21 @@ class AbsentFiguresHook(Hook):
         self._last: tuple[int, int] | None = None
         runner.register_hook(self.taking_back)
 
+    def before_train(self, runner: Runner) -> None:
+        info = runner.message_hub.runtime_info
+        for old, new in (('validated_after', VALIDATED_AFTER), ('validated_in_parts', 'in_parts_validated')):
+            if old in info:  # of an older checkpoint
+                info[new] = info.pop(old)
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if metrics is None:
             return
         hub = runner.message_hub
         again, self._last = self._last == (runner.epoch, runner.iter), (runner.epoch, runner.iter)
         if again:
-            hub.update_info('validated_in_parts', True)
+            hub.update_info('in_parts_validated', True)
         given = list(metrics)
-        known = [] if hub.get_info('validated_in_parts', False) else hub.get_info('known_figures', [])
+        known = [] if hub.get_info('in_parts_validated', False) else hub.get_info('known_figures', [])
         self.taking_back.names = [name for name in _waited_for(runner.param_schedulers) if name not in metrics]
         metrics.update(dict.fromkeys(self.taking_back.names, nan))
         if missing := [name for name in dict.fromkeys([*known, *metrics]) if name not in given]:
@@ -50,7 +59,7 @@ class AbsentFiguresHook(Hook):
         hub.update_info('known_figures', list(dict.fromkeys([*known, *scalars])))
         if not again:
             hub.update_info('count_of_validations', hub.get_info('count_of_validations', 0) + 1)
-            hub.update_info('validated_after', [*hub.get_info('validated_after', []), runner.epoch or runner.iter])
+            hub.update_info(VALIDATED_AFTER, [*hub.get_info(VALIDATED_AFTER, []), runner.epoch or runner.iter])
 
 
 class _TakingBackHook(Hook):

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from rkan_mm.registry import HOOKS
 
+from .absent_figures_hook import VALIDATED_AFTER
 from .provenance import commit, fingerprint, processor
 from .resume_state import batches_in
 from .writing import plain
@@ -38,9 +39,9 @@ class RunSummaryHook(Hook):
     """Write ``summary.json`` to the work dir when training is over.
 
     It holds every metric of every validation, nan where one lacked it, with the last and the best value (the highest,
-    unless a hook of the config knows it better; of ``loss`` and ``mMR`` the lowest) and the epoch of the best one (None
-    where iterations are counted); the epochs, or iterations, after which were validations; the median seconds of a
-    training epoch without validation, the peak memory in MiB (of the GPU, else resident), parameters, seed and
+    unless a hook of the config knows it better; of losses, distances and ``mMR`` the lowest) and the epoch of the best
+    one (None where iterations are counted); the epochs, or iterations, after which were validations; the median seconds
+    of a training epoch without validation, the peak memory in MiB (of the GPU, else resident), parameters, seed and
     versions; metrics of a test that follows are added. The best value of a metric was chosen by the data it is measured
     on, the last one was not.
 
@@ -139,7 +140,7 @@ class RunSummaryHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         history = runner.message_hub.log_scalars
-        metrics, after = {}, runner.message_hub.get_info('validated_after', [])
+        metrics, after = {}, runner.message_hub.get_info(VALIDATED_AFTER, [])
         for name, buffer in history.items():
             if name.startswith('val/') and name not in ('val/time', 'val/data_time'):
                 curve = buffer.data[0].tolist()
@@ -214,4 +215,4 @@ def _is_better_low(name: str, hooks: Iterable[Hook]) -> bool:
                  {hook.monitor: hook.rule} if isinstance(hook, EarlyStoppingHook) else {})
         if rules.get(name):
             return rules[name] == 'less'
-    return 'loss' in name or name.endswith('mMR')
+    return 'loss' in name or name.endswith(('mMR', '_distance'))

@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.preflight.config import kind
 from rkan_mm.spread import spread
 
 from .subject import Subject, light, quiet
@@ -44,7 +45,7 @@ class Metric:
 
     Raises:
         FileNotFoundError: the validation set is not there.
-        PreflightError: the config has no evaluator.
+        PreflightError: the config has no evaluator, or one that cannot be brought to count those images alone.
     """
 
     def __init__(self, subject: Subject, num_images: int | None) -> None:
@@ -62,8 +63,12 @@ class Metric:
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.truth: dict | None = None
         for i, config in enumerate(self.configs):
-            if config.get('ann_file') and str(config['ann_file']).endswith('.json'):
-                config['ann_file'] = self._reduced(config['ann_file'], i)
+            given = str(config.get('ann_file') or '')
+            if given.endswith('.json'):
+                config['ann_file'] = self._reduced(given, i)
+            if given and config['ann_file'] == given and self.num_images < total:
+                raise PreflightError(f'{kind(config)} counts all objects of {given!r}, also those of images that are '
+                                     'not predicted: --eval-images all predicts all.')
 
     def _reduced(self, ann_file: str, i: int) -> str:
         content = mmengine.load(ann_file)

@@ -92,6 +92,8 @@ def _labels(info: dict, metric: str) -> Iterator[int]:
 def tell_unnamed(dataset: Any, what: str) -> None:
     """Warn in red of objects in XML files, as of VOC, whose names the classes lack: mmdet passes them over.
 
+    So it does with pictures by ``filter_cfg``, of which a validation says nothing then.
+
     Args:
         dataset: of mmdet; others than of XML files are passed over, and those that have them elsewhere, as
             WIDERFaceDataset. Of a large one some files are looked at.
@@ -102,6 +104,10 @@ def tell_unnamed(dataset: Any, what: str) -> None:
         return
     names, unnamed = set(names_of(dataset) or ()), Counter()
     images = list_from_file(dataset.ann_file, backend_args=dataset.backend_args)
+    if what != 'train' and (left_out := len(images) - len(dataset)) > 0:
+        warn_in_red(f'{type(dataset).__name__} of the {what} leaves out {left_out} of {len(images)} pictures (by '
+                    'filter_cfg or indices), and what is found there by mistake does not count. With test_mode=True '
+                    'filter_cfg leaves out none.')
     for image in images[::-(-len(images) // LOOKED_AT) or 1]:
         text = get(os.path.join(dataset.sub_data_root, dataset.ann_subdir, f'{image}.xml'),
                    backend_args=dataset.backend_args)

@@ -50,6 +50,12 @@ CURES: tuple[tuple[str, str], ...] = (
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),
     ('SLURM_PROCID', 'start it by srun, or leave --launcher out'),
+    ('number of subfolders', 'there is a folder for each class; where the type of the data set has names of its own, '
+                             'as ImageNet has 1000, give yours by classes, or take CustomDataset'),
+    ('Cannot infer the rule for', "write rule='greater', or 'less', beside save_best or monitor, such as "
+                                  'default_hooks.checkpoint.rule=greater'),
+    ('Expected input batch_size .* to match target', 'the pictures have several labels, or none: take '
+                                                     'MultiLabelLinearClsHead, or data of one label each'),
     ('list indices must be integers', 'a part of it is a list: write its number, as in test_evaluator.0.metric=bbox'),
     ('Unexpected UTF-8 BOM', 'the json begins with a byte order mark: save it as UTF-8 without BOM'),
     ('(data_item|elem).*should be of equal size', 'the pipeline does not pack its results: let it end with '

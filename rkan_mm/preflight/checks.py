@@ -157,7 +157,7 @@ def state_dict_in(content: Any, path: str) -> dict[str, Tensor]:
 
 def _check_device() -> None:
     asked = os.environ.get('CUDA_VISIBLE_DEVICES', '').strip()
-    if asked not in ('', '-1') and not torch.cuda.is_available():
+    if re.match(r'\d|GPU-|MIG-', asked) and not torch.cuda.is_available():  # Slurm may write NoDevFiles
         raise PreflightError(f'CUDA_VISIBLE_DEVICES={asked} asks for a GPU, and torch {torch.__version__} finds none: '
                              'check nvidia-smi and that torch is built with CUDA, or unset it to run on the CPU.')
 

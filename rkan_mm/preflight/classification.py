@@ -177,15 +177,20 @@ def tell_figures(dataset: Any, metrics: Iterable[Any], num_classes: int | None, 
 def check_same_folders(data: dict[str, Any]) -> None:
     """Raise `PreflightError` if a folder of pictures has one label in one data set and another in the next.
 
+    Where several folders of the first have one label, and need not be those of classes, that is a warning in red.
+
     Args:
         data: data sets by what they are for. Folders whose pictures have several labels say nothing.
     """
     found = [(what, _labels_of_folders(dataset)) for what, dataset in data.items()]
     for (first, known), (what, labels) in itertools.pairwise(found):
         if odd := sorted(name for name in known.keys() & labels.keys() if known[name] != labels[name]):
-            raise PreflightError(f'The pictures of {odd[0]} have the label {known[odd[0]]} in the data of the {first}, '
-                                 f'and {labels[odd[0]]} in those of the {what}; {len(odd)} folders are so. Number '
-                                 f'classes alike in folders and lists. {SWITCH}')
+            text = (f'The pictures of {odd[0]} have the label {known[odd[0]]} in the data of the {first}, and '
+                    f'{labels[odd[0]]} in those of the {what}; {len(odd)} folders are so. Number classes alike in '
+                    'folders and lists.')
+            if all(len({*each.values()}) == len(each) for _, each in found[:1]):
+                raise PreflightError(f'{text} {SWITCH}')
+            warn_in_red(f'{text} If each folder is of a clip or a patient, and not of a class, all is well.')
 
 
 def check_names_of_folders(dataset: Any, what: str) -> None:

@@ -107,13 +107,18 @@ def _check_learning(wrapper: OptimWrapper, where: str = 'optim_wrapper') -> None
 
 def _check_keeping(hook: Hook, runner: Runner) -> None:
     """Warn in red of a hook that keeps no checkpoint, or waits for a validation that does not come."""
+    loop = runner.train_loop
     best, validated = isinstance(hook, CheckpointHook) and bool(hook.save_best), bool(
-        runner.val_loop and validates(runner.train_loop))
+        runner.val_loop and validates(loop))
+    if isinstance(hook, CheckpointHook) and hook.by_epoch and isinstance(loop, IterBasedTrainLoop):
+        warn_in_red('default_hooks.checkpoint counts epochs (by_epoch=True), and this training counts iterations: none '
+                    f'is kept before its end{" but the best" if best else ""}. Write by_epoch=False, and interval in '
+                    'iterations.')
     if not validated and (best or isinstance(hook, EarlyStoppingHook)):
         warn_in_red(f'{type(hook).__name__}{"(save_best)" if best else ""} waits for a validation, and there is none.')
     if not isinstance(hook, CheckpointHook) or hook.save_last or (best and validated):
         return
-    steps = getattr(runner.train_loop, 'max_epochs' if hook.by_epoch else 'max_iters', None)
+    steps = getattr(loop, 'max_epochs' if hook.by_epoch else 'max_iters', None)
     if hook.interval < 1 or (steps and hook.interval > steps):
         warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
                     f'save_last=False and {"save_best without a validation" if best else "no save_best"}.')

@@ -70,6 +70,10 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
             raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
                                  'which its data set leaves out (by filter_cfg or indices), such as '
                                  f'{some(missing[:3])}. {cure}')
+        if len(mine) < len(theirs):
+            warn_in_red(f'{name} of the {what} judges {len(mine)} of the {len(theirs)} images of its ann_file: its '
+                        'data set leaves out those without objects (by filter_cfg or indices), and what is found there '
+                        'by mistake does not count. With test_mode=True filter_cfg leaves out none.')
 
 
 def _check_rows(dataset: Any, what: str) -> None:

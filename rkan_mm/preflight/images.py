@@ -80,7 +80,7 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
         MMLogger.get_current_instance().warning(f'{where}: {line}')
 
 
-def check_pictures(dataset: Any, what: str) -> None:
+def check_pictures(dataset: Any, what: str, maps_alone: bool = False) -> None:
     """Look at the image files of a data set that is built, of a large one at some, evenly spread.
 
     Where the labels of pixels are loaded, their files belong to them.
@@ -89,6 +89,7 @@ def check_pictures(dataset: Any, what: str) -> None:
         dataset: as mm or we read it; those of code of the user's own are left alone, and so are images in memory or
             behind a backend.
         what: of the run, for messages.
+        maps_alone: look at the files with the labels of pixels, and not at the pictures.
 
     Raises:
         PreflightError: an image is missing, truncated or no picture.
@@ -96,11 +97,13 @@ def check_pictures(dataset: Any, what: str) -> None:
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
              and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
-    if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info'):
+    labelled = any(getattr(step, 'with_seg', False) for step in steps)
+    if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info') or (
+            maps_alone and not labelled):
         return
     infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
-    pictures = _paths(infos, 'img_path')
-    maps = _paths(infos, 'seg_map_path') if any(getattr(step, 'with_seg', False) for step in steps) else {}
+    pictures = {} if maps_alone else _paths(infos, 'img_path')
+    maps = _paths(infos, 'seg_map_path') if labelled else {}
     paths = [*{**pictures, **maps}]
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
     there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}

@@ -116,8 +116,7 @@ class CheckRunHook(Hook):
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
                     for part in parts_of(dataset):
-                        if not reads_coco(type(part)):  # its json has been looked at
-                            check_pictures(part, what)
+                        check_pictures(part, what, maps_alone=reads_coco(type(part)))  # its json has been looked at
         if on['annotations'] and is_main_process():
             for what, dataset in data.items():
                 with checking(f'Names of objects of the {what}'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import textwrap
 from collections.abc import Collection, Sequence
@@ -98,12 +99,12 @@ def paired(table: Table, results: Sequence[dict], name: str) -> str:
 def values(table: Table, lines: Sequence[dict], key: str) -> list[float]:
     """A column of the record, scaled; a digit as ``key`` means one of the other metrics.
 
-    COCO's -1, for sizes of which the data has no objects, is nan.
+    The -1 of COCO's and LVIS's AP and AR, for sizes of which the data has no objects, is nan.
     """
     place = int(key) if key.isdigit() else None
     name = table.metric if place is None else table.others[place]
     found = (float((line[key] if place is None else line['others'].split()[place]) or nan) for line in lines)
-    return [nan if value == -1 and name.startswith('coco/') else table.scale * value for value in found]
+    return [nan if value == -1 and re.search('A[PR]', name) else table.scale * value for value in found]
 
 
 def spread(numbers: Sequence[float], form: str = '.2f') -> str:
@@ -160,10 +161,12 @@ def models(tables: Sequence[Table]) -> list[dict]:
             if lines:
                 means = {label: round(statistics.fmean(values(table, lines, key)), 2)
                          for key, label in figures(table).items()}
+                machines = ', '.join(dict.fromkeys(filter(None, map(machine_of, lines))))
                 entry['Results'].append(dict(
                     common, Metrics=means, Source='ours',
                     Command=f'python tools/run_table.py {table.path} --rows "{name}"',
-                    Seeds=[int(line['seed']) for line in lines], Machine=table.machine, Record=str(table.record)))
+                    Seeds=[int(line['seed']) for line in lines], Machine=table.machine or machines,
+                    Record=str(table.record)))
     return list(entries.values())
 
 

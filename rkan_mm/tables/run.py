@@ -20,8 +20,10 @@ from .report import markdown, plot, publish
 from .table import LockedError, Table, locked, tables_of
 
 
-def share_of_cores(jobs: int) -> dict[str, str]:
+def share_of_cores(jobs: int, processes: int = 1) -> dict[str, str]:
     """Environment for one of several runs at the same time: its share of the cores, and barriers that do not spin.
+
+    Each run may have several processes.
 
     Where all runs take all cores, OpenMP's threads wait for each other by spinning, and steps take many times as long.
     What the caller's environment already says stands.
@@ -29,7 +31,7 @@ def share_of_cores(jobs: int) -> dict[str, str]:
     if jobs < 2:
         return dict(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return {'OMP_NUM_THREADS': str(max(1, cores // jobs)), 'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
+    return {'OMP_NUM_THREADS': str(max(1, cores // (jobs * processes))), 'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
 
 
 def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gpus: int, jobs: int = 1) -> None:
@@ -51,8 +53,9 @@ def launch(table: Table, name: str, seed: int, work_dir: Path, launcher: str, gp
                    '--launcher', launcher, *(['--resume'] if (work_dir / 'last_checkpoint').exists() else []),
                    *(['--test'] if table.test else []), '--cfg-options', *table.options(name, seed),
                    f'wanted_metrics=[{",".join((table.metric, *table.others))}]']
+        share = share_of_cores(jobs, gpus if launcher == 'pytorch' else 1)
         with log.open('w') as file:  # the run has the lock, too: it may live for longer than this process
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=share_of_cores(jobs),
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=share,
                                   pass_fds=(lock,)).returncode
     if code:
         end = '\n  '.join(log.read_text(errors='replace').splitlines()[-3:])
@@ -116,13 +119,14 @@ def run_table(argv: Sequence[str] | None = None) -> None:
                 pool.shutdown(wait=False, cancel_futures=True)  # or it would begin all the others
                 raise
     table.record.parent.mkdir(parents=True, exist_ok=True)
-    table.record.with_suffix('.md').write_text(markdown(table))
-    if table.results():
-        plot(table, table.record.with_suffix('.png'))
+    with locked(table.record.parent):  # other processes may write the pages of the topic
+        table.record.with_suffix('.md').write_text(markdown(table))
+        if table.results():
+            plot(table, table.record.with_suffix('.png'))
+        if not args.record:
+            publish(tables)
     logger.info(f'{table.record.with_suffix(".md")}:\n{markdown(table)}')
     for line in disagreements(table.results(), table.baseline):
         warn_in_red(line)
-    if not args.record:
-        publish(tables)
     if failures:
         raise PreflightError('\n'.join(failures))

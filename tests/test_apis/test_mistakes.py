@@ -105,7 +105,7 @@ MISTAKES = {
     'test unscaled.py det.pth': 'as a trial with .* shows: AssertionError: assert .*scale_factor',
     f'test {DET} --cfg-options test_evaluator.metric=mAP': "metric should be one of 'bbox', 'segm', 'proposal'",
     f'test {DET} --cfg-options test_evaluator.metric=segm': 'the model predicts no masks: leave segm out of metric',
-    f'test {CLS} --classwise': 'there is no CocoMetric among the test evaluators of the config; it has Accuracy',
+    f'test {CLS} --classwise': 'no test evaluator of the config has an argument classwise, as CocoMetric has; t',
     f'infer {DET} gone.jpg': "Image 'gone.jpg' does not exist",
     f'infer {DET} shapes/annotations': "Folder 'shapes/annotations' has no image",
     'infer det.py cls.pth shapes/val': 'entries of the model are not in it',

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
 
 import cv2
 import mmengine
@@ -16,6 +17,7 @@ from mmengine.device import get_device
 from torch.testing import assert_close
 
 from rkan_mm.apis import runner
+from rkan_mm.apis.testing_options import use_test_options
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.preflight import PreflightError
 
@@ -197,8 +199,17 @@ def test_ap_of_each_class(root, shapes, tmp_path):
 
 def test_classwise_without_coco(classifier, tmp_path):
     (tmp_path / 'any.pth').touch()
-    with pytest.raises(PreflightError, match='--classwise: there is no CocoMetric .* it has Accuracy'):
+    with pytest.raises(PreflightError, match='--classwise: no test evaluator .* has an argument .* there is Accuracy'):
         runner.test([str(classifier), str(tmp_path / 'any.pth'), '--classwise'])
+
+
+@pytest.mark.parametrize('name', ['CocoMetric', 'LVISMetric', 'CocoPanopticMetric', 'rkan_mm.FasterCocoMetric'])
+def test_metrics_that_tell_of_each_class(name):
+    cfg = Config(dict(default_scope='mmdet', test_dataloader=dict(dataset={}), test_cfg={},
+                      test_evaluator=[dict(type='VOCMetric'), dict(type=name)]))
+    use_test_options(cfg, Namespace(out=None, out_item=None, show=False, show_dir=None, classwise=True, tta=False,
+                                    amp=False))
+    assert [each.get('classwise') for each in cfg.test_evaluator] == [None, True]
 
 
 def test_metrics_that_are_no_numbers(classifier, tmp_path):

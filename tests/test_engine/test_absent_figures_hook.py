@@ -4,8 +4,12 @@ import json
 import math
 
 import pytest
+import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop
+
+from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine.absent_figures_hook import VALIDATED_AFTER
 
 PLATEAU = """
 param_scheduler = [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0, factor=0.5)]
@@ -31,6 +35,7 @@ def test_the_log_shows_no_figure_of_the_validation_before(train_to, tmp_path):
     assert 'accuracy/top1: 10.0000' in shown['[1]']
     assert 'accuracy/top1: nan' in shown['[2]']
     assert 'figures' not in shown['[1]']
+    assert 'validated' not in shown['[1]']
     assert any('WARNING - This validation gave no accuracy/top1, as where nothing is found' in line for line in lines)
 
 
@@ -76,6 +81,21 @@ def test_the_epoch_of_the_best_figure(train_to, tmp_path):
     _, found = train_to([10.0, 30.0, 20.0], '', '--cfg-options', 'train_cfg.val_interval=2', epochs=6)
     assert (found['best'], found['best_epoch']) == (30.0, 4)
     assert json.loads((tmp_path / 'work/summary.json').read_text())['validated_after'] == [2, 4, 6]
+
+
+def test_going_on_from_a_checkpoint_of_before(train_to, tmp_path):
+    """What mmengine put into its lines of validations has another name since."""
+    train_to([10.0])
+    path = tmp_path / 'work/epoch_1.pth'
+    allow_mmengine_globals()
+    content = torch.load(path, weights_only=True)
+    info = content['message_hub']['runtime_info']
+    info['validated_after'] = info.pop(VALIDATED_AFTER)
+    torch.save(content, path)
+    train_to([20.0, 30.0], '', '--resume', epochs=3)
+    assert json.loads((tmp_path / 'work/summary.json').read_text())['validated_after'] == [1, 2, 3]
+    assert 'validated' not in ''.join(line for log in (tmp_path / 'work').glob('*/*.log')
+                                      for line in log.read_text().splitlines() if 'Epoch(val)' in line)
 
 
 @pytest.mark.parametrize(('lines', 'best'), [

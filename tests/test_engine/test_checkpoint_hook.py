@@ -245,6 +245,8 @@ def test_a_torn_checkpoint_is_passed_over_by_name(tmp_path, monkeypatch, damage)
     (tmp_path / 'a/last_checkpoint').write_text('')  # torn itself
     assert newest_whole(cfg) == str(before)
     assert newest_whole(Config(dict(work_dir=str(tmp_path / 'none')))) is None
+    (tmp_path / 'a/last_checkpoint').write_text('s3://bucket/a/epoch_9.pth')  # by out_dir of the checkpoint hook
+    assert newest_whole(cfg) == 's3://bucket/a/epoch_9.pth'
 
 
 def test_a_run_that_was_gone_on_with_under_an_earlier_clock(tmp_path):

@@ -18,7 +18,7 @@ from mmengine.runner import get_priority
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import provenance
 from rkan_mm.engine.provenance import commit, fingerprint, processor
-from rkan_mm.engine.summary import PEAKS, RunSummaryHook
+from rkan_mm.engine.summary import PEAKS, RunSummaryHook, _is_better_low
 
 
 def shapes(root):
@@ -124,6 +124,12 @@ def test_the_processor_is_named(cpuinfo, elsewhere, name, monkeypatch):
     monkeypatch.setattr(provenance.Path, 'read_text', read)
     monkeypatch.setattr(platform, 'processor', lambda: elsewhere)
     assert processor() == name
+
+
+@pytest.mark.parametrize(('name', 'low'), [('loss', True), ('crowd_human/mMR', True), ('regression/l1_distance', True),
+                                           ('accuracy/top1', False), ('coco/bbox_mAP', False)])
+def test_what_is_best_when_it_is_low(name, low):
+    assert _is_better_low(name, []) == low
 
 
 def test_a_checkpoint_that_another_hook_saves_before_the_training():

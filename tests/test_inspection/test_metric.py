@@ -18,6 +18,7 @@ from rkan_mm.inspection.metric import Metric
 from rkan_mm.inspection.subject import Subject
 from rkan_mm.inspection.worth import parts, variants
 from rkan_mm.models import KANLinear, RKANBlock, RKANet, SharedKANConv2d
+from rkan_mm.preflight import PreflightError
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +53,16 @@ def test_coco_counts_only_what_is_predicted(subject, monkeypatch):
     metrics, predictions = metric()
     assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1.0  # all six images would give less
     assert len(predictions) == 3
+
+
+def test_a_metric_that_counts_all_of_its_file(subject):
+    """In another form than COCO's, which cannot be cut down."""
+    other = copy.copy(subject)
+    other.cfg = copy.deepcopy(subject.cfg)
+    other.cfg.val_evaluator = dict(type='CrowdHumanMetric', ann_file='val.odgt')
+    with pytest.raises(PreflightError, match="CrowdHumanMetric counts all objects of 'val.odgt', .*--eval-images all"):
+        Metric(other, 3)
+    assert Metric(other, None).num_images == 6
 
 
 def test_intervals_of_ap(subject):

@@ -127,6 +127,16 @@ def test_objects_that_no_class_is_named_after(printed, xml):
     assert 'leaves out objects' not in printed(DETECTOR, lines)
 
 
+@pytest.mark.parametrize('test_mode', [True, False])
+def test_pictures_that_a_filter_leaves_out_of_a_validation(xml, capsys, test_mode):
+    data = of_xml(xml, filter_cfg=dict(filter_empty_gt=True), test_mode=test_mode)
+    tell_unnamed(data, 'train')
+    told = 'XMLDataset of the validation leaves out 2 of 3 pictures (by filter_cfg or indices), and what is found there'
+    assert told not in capsys.readouterr().out
+    tell_unnamed(data, 'validation')
+    assert (told in capsys.readouterr().out) == (not test_mode)
+
+
 def test_xml_files_that_lie_elsewhere_are_passed_over(xml, capsys):
     """A check that looked for them beside the others would say that it failed."""
     tell_unnamed(WIDERFaceDataset(ann_file=str(xml / 'list.txt'), data_prefix=dict(img='x'), lazy_init=True), 'train')
@@ -145,9 +155,10 @@ def test_pictures_of_xml_files_are_there(printed, xml):
         check_pictures(of_xml(xml), 'train')
 
 
-def of_xml(folder):
+def of_xml(folder, **given):
     return XMLDataset(ann_file=str(folder / 'list.txt'), img_subdir='', ann_subdir='', data_prefix=dict(
-        sub_data_root=str(folder)), metainfo=dict(classes=('ring', )), pipeline=[dict(type='LoadImageFromFile')])
+        sub_data_root=str(folder)), metainfo=dict(classes=('ring', )), pipeline=[dict(type='LoadImageFromFile')],
+        **given)
 
 
 @pytest.mark.parametrize(('lines', 'columns', 'orientation', 'told'), [

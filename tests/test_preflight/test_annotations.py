@@ -300,6 +300,8 @@ def test_a_gpu_that_is_not_there(cfg, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(PreflightError, match='CUDA_VISIBLE_DEVICES=0,1 asks for a GPU, and torch .* finds none'):
         check(cfg, training=True)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'NoDevFiles')  # by Slurm, to a job without GPUs
+    check(cfg, training=True)
 
 
 def test_a_training_set_that_its_filter_empties(cfg):

@@ -60,6 +60,10 @@ RED = {
         ['optim_wrapper.paramwise_cfg.custom_keys.bakbone.lr_mult=0.1'],
         'optim_wrapper.paramwise_cfg.custom_keys (bakbone) are part of no name of a parameter, and change nothing: '
         'names begin with backbone, neck, bbox_head.'),
+    'checkpoints by epochs of a training by iterations': (
+        ['train_cfg._delete_=True', 'train_cfg.by_epoch=False', 'train_cfg.max_iters=1'],
+        'default_hooks.checkpoint counts epochs (by_epoch=True), and this training counts iterations: none is kept '
+        'before its end. Write by_epoch=False, and interval in iterations.'),
     'validated by what it learned': (
         ['train_dataloader.dataset.ann_file=annotations/val.json', 'train_dataloader.dataset.data_prefix.img=val'],
         '2 of 2 images of the training that were looked up are in the validation as well, such as '),

@@ -114,6 +114,16 @@ def test_pixels_without_their_labels(tmp_path, capsys):
         check_pictures(data, 'train')
 
 
+def test_pixels_of_a_coco_json_without_their_labels(printed, small_data, tmp_path):
+    """As the maps of things and stuff that HTC and panoptic FPN learn from."""
+    (tmp_path / '000000.png').write_bytes((small_data / 'shapes/train/000000.png').read_bytes())
+    with pytest.raises(PreflightError, match='CocoDataset of the train: .*000001.png is not there: check data_prefix'):
+        printed(DETECTOR, f"""
+train_dataloader['dataset']['data_prefix']['seg'] = {str(tmp_path)!r}
+load[1]['with_seg'] = True
+""")
+
+
 def test_pictures_without_a_size(printed, small_data, tmp_path):
     given = listed(tmp_path, [(0, WHOLE, 0)])
     content = json.loads((tmp_path / 'list.json').read_text())

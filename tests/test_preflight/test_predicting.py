@@ -72,6 +72,11 @@ RED = {
     'the worst for the best': (
         "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP', rule='less')\n",
         "ResumableCheckpointHook(save_best): by rule='less' the worst coco/bbox_mAP is taken for the best."),
+    'a picture without objects': (
+        "val_dataloader['dataset'].update(test_mode=False, filter_cfg=dict(filter_empty_gt=True))\n"
+        "val_dataloader['dataset']['ann_file'] = val_evaluator['ann_file'] = '{empty}'\n",
+        'CocoMetric of the validation judges 1 of the 2 images of its ann_file: its data set leaves out those without '
+        'objects (by filter_cfg or indices)'),
     'stopping at the best': (
         "custom_hooks = [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', rule='less')]\n",
         "EarlyStoppingHook(monitor): by rule='less' the worst coco/bbox_mAP is taken for the best."),
@@ -118,9 +123,13 @@ def test_refused(train, case):
 
 
 @pytest.mark.parametrize('case', RED)
-def test_in_red(train, capsys, case):
+def test_in_red(train, small_data, tmp_path, capsys, case):
     lines, said = RED[case]
-    train(lines)
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    of_one = content['images'][0]['id']
+    content['annotations'] = [each for each in content['annotations'] if each['image_id'] == of_one]
+    (tmp_path / 'empty.json').write_text(json.dumps(content))
+    train(lines.replace('{empty}', str(tmp_path / 'empty.json')))
     assert f'WARNING: {said}' in capsys.readouterr().out
 
 

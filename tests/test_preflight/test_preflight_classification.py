@@ -116,13 +116,19 @@ def test_a_class_folder_without_images(tmp_path, capsys):
                                                 'in those of the validation; 2 folders are so.'),
     ('cat/0.png 1\ncat/1.png 0\nowl/0.png 2\n', None),
 ])
-def test_a_list_that_numbers_folders_otherwise(small_data, tmp_path, lines, message):
+def test_a_list_that_numbers_folders_otherwise(small_data, tmp_path, capsys, lines, message):
     (tmp_path / 'val.txt').write_text(lines)
     (tmp_path / 'cls.py').write_text(CLASSIFIER.replace("'pictures'", repr(str(small_data / 'pictures'))))
     argv = [str(tmp_path / 'cls.py'), '--work-dir', str(tmp_path / 'work'), '--cfg-options',
             f'val_dataloader.dataset.ann_file={tmp_path / "val.txt"}']
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         runner.train(argv)
+    capsys.readouterr()
+    if message:  # several folders of one label may be those of clips
+        (tmp_path / 'train.txt').write_text('cat/0.png 0\ndog/0.png 0\nowl/0.png 2\nowl/1.png 2\n')
+        runner.train([*argv, f'train_dataloader.dataset.ann_file={tmp_path / "train.txt"}'])
+        assert ('WARNING: The pictures of cat have the label 0 in the data of the train, and 1 in those of the valid'
+                in capsys.readouterr().out)
 
 
 NAMED = {
@@ -172,6 +178,11 @@ def test_no_training_with_folders_that_classes_name_otherwise(printed):
                                              '.* To run all the same: --cfg-options preflight.classes=False'):
         printed(CLASSIFIER, "train_dataloader['dataset'].update(classes=('dog', 'cat', 'owl'))\n"
                             "val_dataloader['dataset'].update(classes=('dog', 'cat', 'owl'))\n")
+
+
+def test_folders_for_a_type_with_names_of_its_own(printed):
+    with pytest.raises(PreflightError, match=r'of subfolders \(3\) .* \(1000\).*as ImageNet has 1000, give your'):
+        printed(CLASSIFIER, "train_dataloader['dataset'].update(type='ImageNet')\n")
 
 
 @pytest.mark.parametrize(('config', 'message'), [
@@ -245,6 +256,8 @@ OTHERWISE = {
     'a metric of difficult labels': ("val_evaluator = dict(type='VOCAveragePrecision')\n", 'in VOCAveragePrecision, .*'
                                      "KeyError: 'gt_label_difficult' .PackInputs of its pipeline does not keep it"),
     'other names': (CLASSES.format("('A', 'b', 'c')"), None),
+    'a head of one label': ("model['head'] = dict(type='LinearClsHead', num_classes=3, in_channels=32, topk=(1, ))\n",
+                            'Expected input batch_size .* take MultiLabelLinearClsHead'),
 }
 
 

@@ -65,6 +65,9 @@ CASES = {
     'a figure that nothing gives': (
         ['default_hooks.checkpoint.save_best=coco/segm_mAP'],
         r'ResumableCheckpointHook\(save_best\) waits for coco/segm_mAP, and the validation gives coco/bbox_mAP, '),
+    'a figure of which mmengine does not know what is good': (
+        ['default_hooks.checkpoint.save_best=lvis/bbox_AP'],
+        "Cannot infer the rule for key lvis/bbox_AP.* .write rule='greater', or 'less', beside save_best or monitor"),
     'early stopping by such a figure': (
         ['custom_hooks.0.type=EarlyStoppingHook', 'custom_hooks.0.monitor=coco/AP', 'custom_hooks.0.rule=greater'],
         r'EarlyStoppingHook\(monitor\) waits for coco/AP, and'),

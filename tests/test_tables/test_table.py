@@ -25,7 +25,7 @@ from rkan_mm.preflight import PreflightError
 from rkan_mm.tables import run as table_module
 from rkan_mm.tables.report import MARK, markdown, models
 from rkan_mm.tables.run import run_table
-from rkan_mm.tables.table import FIELDS, Table
+from rkan_mm.tables.table import FIELDS, LockedError, Table, locked
 
 CONFIG = """
 _base_ = '{root}/configs/_base_/ckan_fmnist.py'
@@ -148,15 +148,16 @@ def test_a_record_of_before_has_empty_columns(project):
     assert markdown(Table('table.yml', 'out.csv')).splitlines()[2].endswith('| 1 |')
 
 
-@pytest.mark.parametrize(('jobs', 'caller', 'threads'), [(1, {}, None), (2, {}, '3'), (4, {}, '1'), (99, {}, '1'),
-                                                         (2, {'OMP_NUM_THREADS': '5'}, '5')])
+@pytest.mark.parametrize(('jobs', 'caller', 'threads'), [
+    ((1, ), {}, None), ((2, ), {}, '3'), ((4, ), {}, '1'), ((99, ), {}, '1'), ((1, 3), {}, None), ((2, 3), {}, '1'),
+    ((2, ), {'OMP_NUM_THREADS': '5'}, '5')])
 def test_runs_share_the_cores(monkeypatch, jobs, caller, threads):
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, 'sched_getaffinity', lambda process: set(range(6)), raising=False)
     for name, value in caller.items():
         monkeypatch.setenv(name, value)
-    assert table_module.share_of_cores(jobs).get('OMP_NUM_THREADS') == threads
+    assert table_module.share_of_cores(*jobs).get('OMP_NUM_THREADS') == threads
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed(project):
@@ -239,18 +240,18 @@ def test_costs_are_of_one_device(project):
 
 def test_other_metrics_with_names_and_a_scale(project):
     content = yaml.safe_load((project / 'table.yml').read_text())
-    content.update(metric='coco/bbox_mAP', others=['coco/segm_mAP', 'coco/segm_mAP_s'], scale=100,
+    content.update(metric='coco/bbox_mAP', others=['coco/segm_mAP', 'lvis/segm_APs'], scale=100,
                    labels={'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP'})
     (project / 'table.yml').write_text(yaml.safe_dump(content))
     table = Table('table.yml', 'out.csv')
     record(table, [('plain', 0, 0.125, '', '0.25 -1.0')])
     head, _, plain, _ = markdown(table).splitlines()
-    assert '| box AP (ours) | mask AP (ours) | coco/segm_mAP_s (ours) |' in head
+    assert '| box AP (ours) | mask AP (ours) | lvis/segm_APs (ours) |' in head
     assert '| 50.00 | 12.50 | 25.00 | nan | 10.0 |' in plain  # no object is of that size
     (entry,) = models([table])
     assert [result['Task'] for result in entry['Results']] == ['Object Detection'] * 2
     assert entry['Results'][1]['Metrics'] == pytest.approx(
-        {'box AP': 12.5, 'mask AP': 25.0, 'coco/segm_mAP_s': float('nan')}, nan_ok=True)
+        {'box AP': 12.5, 'mask AP': 25.0, 'lvis/segm_APs': float('nan')}, nan_ok=True)
 
 
 def test_the_readme_and_the_metafile_follow_the_record(project):
@@ -259,7 +260,7 @@ def test_the_readme_and_the_metafile_follow_the_record(project):
     page, metafile = project / 'README.md', project / 'metafile.yml'
     metafile.write_text('Models:\n  - {Name: by hand}\n')
     page.write_text('# Head\n\n<!-- table -->\n\n| old |\n|---|\n\ntail\n')
-    record(Table('tables/table.yml'), [('plain', 0, 12.5, '', '')])
+    record(Table('tables/table.yml'), [('plain', 0, 12.5, '', '')], ['1 x AMD EPYC'])
     run_table(['tables/table.yml', '--collect'])
     assert page.read_text() == f'# Head\n\n<!-- table -->\n\n{markdown(Table("tables/table.yml"))}\ntail\n'
     (project / 'tables/environment.yml').write_text('{name: env, dependencies: [python]}\n')
@@ -280,6 +281,21 @@ def test_the_readme_and_the_metafile_follow_the_record(project):
     assert ours['Metrics'] == {'last epoch': 12.5, 'best epoch': 12.5}
     assert ours['Command'] == 'python tools/run_table.py tables/table.yml --rows "plain"'
     assert ours['Seeds'] == [0]
+    assert ours['Machine'] == 'AMD EPYC'
+
+
+def test_pages_are_written_by_one_process_at_a_time(project, monkeypatch):
+    (project / 'tables').mkdir()
+    (project / 'table.yml').rename(project / 'tables/table.yml')
+    seen = []
+
+    def publish(tables):
+        with pytest.raises(LockedError), locked(project / 'logs', wait=False):
+            pass
+        seen.extend(tables)
+    monkeypatch.setattr(table_module, 'publish', publish)
+    run_table(['tables/table.yml', '--collect'])
+    assert len(seen) == 1
 
 
 def test_a_table_takes_from_another_what_it_does_not_give(project):
