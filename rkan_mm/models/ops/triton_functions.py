@@ -34,6 +34,12 @@ def base_slope(x, BASE: tl.constexpr):
 
 
 @triton.jit
+def positive(x):
+    """NaN stays NaN."""
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def bump(z, KIND: tl.constexpr):
     """A function around a point, `z` widths from it: 1 to 3 splines of that order, 4 Gaussian, 5 switch 1 - tanh^2."""
     if KIND == 4:
@@ -42,8 +48,7 @@ def bump(z, KIND: tl.constexpr):
         e = tl.exp(-2.0 * tl.abs(z))
         value = 4.0 * e / ((1.0 + e) * (1.0 + e))
     else:
-        outer = tl.maximum((KIND + 1) * 0.5 - tl.abs(z), 0.0)
-        inner = tl.maximum((KIND - 1) * 0.5 - tl.abs(z), 0.0)
+        outer, inner = positive((KIND + 1) * 0.5 - tl.abs(z)), positive((KIND - 1) * 0.5 - tl.abs(z))
         if KIND == 1:
             value = outer
         elif KIND == 2:
@@ -65,10 +70,9 @@ def bump_slope(z, KIND: tl.constexpr):
         slope = 8.0 * e * (1.0 - e) / ((1.0 + e) * (1.0 + e) * (1.0 + e))
         slope = tl.where(z < 0, slope, -slope)
     else:
-        outer = tl.maximum((KIND + 1) * 0.5 - tl.abs(z), 0.0)
-        inner = tl.maximum((KIND - 1) * 0.5 - tl.abs(z), 0.0)
+        outer, inner = positive((KIND + 1) * 0.5 - tl.abs(z)), positive((KIND - 1) * 0.5 - tl.abs(z))
         if KIND == 1:
-            fall = tl.where(outer > 0.0, 1.0, 0.0)
+            fall = tl.where(outer > 0.0, tl.where(z == 0.0, 0.0, 1.0), outer)
         elif KIND == 2:
             fall = outer - 3.0 * inner
         else:

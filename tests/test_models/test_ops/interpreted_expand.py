@@ -45,6 +45,25 @@ def test_knots(kind, layout):
         assert agrees(kind, layout, many, arrays=1, centre=centre)
 
 
+@pytest.mark.parametrize('order', [1, 2, 3])
+@pytest.mark.parametrize('arrays', ['knots', 'middles'])
+def test_on_knots_and_nan(order, arrays):
+    """As in PyTorch, where both sides of a bend count for nothing, and no NaN is lost."""
+    knots = torch.linspace(-4, 4, 9)[None]
+    functions = Functions(f'spline{order}', 8 - order, knots)
+    functions = functions if arrays == 'knots' else functions._replace(**dict(zip(
+        ('points', 'inverse'), functions.middles(), strict=True)))
+    x = torch.cat([knots, torch.tensor([[torch.nan]])], 1)
+    leaf, setting = x.clone().requires_grad_(), ('none', False, False)
+    right = expand_by_definition(leaf, functions, *setting)
+    grad = torch.randn(right.shape)
+    assert_close(kernels.forward(x, functions, setting, SINGLE), right, equal_nan=True)
+    right.backward(grad)
+    found = kernels.backward(x, functions, setting, grad)
+    assert_close(found[:, :-1], leaf.grad[:, :-1])
+    assert found[0, -1].isnan()
+
+
 @pytest.mark.parametrize(('dtype', 'out'), [(HALF, HALF), (SINGLE, torch.bfloat16), (torch.bfloat16, SINGLE)])
 def test_half_precision(dtype, out):
     for layout in LAYOUTS:

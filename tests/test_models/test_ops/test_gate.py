@@ -349,7 +349,7 @@ def test_kernels_that_are_no_longer_wanted_in_the_backward_pass(make):
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('outputs', [17, 33])
+@pytest.mark.parametrize('outputs', [3, 17, 33])
 def test_on_the_knots_of_piecewise_linear_functions(outputs):
     """As in PyTorch, where both sides of a bend count for nothing."""
     layer = KANConv2d(1, outputs, 1, basis=dict(type='BSpline', order=1, grid_size=4))

@@ -1,6 +1,9 @@
 """The compiled spline convolution against the plain one in float64."""
 
 import copy
+import math
+import os
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -57,11 +60,18 @@ def test_equals_the_plain_form(kernel_size, padding, channels, grid_size, order,
 
 
 @needs_kernels
-def test_nothing_of_a_nan_is_lost():
-    layer = KANConv2d(1, 2, 3)
-    x = torch.rand(1, 1, 6, 6)
-    x[0, 0, 5, 5] = torch.nan
-    assert layer(x).isnan().any()
+@pytest.mark.parametrize('kwargs', [dict(), dict(base_act_cfg=None, bias=False), dict(with_base=False)], ids=str)
+@pytest.mark.parametrize('outputs', [1, 3, 16])
+@pytest.mark.parametrize('value', [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_reaches_the_pixels_that_see_it(value, outputs, kwargs):
+    layer, x = KANConv2d(2, outputs, 3, padding=1, **kwargs), torch.randn(2, 2, 9, 20)
+    x[0, 1, 4, 6] = x[1, 0, 8, 19] = value
+    with torch.no_grad():
+        found = [layer(x)]
+        with patch.dict(os.environ, RKAN_MM_KERNELS='0'):
+            found.append(layer(x))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4, equal_nan=True)
+    assert found[0].isfinite().all() == (not math.isnan(value) and not kwargs.get('with_base', True))
 
 
 @needs_kernels

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "vectors.h"
 
@@ -64,7 +65,8 @@ struct Values {
             const Vec r = u - __builtin_convertvector(cell, Vec), q = one - r;
             Vec w[Order + 1];
             if constexpr (Order == 1) {
-                w[0] = slope ? -one : q, w[1] = slope ? one : r;
+                const Vec rise = r == 0.0f ? Vec{} : one;  // on a knot, both sides count for nothing, as in PyTorch
+                w[0] = slope ? -rise : q, w[1] = slope ? rise : r;
             } else if constexpr (Order == 2) {
                 w[0] = slope ? -q : 0.5f * q * q, w[1] = slope ? 1.0f - 2.0f * r : 0.5f + r * q, w[2] = slope ? r : 0.5f * r * r;
             } else {
@@ -88,10 +90,42 @@ int64_t needs(const Problem& p, bool backward) {
     return (1 + backward) * Values<Order>::needs(p) + whole_vectors(p.full());
 }
 
+// Adds what a channel's pixels are worth. Behind a row of taps, the zeros of its last vector meet other pixels: harmless,
+// but for NaN and inf, which leave these alone with `Exact`.
+template <int Order, bool Exact>
+void scatter(const Problem& p, const Values<Order>& values, const float* own, float* full) {
+    const int64_t plane = p.plane(), vectors = p.vectors();
+    Lanes kept{};
+    for (int64_t i = 0; i < p.kw * p.outputs - (vectors - 1) * kLanes; ++i) kept[i] = -1;
+    for (int64_t row = 0, i = 0; row < p.rows(); ++row)
+        for (int64_t column = 0; column < p.columns(); ++column, ++i) {
+            const float *w = &values.weights[i * (Order + 1)], *from = own + (values.first[i] + 1) * plane;
+            const float *first = own, base = values.base[i];
+            for (int64_t ky = 0; ky < p.kh; ++ky) {
+                float* to = &full[(row - ky + p.kh - 1) * p.pitch() + column * p.outputs];
+                for (int64_t v = 0; v < vectors; ++v, first += kLanes, from += kLanes, to += kLanes) {
+                    const Vec before = load(to);
+                    Vec sum = before + base * load(first);
+                    for (int j = 0; j <= Order; ++j) sum += w[j] * load(from + j * plane);
+                    if (Exact && v == vectors - 1) sum = (Vec)(((Lanes)sum & kept) | ((Lanes)before & ~kept));
+                    store(to, sum);
+                }
+            }
+        }
+}
+
+bool is_finite(const float* from, int64_t count) {
+    Lanes strange{};
+    for (int64_t i = 0; i + kLanes <= count; i += kLanes) strange |= load(from + i) - load(from + i) != 0.0f;
+    for (int lane = 0; lane < kLanes; ++lane)
+        if (strange[lane]) return false;
+    return true;
+}
+
 template <int Order>
 void forward(const Problem& p, const float* x, const float* weight, const float* start, const float* inverse, float* y,
              float* scratch, int threads) {
-    const int64_t planes = p.functions + 2 * Order + 1, plane = p.plane(), vectors = p.vectors();
+    const int64_t planes = p.functions + 2 * Order + 1;
 #pragma omp parallel num_threads(threads)
     {
         float* const own_scratch = scratch + omp_get_thread_num() * needs<Order>(p, false);
@@ -99,25 +133,16 @@ void forward(const Problem& p, const float* x, const float* weight, const float*
         float* const full = own_scratch + Values<Order>::needs(p);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < p.batch; ++b) {
-            std::fill(full, full + p.full(), 0.0f);
-            for (int64_t c = 0; c < p.channels; ++c) {
-                const int64_t grid = p.grids == 1 ? 0 : c;
-                values.fill(p, x + (b * p.channels + c) * p.height * p.width, start[grid], inverse[grid], false);
-                const float* own = weight + c * planes * plane;
-                for (int64_t row = 0, i = 0; row < p.rows(); ++row)
-                    for (int64_t column = 0; column < p.columns(); ++column, ++i) {
-                        const float *w = &values.weights[i * (Order + 1)], *from = own + (values.first[i] + 1) * plane;
-                        const float *first = own, base = values.base[i];
-                        for (int64_t ky = 0; ky < p.kh; ++ky) {
-                            float* to = &full[(row - ky + p.kh - 1) * p.pitch() + column * p.outputs];
-                            for (int64_t v = 0; v < vectors; ++v, first += kLanes, from += kLanes, to += kLanes) {
-                                Vec sum = load(to) + base * load(first);
-                                for (int j = 0; j <= Order; ++j) sum += w[j] * load(from + j * plane);
-                                store(to, sum);
-                            }
-                        }
-                    }
-            }
+            const auto add = [&](auto exact) {
+                std::fill(full, full + p.full(), 0.0f);
+                for (int64_t c = 0; c < p.channels; ++c) {
+                    const int64_t grid = p.grids == 1 ? 0 : c;
+                    values.fill(p, x + (b * p.channels + c) * p.height * p.width, start[grid], inverse[grid], false);
+                    scatter<Order, decltype(exact)::value>(p, values, weight + c * planes * p.plane(), full);
+                }
+            };
+            add(std::false_type());
+            if (!is_finite(full, p.full())) add(std::true_type());
             for (int64_t o = 0; o < p.outputs; ++o)
                 for (int64_t row = 0; row < p.out_rows(); ++row) {
                     const float* from = &full[(row + p.kh - 1) * p.pitch() + (p.kw - 1) * p.outputs + o];
