@@ -13,10 +13,10 @@ from rkan_mm.models.ops import (
     SPLINE_CONV_OUTPUTS,
     can_spline_conv,
     expand,
+    fits_spline_conv,
     folded,
     fused_is_wanted,
     is_transformed,
-    readable,
     spline_conv2d,
     tf32_allowed,
 )
@@ -152,14 +152,14 @@ class KANConv2d(KANConv, nn.Conv2d):
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         base, functions = self.compiled_base, None
         if (base is not None and self.normalization == 'none' and not isinstance(self.padding, str)
-                and not is_transformed() and len(self.basis_weight) <= SPLINE_CONV_OUTPUTS
+                and not is_transformed() and self.out_channels <= SPLINE_CONV_OUTPUTS
                 and (self.stride, self.dilation, self.groups, self.padding_mode) == ((1, 1), (1, 1), 1, 'zeros')):
             functions = self.basis.for_kernels()
         if (functions is None or base is None or not functions.kind.startswith('spline')
-                or not can_spline_conv(x, self.basis_weight, self.basis.grid, functions, self.padding, self.bias)):
+                or not can_spline_conv(x, self.basis.grid, functions, self.padding, self.bias)):
             return super()._forward(x, normed)
         kernel = self.kernel(self.coefficients())
-        if not readable(kernel) or kernel.shape[2] != functions.count + (base != 'none'):
+        if not fits_spline_conv(kernel, x, functions.count + (base != 'none'), self.padding, self.bias):
             return super()._forward(x, normed)
         y = spline_conv2d(x, kernel, self.basis.grid[:, 0], functions.inverse, self.basis.order, base, self.padding)
         return y if self.bias is None else y + self.bias[:, None, None]

@@ -169,7 +169,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             RuntimeError, TypeError: as from the ordinary layer: channels, dimensions, dtype, device, freed memory, no
                 tensor.
         """
-        weight = self.basis_weight
+        weight = self._stored()
         self.__dict__.pop('_folded', None)  # weights that were set without a bias
         if not (isinstance(x, Tensor) and x.device == weight.device and x.layout is torch.strided
                 and not x.is_nested and self._fits(x)
@@ -178,6 +178,13 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             refuse_numbers_to_meta(weight, x, lambda x: self._ordinary()(x, *args))
             self._ordinary()(x, *args)
         refuse_freed(x)
+
+    def _stored(self) -> Tensor:
+        """The coefficients, or what a parametrization computes them of: it would do so at each look."""
+        stored = self._parameters.get('basis_weight')
+        if stored is None and nn.utils.parametrize.is_parametrized(self, 'basis_weight'):
+            stored = next(getattr(self, 'parametrizations')['basis_weight'].parameters())  # noqa: B009
+        return self.basis_weight if stored is None else stored
 
     def of_dense(self, x: Tensor, *args: Any) -> Tensor:
         """Of an input in a layout without strides, which the ordinary layer takes: functions are not 0 where it is."""

@@ -13,33 +13,36 @@ from .compiled import load_kernels
 from .definition import conv_by_definition
 from .expand import BASES
 from .functions import Functions
-from .gate import gradients, pointer, readable
+from .gate import autocast_dtype, gradients, pointer, readable
 
 MAX_OUTPUTS = 16
 """With more output channels a convolution over all functions is as fast."""
 
 
-def can_spline_conv(x: Tensor, weight: Tensor, grid: Tensor, functions: Functions, padding: tuple[int, int],
+def can_spline_conv(x: Tensor, grid: Tensor, functions: Functions, padding: tuple[int, int],
                     bias: Tensor | None = None) -> bool:
-    """Whether there is a compiled kernel for this input and these parameters, and it is worth using.
+    """Whether there is a compiled kernel for this input and these functions; then ask :func:`fits_spline_conv`.
 
     Args:
         x: (B, C, H, W).
-        weight: (O, C, F, kh, kw), a parameter.
         grid: the knots, (C, F + order + 1), or of one row for all channels.
         functions: the splines on them.
         padding: of height and width.
         bias: (O,).
     """
-    if weight.shape[0] > MAX_OUTPUTS or not readable(x, weight, bias, grid) or torch.is_autocast_enabled('cpu'):
+    if not readable(x, bias, grid) or autocast_dtype('cpu') is not None:
         return False
     knots = functions.count + int(functions.kind[-1]) + 1
-    return (x.dim() == 4 and weight.dim() == 5 and weight.shape[1:3] == (x.shape[1], functions.count)
-            and grid.shape in ((1, knots), (x.shape[1], knots))
-            and (bias is None or bias.shape == weight.shape[:1])
-            and len(padding) == 2 and all(type(p) is int and p >= 0 for p in padding)
-            and all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], padding, weight.shape[-2:], strict=True))
-            and _library() is not None)
+    return (x.dim() == 4 and grid.shape in ((1, knots), (x.shape[1], knots))
+            and len(padding) == 2 and all(type(p) is int and p >= 0 for p in padding) and _library() is not None)
+
+
+def fits_spline_conv(weight: Tensor, x: Tensor, planes: int, padding: tuple[int, int],
+                     bias: Tensor | None = None) -> bool:
+    """Whether the weights are what the kernel takes, (O, C, planes, kh, kw), and it is worth using."""
+    return (readable(weight) and weight.dim() == 5 and weight.shape[1:3] == (x.shape[1], planes)
+            and weight.shape[0] <= MAX_OUTPUTS and (bias is None or bias.shape == weight.shape[:1])
+            and all(n + 2 * p >= k for n, p, k in zip(x.shape[2:], padding, weight.shape[-2:], strict=True)))
 
 
 def spline_conv2d(x: Tensor, weight: Tensor, start: Tensor, inverse: Tensor, order: int, base: str,

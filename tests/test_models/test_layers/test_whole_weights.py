@@ -160,6 +160,28 @@ def test_channels_last_of_computed_coefficients(compute):
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize('memory', ['fast', 'low'])
+@pytest.mark.parametrize('kind', [kind for kind in LAYERS if kind != 'shared'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_computed_coefficients_are_computed_once_a_pass(kind, memory, dtype):
+    """As an ordinary layer's weight: a spectral norm takes a step each time, and an orthogonal one long."""
+    class Counted(nn.Module):
+        times = 0
+
+        def forward(self, weight):
+            self.times += 1
+            return 2 * weight
+
+    (make, shape), counted = LAYERS[kind], Counted()
+    layer, x = make(memory=memory).to(dtype), torch.rand(shape, dtype=dtype)
+    nn.utils.parametrize.register_parametrization(layer, 'basis_weight', counted)
+    for enabled in (True, False):
+        counted.times = 0
+        with torch.set_grad_enabled(enabled):
+            layer(x)
+        assert counted.times == 1
+
+
 def test_a_kan_neck_in_channels_last():
     neck = MMENGINE_MODELS.build(dict(type='mmdet.FPN', in_channels=[4, 8], out_channels=6, num_outs=3,
                                       conv_cfg=dict(type='rkan_mm.KANConv2d')))
