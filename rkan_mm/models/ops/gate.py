@@ -241,7 +241,7 @@ def gradients(plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], wan
     if not again:
         inputs = [t if t is None else t.detach().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
     with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
-        views = [t if t is None else t.view_as(t) for t in inputs]  # see recompute._no_leaf
-        found = iter(torch.autograd.grad(plain(*views), [t for t, want in zip(inputs, wanted, strict=True) if want],
+        views = [t if t is None else t.view_as(t) for t in inputs]  # without hooks; see also recompute._no_leaf
+        found = iter(torch.autograd.grad(plain(*views), [t for t, want in zip(views, wanted, strict=True) if want],
                                          grad, create_graph=again))
     return [next(found) if want else None for want in wanted]

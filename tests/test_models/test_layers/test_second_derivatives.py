@@ -57,6 +57,21 @@ def test_of_kernels_as_in_double_precision(name):
             assert_close(ours, right.float(), rtol=1e-3, atol=1e-4 * (1 + right.abs().max().item()))
 
 
+@every_layer
+def test_hooks_on_tensors_run_once(name):
+    """As those that reverse or clip gradients, where these can be differentiated again."""
+    found = []
+    for again in (False, True):
+        layer, x = build(name)
+        leaf, times = x.requires_grad_(), []
+        inputs = [leaf * 1.0, *layer.parameters()]
+        for t in (leaf, *inputs):
+            t.register_hook(lambda grad, times=times: times.append(1) or -2 * grad)
+        grads = torch.autograd.grad(layer(inputs[0]).square().mean(), [leaf, *inputs], create_graph=again)
+        found.append([len(times), *(grad.detach() for grad in grads)])
+    assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize('name', ['spline_conv', 'expand', 'shared'])
 def test_first_derivatives_that_autocast_comes_upon(name):
     """PyTorch's own backward pass of a convolution does not follow it."""
