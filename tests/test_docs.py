@@ -36,8 +36,7 @@ def test_the_page_has_the_families():
 def test_each_backbone_of_the_page_takes_a_block(backbone, stages, quick_build):
     names = dict(dict=dict, HRNET_W18=HRNET_W18)
     cfg = eval(backbone, {'__builtins__': {}}, names)
-    size = (224, 224) if 'Swin' in cfg['type'] else (64, 64)
-    model = RKANet(backbone=cfg, stages=eval(stages, {'__builtins__': {}}), input_size=size)
+    model = RKANet(backbone=cfg, stages=eval(stages, {'__builtins__': {}}))
     (bridge,) = model.bridges.values()
     assert isinstance(bridge.block, RKANBlock)
 

@@ -90,19 +90,38 @@ def test_blocks_on_the_outputs_of_a_neck():
 @pytest.mark.parametrize(('neck', 'stage'), [
     (dict(type='PAFPN', in_channels=[8, 16, 24, 32], out_channels=16, num_outs=5), 'pafpn_convs.2'),
     (dict(type='FPN', in_channels=[8, 16, 24, 32], start_level=1, out_channels=16, num_outs=5), 'fpn_convs.0'),
+    (dict(type='FPN', in_channels=[8, 16, 24, 32], start_level=1, add_extra_convs='on_input', out_channels=16,
+          num_outs=5), 'fpn_convs.4'),  # which halves one pixel where images have 64
+    ([dict(type='FPN', in_channels=[8, 16, 24, 32], out_channels=16, num_outs=5),
+      dict(type='BFP', in_channels=16, num_levels=5)], '0.fpn_convs.2'),
+    (dict(type='CTResNetNeck', in_channels=16, num_deconv_filters=(8,), num_deconv_kernels=(4,), use_dcn=False),
+     'deconv_layers.0'),
+    (dict(type='DilatedEncoder', in_channels=16, out_channels=8, block_mid_channels=4, num_residual_blocks=2,
+          block_dilations=[2, 4]), 'dilated_encoder_blocks'),
     (dict(type='ChannelMapper', in_channels=[16, 24, 32], out_channels=16, num_outs=3), 'convs.2'),
     (dict(type='YOLOV3Neck', num_scales=3, in_channels=[32, 16, 8], out_channels=[16, 8, 4]), 'detect3'),
     (dict(type='CSPNeXtPAFPN', in_channels=(8, 16, 32), out_channels=16), 'out_convs.2')])
 def test_any_neck_of_several_maps_is_measured(neck, stage):
     init_default_scope('mmdet')
     wrapped = MMENGINE_MODELS.build(dict(type='rkan_mm.RKANet', backbone=neck, stages=(stage,)))
-    maps = tuple(torch.rand(2, channels, 40 >> i, 24 >> i) for i, channels in enumerate(sorted(neck['in_channels'])))
+    channels = (neck[0] if isinstance(neck, list) else neck)['in_channels']
+    channels = [channels] if isinstance(channels, int) else sorted(channels)
+    maps = tuple(torch.rand(2, each, 40 >> i, 24 >> i) for i, each in enumerate(channels))
     block = wrapped.bridges[stage.replace('.', '_')].block
     with torch.no_grad():
         with_block, alone = wrapped(maps), [torch.zeros(0)]
-        block.register_forward_hook(lambda module, args, out: alone.append(out))
+        for each in (block, wrapped.backbone.get_submodule(stage)):
+            each.register_forward_hook(lambda module, args, out: alone.append(out))
         assert [out.shape for out in wrapped(maps)] == [out.shape for out in with_block]
-    assert alone[-1].shape in [out.shape for out in with_block]
+    assert alone[-2].shape == alone[-1].shape
+
+
+def test_a_stage_that_enlarges_its_maps():
+    init_default_scope('mmdet')
+    neck = dict(type='CTResNetNeck', in_channels=16, num_deconv_filters=(8,), num_deconv_kernels=(4,), use_dcn=False)
+    with pytest.raises(ValueError, match=r"stage 'deconv_layers' of CTResNetNeck enlarges its maps, \(1, 16, 64, 64\) "
+                                         r'to \(1, 8, 128, 128\), and an RKAN block does not. Name modules in it'):
+        MMENGINE_MODELS.build(dict(type='rkan_mm.RKANet', backbone=neck, stages=('deconv_layers',)))
 
 
 def test_a_neck_that_fails_is_told_with_the_maps_that_it_was_given():

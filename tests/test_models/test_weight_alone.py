@@ -83,8 +83,9 @@ def test_attention_that_takes_a_weight_without_a_call_refuses_the_layer(make, na
     for name in names:
         plain = getattr(attention, name)
         layer = KANLinear(plain.in_features, plain.out_features)
-        with pytest.raises(TypeError, match=f'takes the weight of its {name} without a call of the layer'):
-            setattr(attention, name, layer)
+        for put in (setattr, type(attention).add_module, type(attention).register_module):
+            with pytest.raises(TypeError, match=f'takes the weight of its {name} without a call of the layer'):
+                put(attention, name, layer)
         assert getattr(attention, name) is plain
         setattr(attention, name, nn.Linear(plain.in_features, plain.out_features))
 

@@ -13,21 +13,43 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .bridged_stage import feature_map, stage_input, token_size
 
+SIDES = 64, 224, 256, 384
+"""Of images to measure with: the first that is taken, and in which no stage has a single pixel to halve."""
 
-def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], size: tuple[int, int],
+
+def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], size: tuple[int, int] | None,
             in_channels: int | Sequence[int] | None = None) -> dict[str, dict[str, Any]]:
     """Of each stage: channels, stride, whether a convolution follows it, and a sample of its output.
 
     Args:
         backbone: any module from images to features, or from features to features. It is left as it was.
         spans: first and last module of each stage, by its name.
-        size: height and width of the image.
+        size: height and width of the image; None tries several.
         in_channels: of the image, or of each map that a neck takes; None looks at the backbone.
 
     Raises:
         ValueError: a stage does not run, maps something else than feature maps, or no output depends on it.
         RuntimeError: the backbone fails on an image of zeros.
     """
+    measured, failed = None, None
+    for each in [(side, side) for side in SIDES] if size is None else [size]:
+        try:
+            found, is_certain = _measure(backbone, spans, each, in_channels)
+        except RuntimeError as error:
+            failed = failed or error
+            continue
+        if is_certain:
+            return found
+        measured = measured or found
+    if measured is None:
+        assert failed
+        raise failed
+    return measured
+
+
+def _measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], size: tuple[int, int],
+             in_channels: int | Sequence[int] | None) -> tuple[dict[str, dict[str, Any]], bool]:
+    """With images of one size, and whether the strides are certain."""
     probes = {name: _Probe(*span) for name, span in spans.items()}
     weighted = []
 
@@ -55,9 +77,12 @@ def measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]], 
     for name, probe in probes.items():
         x, out = probe.x, probe.out
         stride = tuple(round(i / o) for i, o in zip(x.shape[2:], out.shape[2:], strict=True))
+        if not all(stride):
+            raise ValueError(f'RKANet: stage {name!r} of {who} enlarges its maps, {tuple(x.shape)} to '
+                             f'{tuple(out.shape)}, and an RKAN block does not. Name modules in it that keep their size')
         measured[name] = dict(in_channels=x.shape[1], out_channels=out.shape[1], stride=stride,
                               last=probe.seen == len(weighted), out=out.detach())
-    return measured
+    return measured, all(min(probe.x.shape[2:]) > 1 for probe in probes.values())
 
 
 class _Probe:
@@ -136,7 +161,7 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         return torch.zeros(1, channels, *(max(1, side // stride) for side in size), dtype=like.dtype,
                            device=like.device, requires_grad=torch.is_grad_enabled())
 
-    several = in_channels or getattr(backbone, 'in_channels', None)
+    several = in_channels or next((m.in_channels for m in backbone.modules() if hasattr(m, 'in_channels')), None)
     inputs: list[Tensor | tuple[Tensor, ...]] = []
     if isinstance(several, Sequence):  # from fine to coarse, but those of YOLOv3's neck
         inputs += [tuple(zeros(channels, 4 << i) for i, channels in enumerate(order))
@@ -144,7 +169,8 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
     if not isinstance(in_channels, Sequence):
         convs = [m.in_channels for m in backbone.modules() if isinstance(getattr(m, 'in_channels', None), int)]
         wanted = [in_channels] if in_channels else list(dict.fromkeys((*convs[:1], 3)))
-        inputs += [zeros(channels) for channels in wanted]
+        images = [zeros(channels) for channels in wanted]
+        inputs += [*images, *((image,) for image in images)]  # the latter for necks of one map
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
     first: RuntimeError | None = None
@@ -152,13 +178,13 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         weighted.clear()
         try:
             return backbone(tree_map(lambda t: t * 1, given), *masks)
-        except (RuntimeError, AssertionError) as error:
+        except Exception as error:
             what = 'an image of zeros' if isinstance(given, Tensor) else 'maps of zeros'
             shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(given))
             first = first or RuntimeError(
                 f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} {shapes}, and failed: '
                 f'{str(error) or type(error).__name__}. '
-                'Where it takes larger images alone, give their size, e.g. input_size=(224, 224)')
+                'Where it takes images of other sizes alone, give one, e.g. input_size=(512, 512)')
             first.__cause__ = first.__cause__ or error
     assert first
     raise first
@@ -166,15 +192,21 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
 
 @contextmanager
 def _at_rest(backbone: nn.Module) -> Iterator[None]:
-    """Meanwhile all is in eval mode and nothing is run within a checkpoint."""
+    """Meanwhile all is in eval mode, as by `train`, and nothing is run within a checkpoint."""
     modes = [(module, module.training, module.__dict__.get('with_cp')) for module in backbone.modules()]
+    learning = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
     try:
+        backbone.train(False)  # some prepare there what they compute with, and drop it again
         for module, _, with_cp in modes:
             module.training = False
             if with_cp:
                 module.with_cp = False
         yield
     finally:
+        backbone.train(modes[0][1])
+        for parameter, requires_grad in learning:
+            if parameter.requires_grad != requires_grad:  # those made in inference mode cannot be told
+                parameter.requires_grad_(requires_grad)
         for module, training, with_cp in modes:
             module.training = training
             if with_cp:

@@ -34,8 +34,8 @@ class RKANet(BackboneAttributes):
     the inner backbone, to read, to write and to delete.
 
     Args:
-        backbone: config of any mmdet, mmpretrain or TIMM backbone, or of a neck (or a module). A ``type`` without a
-            scope is looked up in the default scope.
+        backbone: config of any mmdet, mmpretrain or TIMM backbone, or of a neck or a list of them (or a module). A
+            ``type`` without a scope is looked up in the default scope.
         stages: names of modules in the backbone, e.g. ``('layer4',)``; ``'first:last'`` spans two. Maps pass them, or
             tokens with their height and width, as in the blocks of mm's Swin. As a dict it gives each stage what
             differs from ``block`` and ``fusion``: ``dict(layer3=dict(reduction=4), layer4=dict())``; None switches an
@@ -43,7 +43,8 @@ class RKANet(BackboneAttributes):
         block: config of the blocks; in/out channels and stride are measured, ``last`` is true for the stage behind
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
-        input_size: height and width of the image with which the stages are measured once.
+        input_size: height and width of the image with which the stages are measured once; None takes 64 x 64, or the
+            first of 224, 256 and 384 that the backbone takes.
         with_cp, norm_eval: of the blocks; those of the inner backbone stand in its own config.
         frozen_stages: names of the stages whose blocks and fusions are frozen: no gradients, norms in eval mode.
         pretrained, out_indices: of the inner backbone, before those in its config, where others write them for any
@@ -67,7 +68,7 @@ class RKANet(BackboneAttributes):
                  stages: Sequence[str] | dict[str, dict | None] = ('layer4',),
                  block: dict = dict(type='RKANBlock'),  # noqa: B006
                  fusion: dict = dict(type='Addition'),  # noqa: B006
-                 input_size: tuple[int, int] = (64, 64),
+                 input_size: tuple[int, int] | None = None,
                  with_cp: bool = False,
                  norm_eval: bool = False,
                  frozen_stages: Sequence[str] = (),

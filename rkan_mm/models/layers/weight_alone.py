@@ -52,17 +52,18 @@ def teach_parts() -> None:
             teach(part, method, _refuse_kan)
     for module, cls, names, always in ATTENTION:
         if (part := getattr(sys.modules.get(module), cls, None)) is not None:
-            teach(part, '__setattr__', partial(_refuse_in_attention, names, always))
+            for method in ('__setattr__', 'add_module'):
+                teach(part, method, partial(_refuse_in_attention, names, always))
 
 
 def _refuse_in_attention(names: tuple[str, ...], always: bool, plain: Callable, part: Any, name: str,
-                         value: Any) -> None:
-    if name in names and isinstance(value, Folding) and (always or (
+                         module: Any) -> None:
+    if name in names and isinstance(module, Folding) and (always or (
             getattr(part, 'q_bias', None) is not None and not getattr(part, 'qkv_bias_separate', False))):
         raise TypeError(f'{type(part).__name__} takes the weight of its {name} without a call of the layer, and in a '
-                        f'{type(value).__name__} that is the base branch alone: the functions would be left out. '
+                        f'{type(module).__name__} that is the base branch alone: the functions would be left out. '
                         'Leave an ordinary layer there')
-    plain(part, name, value)
+    plain(part, name, module)
 
 
 def _refuse_kan(plain: Callable, part: Any, *args, **kwargs) -> Any:

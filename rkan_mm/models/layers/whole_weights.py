@@ -71,7 +71,8 @@ def teach_norms() -> None:
         module = importlib.import_module(f'torch.nn.utils.{name}')  # of the name of its function
         teach(getattr(module, norm), 'apply', _norm)
     teach(torch.nn.utils.parametrize.ParametrizationList, '__init__', _parametrize)
-    teach(nn.TransformerEncoderLayer, '__setattr__', _set_in_encoder)
+    for method in ('__setattr__', 'add_module'):
+        teach(nn.TransformerEncoderLayer, method, _set_in_encoder)
     for module in (importlib.import_module('torch.nn.utils.memory_format'), torch.nn.utils):
         for name in ('convert_conv2d_weight_memory_format', 'convert_conv3d_weight_memory_format'):
             teach(module, name, _lay_out)
@@ -83,9 +84,9 @@ def _lay_out(plain: Callable, module: nn.Module, memory_format: torch.memory_for
     return module if bare else plain(module, memory_format)
 
 
-def _set_in_encoder(plain: Callable, encoder: nn.Module, name: str, value: Any) -> None:
-    plain(encoder, name, value)
-    if isinstance(value, WholeWeights):
+def _set_in_encoder(plain: Callable, encoder: nn.Module, name: str, module: Any) -> None:
+    plain(encoder, name, module)
+    if isinstance(module, WholeWeights):
         encoder.activation_relu_or_gelu = 0  # else it has a fast path
 
 

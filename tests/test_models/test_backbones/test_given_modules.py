@@ -264,12 +264,29 @@ def test_features_of_a_stage_have_its_block():
 def test_a_backbone_that_takes_no_small_images():
     class Large(nn.Sequential):
         def forward(self, x):
-            if x.shape[-1] < 128:
+            if self[0](x).shape[-1] < 128:
                 raise RuntimeError('image is smaller than 128')
             return super().forward(x)
 
     net = Large(nn.Conv2d(3, 4, 3, padding=1))
     with pytest.raises(RuntimeError, match=r'given an image of zeros \(1, 3, 64, 64\), and failed: image is smaller '
-                                           r'than 128. .* input_size=\(224, 224\)'):
-        RKANet(net, ('0',))
-    RKANet(net, ('0',), input_size=(128, 128))
+                                           r'than 128. .* input_size=\(512, 512\)'):
+        RKANet(net, ('0',), input_size=(64, 64))
+    RKANet(net, ('0',))
+
+
+@pytest.mark.parametrize(('cfg', 'stage'), [
+    (dict(type='mmpretrain.EfficientFormer', arch=dict(layers=[1, 1, 1, 1], embed_dims=[8, 8, 16, 16], vit_num=1,
+                                                       downsamples=[False, True, True, True])), 'network.2'),
+    (dict(type='mmpretrain.TIMMBackbone', model_name='efficientvit_m0', features_only=True), 'timm_model.stages_2')],
+    ids=['mmpretrain', 'timm'])
+def test_a_backbone_that_keeps_its_attention_for_eval_mode(cfg, stage):
+    if 'TIMM' in cfg['type']:
+        pytest.importorskip('timm')
+    plain, net = MMENGINE_MODELS.build(copy.deepcopy(cfg)), RKANet(cfg, (stage,))
+    assert [vars(module).keys() for module in net.backbone.modules()] == [
+        vars(module).keys() for module in plain.modules()]
+    other, x = copy.deepcopy(net), torch.rand(1, 3, 224, 224)  # as EMAHook before a training
+    for each in (net, other):
+        each.eval()
+    assert_close(other(x)[-1], net(x)[-1])

@@ -202,11 +202,12 @@ def test_the_mask_moves_with_the_layer():
 
 
 @pytest.mark.parametrize('which', ['linear1', 'linear2'])
+@pytest.mark.parametrize('put', [setattr, lambda encoder, *child: encoder.add_module(*child)], ids=['set', 'added'])
 @pytest.mark.parametrize('copied', [False, True])
-def test_a_transformer_calls_the_layers_in_it(which, copied):
+def test_a_transformer_calls_the_layers_in_it(which, put, copied):
     """Without gradients it would compute of their weight, the base branch."""
     encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
-    setattr(encoder, which, KANLinear(*(8, 16) if which == 'linear1' else (16, 8)))
+    put(encoder, which, KANLinear(*(8, 16) if which == 'linear1' else (16, 8)))
     stack, x = nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False) if copied else encoder, torch.rand(2, 3, 8)
     expected = stack(x)
     with torch.no_grad():
