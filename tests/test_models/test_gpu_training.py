@@ -14,7 +14,7 @@ from torch import nn
 
 from rkan_mm.benchmarks import steps
 from rkan_mm.benchmarks.timing import Running
-from rkan_mm.models import KANConv2d, KANLinear, RKANet
+from rkan_mm.models import KANConv2d, KANLinear, RKANet, prune
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures('without_tf32')]
 CLASSIFIER = dict(type='mmpretrain.ImageClassifier', neck=dict(type='mmpretrain.GlobalAveragePooling'),
@@ -151,6 +151,14 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+
+
+def test_pruning_and_grids_in_a_deterministic_run(deterministic):
+    model, x = nn.Sequential(KANLinear(8, 16), KANLinear(16, 4)).cuda(), torch.randn(64, 8, device='cuda')
+    model[0].update_grid(x, uniform=0.5)
+    model[0].refine_grid(10)
+    assert prune(model, 0.5, lambda: model(x)) == 0.5
+    assert all(g.isfinite().all() for g in gradients(model, x))
 
 
 def test_resumed_training_ends_at_the_same_bits(deterministic, tmp_path):

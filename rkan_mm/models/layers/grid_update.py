@@ -232,10 +232,12 @@ class GridUpdate(Tied):
         """A checkpoint may be pruned, locked to formulas, or have a finer grid."""
         parameter = self.coefficient_parameter
         stored, grid = (state_dict.get(f'{prefix}{name}') for name in (self.coefficients_name, 'basis.grid'))
-        if stored is not None and grid is not None and isinstance(self.basis, GridBasis):
-            if not (self._alike(stored.shape) and self.basis.can_become(grid.shape)):
+        if grid is not None and isinstance(self.basis, GridBasis):
+            if not (self.basis.can_become(grid.shape) and self._go_together(stored, grid)):
                 self.basis.keeps_size = True
-            elif stored.shape != parameter.shape:
+                if stored is not None and stored.shape == parameter.shape:  # of other functions, which are as many
+                    state_dict = {name: value for name, value in state_dict.items() if value is not stored}
+            elif stored is not None and stored.shape != parameter.shape:
                 renew(parameter, parameter.new_empty(stored.shape))
         if f'{prefix}locked.places' in state_dict:
             from .locked import lock_for_loading
@@ -254,15 +256,28 @@ class GridUpdate(Tied):
             errors.append(f'size mismatch for {prefix}mask: copying a param with shape {mask.shape} from checkpoint, '
                           f'the shape in current model is {torch.Size(shape)}.')
 
+    @property
+    def _dim_of_functions(self) -> int:
+        return 0 if self.coefficients_name == 'weight' else 2
+
     def _of_each_function(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the coefficients without the dimension of the functions: that of the ordinary layer's weight."""
-        dim = 0 if self.coefficients_name == 'weight' else 2
+        dim = self._dim_of_functions
         return (*shape[:dim], *shape[dim + 1:])
 
-    def _alike(self, shape: Sequence[int]) -> bool:
-        """Whether coefficients of this shape are the layer's, for any number of functions."""
-        own = self.coefficient_parameter.shape
-        return len(shape) == len(own) and self._of_each_function(shape) == self._of_each_function(own)
+    def _go_together(self, stored: Tensor | None, grid: Tensor) -> bool:
+        """Whether coefficients of a checkpoint are the layer's, of as many functions as its basis has on that grid.
+
+        Of another basis, or of splines of another order, there are more or fewer. Without any, the layer's own stay.
+        """
+        own, dim, basis = self.coefficient_parameter.shape, self._dim_of_functions, self.basis
+        functions = basis.num_functions
+        if stored is not None:
+            shape = stored.shape
+            if not (len(shape) == len(own) > dim and self._of_each_function(shape) == self._of_each_function(own)):
+                return False
+            functions = shape[dim]
+        return functions - grid.shape[1] == basis.num_functions - basis.grid.shape[1]
 
 
 def _apart(basis: GridBasis) -> bool:

@@ -37,9 +37,9 @@ class KANConv(SetLater, KANLayer):
     channel_dim = 1
 
     def _check_base_act(self) -> None:
-        act = self.base_act
-        zero = None if act is None else act(next(act.parameters(), torch.empty(0, device='cpu')).new_zeros(1))
-        if zero is not None and has_numbers(zero) and zero.item() != 0:
+        act, shape = self.base_act, (1, self.num_inputs, *[1] * self.spatial)
+        zero = None if act is None else act(next(act.parameters(), torch.empty(0, device='cpu')).new_zeros(shape))
+        if zero is not None and has_numbers(zero) and zero.any():
             raise ValueError(f'{type(self).__name__}: base_act_cfg must be a function with a(0) = 0, since zeros are '
                              f'padded; {type(act).__name__} is not')
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from rkan_mm.models.ops import (
     Functions,
@@ -95,6 +96,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         self.norm, self.normalization = None, normalization or self.basis.normalization
         if isinstance(self.normalization, dict):
             self.norm = placed_as(self.weight, build_norm_layer(self.normalization, self.num_inputs)[1])
+            self._check_norm()
         elif self.normalization not in ELEMENTWISE:
             raise ValueError(f'{name}: no normalization {normalization!r}; there are {", ".join(ELEMENTWISE)}, or the '
                              "config of a norm layer, e.g. dict(type='GN', num_groups=1)")
@@ -111,6 +113,15 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         self.origin = new_origin()
         self.reset_parameters()
         teach_parts()
+
+    def _check_norm(self) -> None:
+        """Raise ValueError where torch's norm layer would take another dimension for channels, without an error."""
+        dims, norm = getattr(self, 'spatial', 0), self.norm
+        if (type(norm) is nn.LayerNorm and dims) or (
+                isinstance(norm, _InstanceNorm) and (not dims or norm._get_no_batch_dim() != dims + 1)):
+            better = f"dict(type='IN{dims}d') or dict(type='GN', num_groups=1)" if dims else "dict(type='LN')"
+            raise ValueError(f'{type(self).__name__}: the channels of its input are not in the dimension where the '
+                             f'normalization, {type(norm).__name__}, has them; give {better}')
 
     def _check_base_act(self) -> None:
         """Raise ValueError where the activation of the base branch does not serve."""

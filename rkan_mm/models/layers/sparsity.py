@@ -177,7 +177,7 @@ def cut(importances: Sequence[Tensor], amount: float) -> float:
         raise ValueError(f'the amount to prune must be in 0 to 1, got {amount}')
     values = torch.cat([importance.flatten() for importance in importances])
     count = round(amount * len(values))
-    return values.kthvalue(count).values.item() if count else -1.0
+    return values.sort().values[count - 1].item() if count else -1.0  # kthvalue of a GPU is not deterministic
 
 
 @torch.no_grad()

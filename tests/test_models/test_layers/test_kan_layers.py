@@ -383,3 +383,26 @@ def test_parameters_are_counted():
 def test_wrong_arguments(args, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         KANConv2d(2, 2, 3, **args)
+
+
+@pytest.mark.parametrize('kind', ['conv', 'transposed'])
+def test_an_activation_with_a_parameter_for_each_channel(kind):
+    cls, convolve = dict(conv=(KANConv2d, F.conv2d), transposed=(KANConvTranspose2d, F.conv_transpose2d))[kind]
+    layer, x = cls(4, 4, 3, padding=1, base_act_cfg=dict(type='PReLU', num_parameters=4)), torch.randn(2, 4, 5, 6)
+    nn.init.uniform_(layer.base_act.weight)
+    whole, base = layer(x), convolve(F.prelu(x, layer.base_act.weight), layer.weight, padding=1)
+    assert layer.importance(x).isfinite().all()
+    nn.init.zeros_(layer.weight)
+    assert_close(whole, base + layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('make', 'norm', 'better'), [
+    (lambda **args: KANConv1d(4, 2, 3, **args), 'IN', "dict(type='IN1d')"),
+    (lambda **args: KANConv2d(4, 2, 3, **args), 'IN3d', "dict(type='IN2d')"),
+    (lambda **args: KANConv2d(4, 2, 3, **args), 'LN', "dict(type='GN', num_groups=1)"),
+    (lambda **args: KANLinear(4, 2, **args), 'IN', "dict(type='LN')"),
+    (lambda **args: KANLinear(4, 2, **args), 'IN1d', "dict(type='LN')")])
+def test_norms_that_take_another_dimension_for_channels(make, norm, better):
+    """Torch takes (B, C, L) for a picture without a batch, and only warns."""
+    with pytest.raises(ValueError, match=re.escape(better)):
+        make(normalization=dict(type=norm))

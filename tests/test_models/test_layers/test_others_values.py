@@ -2,10 +2,13 @@
 
 import copy
 import os
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
 import torch
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.models import (
@@ -131,6 +134,37 @@ def test_a_checkpoint_of_another_layer_is_refused(make, other):
     finer.refine_grid(12)
     layer.load_state_dict(finer.state_dict())
     assert_close(layer(x), finer(x))
+
+
+@pytest.mark.parametrize(('make', 'other'), [
+    (dict(type='BSpline', grid_size=5), dict(type='BSpline', grid_size=5, order=2)),
+    (dict(type='BSpline', grid_size=5), dict(type='BSpline', grid_size=6, order=2)),  # as many functions
+    (dict(type='BSpline', grid_size=5), dict(type='BSpline', grid_size=7, order=2)),  # as many knots
+    (dict(type='BSpline', grid_size=5), dict(type='GaussianRBF', grid_size=8)),
+    (dict(type='RSWAF', grid_size=8), dict(type='BSpline', grid_size=5)),
+    (dict(type='RSWAF', grid_size=12), dict(type='BSpline', grid_size=5))], ids=str)
+@pytest.mark.parametrize('build', [lambda basis: KANLinear(3, 8, basis=basis),
+                                   lambda basis: SharedKANConv2d(3, basis=basis)])
+@pytest.mark.parametrize('load', [nn.Module.load_state_dict, load_state_dict])
+def test_a_checkpoint_of_other_functions_is_refused(make, other, build, load):
+    """It gave a layer with more coefficients than functions, or coefficients of others, and nobody said so."""
+    layer, state, x = build(make), build(other).state_dict(), torch.rand(2, 3, 7, 3)
+    before = layer.coefficient_parameter.clone()
+    with pytest.raises(RuntimeError, match=r'size mismatch for basis\.grid|size mismatch for (basis_)?weight'):
+        load(layer, state, strict=True)
+    assert layer.coefficient_parameter.equal(before)
+    assert layer(x).isfinite().all()
+
+
+@pytest.mark.parametrize('size', [5, 10])
+def test_a_grid_without_coefficients_keeps_their_number(size):
+    layer, basis = KANLinear(3, 8), dict(type='BSpline', grid_size=size, grid_range=(-2, 2))
+    state = KANLinear(3, 8, basis=basis).state_dict()
+    del state['basis_weight']
+    with nullcontext() if size == 5 else pytest.raises(RuntimeError, match='size mismatch for basis.grid'):
+        layer.load_state_dict(state, strict=False)
+    assert layer.basis.interior()[0, 0] == (-2 if size == 5 else -1)
+    assert layer(torch.rand(2, 3)).isfinite().all()
 
 
 def test_a_mask_of_another_layer_is_refused():
