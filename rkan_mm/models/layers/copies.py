@@ -22,7 +22,8 @@ def followers(model: nn.Module, *averages: nn.Module,
     """For each KAN layer of a model that is trained, the layers that are moving averages of it.
 
     Averages get no gradients. They are copies of the layer (BYOL, MoCo, all of mmengine's averaged models); or they
-    lie in a part of the same structure and of another name (``teacher`` and ``student``).
+    lie in a part of the same structure and of another name (``teacher`` and ``student``). Copies whose names differ in
+    numbers alone are the blocks of one net, as in a `nn.TransformerEncoder`.
 
     Args:
         model: holds the trained layers, and perhaps averages.
@@ -36,10 +37,14 @@ def followers(model: nn.Module, *averages: nn.Module,
     for average in averages:
         frozen += [(tuple(name.split('.')), layer) for name, layer in average.named_modules() if _is_kan(layer)]
     for name, layer in frozen:
-        copies = [other for other, source in trained.items() if source.origin == layer.origin]
+        copies = [other for other, source in trained.items()
+                  if source.origin == layer.origin and not _are_numbered(name, other)]
         sources = copies or [other for other in trained if _is_role(model, name, other, without_grad)]
         if sources:
-            found[trained[max(sources, key=lambda other: _common_end(name, other))]].append(layer)
+            source = max(sources, key=lambda other: _common_end(name, other))
+            if not any(_are_numbered(other, source) and _common_end(name, other) > _common_end(name, source)
+                       for other, _ in named):  # else it averages that block, which is frozen
+                found[trained[source]].append(layer)
     return found
 
 
@@ -56,6 +61,11 @@ def _common_end(name: tuple[str, ...], other: tuple[str, ...]) -> int:
     return same.index(False) if False in same else len(same)
 
 
+def _are_numbered(name: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two names differ, and in numbers alone."""
+    return name != other and [re.sub(r'\d', '', part) for part in name] == [re.sub(r'\d', '', part) for part in other]
+
+
 def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...],
              without_grad: Collection[nn.Module]) -> bool:
     """Whether two layers play the same part in two networks of the same structure, the first of them frozen.
@@ -63,11 +73,9 @@ def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...],
     Names that differ in their numbers alone are those of stages.
     """
     apart = [i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b]
-    if len(name) != len(other) or len(apart) != 1:
+    if len(name) != len(other) or len(apart) != 1 or _are_numbered(name, other):
         return False
     end = apart[0] + 1
-    if re.sub(r'\d', '', name[end - 1]) == re.sub(r'\d', '', other[end - 1]):
-        return False
     root, source = (model.get_submodule('.'.join(each[:end])) for each in (name, other))
     shapes = [{key: value.shape for key, value in each.named_parameters()} for each in (root, source)]
     frozen = any(layer in without_grad for layer in root.modules()) or not any(

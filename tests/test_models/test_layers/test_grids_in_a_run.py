@@ -269,6 +269,22 @@ def test_copies_of_copies_pair_by_their_names():
     assert [found[layer] for layer in model['heads']] == [[layer] for layer in average['heads']]
 
 
+@pytest.mark.parametrize('inside', [False, True])
+def test_blocks_that_are_copies_of_one_are_no_averages(inside):
+    """As those of a transformer, some of them frozen, or called without gradients by reentrant checkpoints."""
+    blocks = nn.ModuleList(copy.deepcopy(block) for block in [nn.Sequential(KANLinear(3, 3))] * 3)
+    model = nn.ModuleDict(dict(student=blocks))
+    assert not any(followers(model, without_grad={blocks[1][0]}).values())
+    frozen(blocks[0])
+    assert not any(followers(model).values())
+    average = ExponentialMovingAverage(blocks if inside else model)
+    if inside:
+        model['target'] = average
+    found = followers(model, *([] if inside else [average.module]))
+    averages = average.module if inside else average.module['student']
+    assert found == {blocks[i][0]: [averages[i][0]] for i in (1, 2)}
+
+
 @pytest.mark.parametrize('options', [{}, dict(grow=True), dict(uniform=0.0)], ids=str)
 @pytest.mark.parametrize('basis', GRIDS)
 def test_averages_stay_averages(basis, options):
