@@ -55,7 +55,7 @@ class Formula:
 
     def source(self, name: str = 'phi') -> str:
         """Python source of a NumPy function; it also takes arrays. Every number has all its digits."""
-        printer = require('sympy.printing.numpy', 'A formula').NumPyPrinter(
+        printer = require('sympy.printing.numpy', 'A formula').SciPyPrinter(
             {'full_prec': True, 'fully_qualified_modules': True})
         body = printer.doprint(self.expression)
         arguments = ', '.join(map(str, self.symbols))

@@ -177,6 +177,15 @@ def test_forms_agree():
     assert len(found.text(2)) < len(found.text())
 
 
+@pytest.mark.parametrize('act', [*(act() for act in ACTIVATIONS), nn.GELU('tanh')], ids=str)
+def test_source_takes_arrays_whatever_the_activation(act):
+    layer = randomised(KANLinear(1, 1, basis=dict(type='Chebyshev')))
+    layer.base_act = act
+    found, x, space = formula(layer)[0, 0], np.linspace(-3, 3, 7), {}
+    exec(found.source('f'), space)
+    np.testing.assert_allclose(space['f'](x), found(x), rtol=1e-12)
+
+
 def test_splines_are_polynomials_between_knots():
     layer = randomised(KANLinear(2, 1, basis=dict(type='BSpline', grid_size=4), with_base=False))
     import sympy
