@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import difflib
+import fcntl
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mmengine
@@ -28,9 +30,11 @@ from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit
 from rkan_mm.preflight.building import building, of_import
 from rkan_mm.preflight.classification import check_classification
 from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.datasets import is_first_process
 from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.run_hook import CheckRunHook
 from rkan_mm.preflight.weights import WeightReportHook, check_pretrained
+from rkan_mm.tables.table import NOTE, LockedError, locked
 
 from .command_line import add_cfg_options, command_line
 from .defaults import add_hooks, make_resumable
@@ -122,6 +126,25 @@ def _use_amp(cfg: Config, dtype: str | None) -> None:
         cfg.optim_wrapper.dtype = dtype
 
 
+@contextlib.contextmanager
+def _alone(work_dir: Path) -> Iterator[None]:
+    """Hold the lock of a work dir; warn in red where another training does. A table has that of its runs."""
+    lock = None
+    with contextlib.ExitStack() as stack:
+        if is_first_process() and not (work_dir / NOTE).exists():
+            try:
+                lock = stack.enter_context(locked(work_dir, wait=False))
+            except LockedError:
+                warn_in_red(f'Another process is training in {work_dir}, and both write checkpoints of the same names: '
+                            'give one of them another --work-dir.')
+        try:
+            yield
+        finally:
+            if lock is not None:
+                with contextlib.suppress(OSError):  # of disks without locks
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # workers that load data would keep it
+
+
 def train(argv: Sequence[str] | None = None) -> Runner:
     """Train a config; ``argv`` is the command line of tools/train.py.
 
@@ -182,7 +205,7 @@ def train(argv: Sequence[str] | None = None) -> Runner:
         check(cfg, training=False)
     check_classification(cfg, training=True)
     checks = CheckRunHook(test=args.test)
-    with safe_loading(), building('The training cannot begin', checks.has_begun):
+    with safe_loading(), building('The training cannot begin', checks.has_begun), _alone(Path(cfg.work_dir)):
         runner, _ = _build(cfg)
         runner.cfg.resume, runner.cfg.load_from = given  # the config in the work dir is that of the whole training
         runner.dump_config()

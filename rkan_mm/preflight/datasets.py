@@ -102,7 +102,7 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
             if on['paths']:
                 check_paths(dataset, cfg)
             class_names(dataset, cfg)
-            if on['annotations'] and is_coco(dataset, cfg) and _is_first_process():
+            if on['annotations'] and is_coco(dataset, cfg) and is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
         for _, evaluator in evaluators:
             if on['paths'] and evaluator.get('ann_file'):
@@ -240,7 +240,7 @@ def _check_path(path: str, what: str, hint: str | None, backend_args: dict | Non
     raise PreflightError(f'{what} {path!r} does not exist. {hint or "Set its path in the config."}')
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     return all(os.environ.get(name, '0') == '0' for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'))
 
 

@@ -9,6 +9,7 @@ from rkan_mm.apis import runner
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.images import look_at
+from rkan_mm.tables.table import NOTE, locked
 
 
 @pytest.fixture
@@ -80,6 +81,19 @@ def test_in_red(train, capsys, case):
 def test_a_sound_run_says_nothing(train, capsys):
     train('det')
     assert 'WARNING: ' not in capsys.readouterr().out
+
+
+def test_a_second_training_in_a_work_dir(train, tmp_path, capsys):
+    work, said = tmp_path / 'work', 'WARNING: Another process is training in'
+    work.mkdir()
+    with locked(work):
+        train('cls')
+    assert said in capsys.readouterr().out
+    train('cls')
+    (work / NOTE).touch()
+    with locked(work):  # by the table that the run is of
+        train('cls')
+    assert said not in capsys.readouterr().out
 
 
 SLOWED = [f'optim_wrapper.paramwise_cfg.custom_keys.{part}.lr_mult=0' for part in ('backbone', 'neck')]
