@@ -22,7 +22,7 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(f'{path}{SUFFIX}')
+        part = path.with_name(f'{path.stem}.{os.getpid()}{path.suffix}{SUFFIX}')  # of this process alone
         try:
             with part.open('wb') as file:
                 file.write(obj)

@@ -60,8 +60,9 @@ class ResumableCheckpointHook(CheckpointHook):
         self._saved = runner.iter
         self._stay_here(runner)
         if is_main_process() and self.backend_args == dict(backend='rkan_mm.atomic'):
-            for part in Path(self.out_dir).glob(f'*.pth{SUFFIX}'):
-                part.unlink()  # of a run that was stopped while it wrote
+            for part in (*Path(self.out_dir).glob(f'*.pth{SUFFIX}'),
+                         *Path(runner.work_dir).glob(f'last_checkpoint.*{SUFFIX}')):
+                part.unlink(missing_ok=True)  # of a run that was stopped while it wrote
 
     def _stay_here(self, runner: Runner) -> None:
         """Paths that a checkpoint holds may be of the work dir that this one was copied from, and be removed there."""
@@ -161,4 +162,5 @@ class ResumableCheckpointHook(CheckpointHook):
                 *getattr(self, 'best_ckpt_path_dict', {}).values()}
         for remove, path in later.removals:
             if path not in kept:
-                remove(path)
+                with contextlib.suppress(FileNotFoundError):  # another training here may have removed it meanwhile
+                    remove(path)

@@ -198,7 +198,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def full(number):
-        if (tmp_path / 'a/epoch_2.pth.tmp').exists():
+        if list(tmp_path.glob('a/epoch_2.*.pth.tmp')):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(number)
 
@@ -222,6 +222,7 @@ def test_best_checkpoints_are_replaced_last(tmp_path):
     with hook._removing_last(runner):
         hook.file_backend.remove(str(tmp_path / 'old'))
         hook.file_backend.remove(str(tmp_path / 'new'))  # the same name again
+        hook.file_backend.remove(str(tmp_path / 'gone'))  # another training in this folder was faster
         assert (tmp_path / 'old').exists()
     assert not (tmp_path / 'old').exists()
     assert (tmp_path / 'new').exists()
@@ -311,6 +312,21 @@ def test_a_disk_that_writes_no_folders_on_demand(tmp_path, monkeypatch):
     AtomicBackend().put(b'weights', tmp_path / 'epoch_1.pth')
     assert (tmp_path / 'epoch_1.pth').read_bytes() == b'weights'
     assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
+
+
+def test_two_processes_that_write_one_checkpoint(tmp_path, monkeypatch):
+    replace, path = os.replace, tmp_path / 'epoch_1.pth'
+
+    def meanwhile(part, place):
+        monkeypatch.setattr(os, 'replace', replace)
+        monkeypatch.setattr(os, 'getpid', lambda: 0)
+        AtomicBackend().put(b'other', path)
+        replace(part, place)
+
+    monkeypatch.setattr(os, 'replace', meanwhile)
+    AtomicBackend().put(b'mine', path)
+    assert path.read_bytes() == b'mine'
+    assert [each.name for each in tmp_path.iterdir()] == ['epoch_1.pth']
 
 
 @pytest.mark.parametrize('template', ['epoch_{:03d}.pth', 'e[poch]_{}.pth', '{}.pth'])
