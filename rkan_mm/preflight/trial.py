@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
+import inspect
 import io
 import logging
 import re
@@ -198,6 +200,8 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
         return None
     coco = name.endswith('CocoMetric')
     _check_recall(metric)
+    if name == 'LVISMetric':
+        _check_lvis()
     if coco:
         _check_coco(metric)
     try:
@@ -242,6 +246,14 @@ def _check_recall(metric: Any) -> None:
     for asked, cure in dict(proposal_fast='proposal', recall='mAP').items():
         if asked in (*(getattr(metric, 'metrics', None) or ()), getattr(metric, 'metric', None)):
             raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
+
+
+def _check_lvis() -> None:
+    """The lvis of PyPI, 0.5.3, asks numpy for what it has no more, when all is predicted."""
+    evaluation = importlib.import_module('lvis.eval')
+    if not hasattr(np, 'float') and re.search(r'np\.float\b', inspect.getsource(evaluation)):
+        raise ValueError(f"this lvis asks for np.float, which numpy {np.__version__} has no more: write float in "
+                         f'{evaluation.__file__}, or take numpy 1.23')
 
 
 def _find_something(results: list[tuple[dict, dict]]) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.run_hook import check_heads
+from rkan_mm.preflight.trial import _check_lvis
 
 VAL = 'val_dataloader = dict(val_dataloader, dataset='
 STEPS = VAL + """dict(val_dataloader['dataset'], pipeline=[
@@ -137,6 +140,20 @@ def test_in_red(train, small_data, tmp_path, capsys, case):
 def test_nothing_is_said(train, capsys, case):
     train(SOUND[case])
     assert 'WARNING: ' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('kind', 'fails'), [('float', True), ('float64', False)])
+def test_an_lvis_that_a_new_numpy_does_not_run(tmp_path, monkeypatch, kind, fails):
+    (tmp_path / 'lvis').mkdir()
+    (tmp_path / 'lvis/__init__.py').touch()
+    (tmp_path / 'lvis/eval.py').write_text(f'import numpy as np\n\n\ndef total(x):\n    return x.astype(np.{kind})\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ('lvis', 'lvis.eval'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ValueError, match='asks for np.float, which numpy .* has no more') if fails else nullcontext():
+        _check_lvis()
+    for name in ('lvis', 'lvis.eval'):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_weights_that_are_no_numbers(small_data, tmp_path, capsys):
