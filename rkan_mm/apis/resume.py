@@ -52,7 +52,7 @@ def newest_whole(cfg: Config) -> str | None:
     text = last.read_text().strip() if last.is_file() else ''
     if '://' in text:
         return text
-    named = Path(text) if last.is_file() else None
+    named = Path(text) if text else None
     if named is not None and (out_dir / named.name).exists() and named.name:
         named = out_dir / named.name
     elif named is not None and found and named.parent.resolve() != out_dir.resolve():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -20,9 +21,15 @@ class AtomicBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        path = Path(filepath)
+        try:
+            self._put(obj, Path(filepath))
+        except FileNotFoundError:  # another training that begins in this folder takes the part for one that was left
+            self._put(obj, Path(filepath))
+
+    @staticmethod
+    def _put(obj: bytes, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'{path.stem}.{os.getpid()}{path.suffix}{SUFFIX}')  # of this process alone
+        part = path.with_name(f'{path.stem}.{uuid.uuid4().hex}{path.suffix}{SUFFIX}')  # of this call alone
         try:
             with part.open('wb') as file:
                 file.write(obj)

@@ -62,7 +62,9 @@ class RunSummaryHook(Hook):
         whole = FullyShardedDataParallel.summon_full_params(runner.model, writeback=False) if sharded else nullcontext()
         with whole:
             self._parameters = sum(p.numel() for p in runner.model.parameters())
-        self._trained = False
+        self._trained, self._seen = False, 0.0
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
         times = runner.message_hub.log_scalars.get('train/time')
         self._times_before = 0 if times is None else len(times.data[0])
         self._note_provenance(runner)
@@ -74,7 +76,8 @@ class RunSummaryHook(Hook):
         self._trained = True
 
     def _after_iter(self, *args, **kwargs) -> None:
-        self._seen = self._memory()
+        if torch.cuda.is_initialized():
+            self._seen = self._memory()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """The peak of this process, for who goes on with another."""

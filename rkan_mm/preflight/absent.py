@@ -104,10 +104,11 @@ def tell_unnamed(dataset: Any, what: str) -> None:
         return
     names, unnamed = set(names_of(dataset) or ()), Counter()
     images = list_from_file(dataset.ann_file, backend_args=dataset.backend_args)
-    if what != 'train' and (left_out := len(images) - len(dataset)) > 0:
+    left_out = len(images) - len(dataset)
+    if what != 'train' and left_out > 0 and dataset.filter_cfg and not dataset.test_mode:
         warn_in_red(f'{type(dataset).__name__} of the {what} leaves out {left_out} of {len(images)} pictures (by '
-                    'filter_cfg or indices), and what is found there by mistake does not count. With test_mode=True '
-                    'filter_cfg leaves out none.')
+                    'filter_cfg), and what is found there by mistake does not count. With test_mode=True it leaves out '
+                    'none.')
     for image in images[::-(-len(images) // LOOKED_AT) or 1]:
         text = get(os.path.join(dataset.sub_data_root, dataset.ann_subdir, f'{image}.xml'),
                    backend_args=dataset.backend_args)

@@ -188,7 +188,7 @@ def check_same_folders(data: dict[str, Any]) -> None:
             text = (f'The pictures of {odd[0]} have the label {known[odd[0]]} in the data of the {first}, and '
                     f'{labels[odd[0]]} in those of the {what}; {len(odd)} folders are so. Number classes alike in '
                     'folders and lists.')
-            if all(len({*each.values()}) == len(each) for _, each in found[:1]):
+            if len({*found[0][1].values()}) == len(found[0][1]):
                 raise PreflightError(f'{text} {SWITCH}')
             warn_in_red(f'{text} If each folder is of a clip or a patient, and not of a class, all is well.')
 

@@ -110,7 +110,8 @@ def _check_keeping(hook: Hook, runner: Runner) -> None:
     loop = runner.train_loop
     best, validated = isinstance(hook, CheckpointHook) and bool(hook.save_best), bool(
         runner.val_loop and validates(loop))
-    if isinstance(hook, CheckpointHook) and hook.by_epoch and isinstance(loop, IterBasedTrainLoop):
+    if (isinstance(hook, CheckpointHook) and hook.by_epoch and hook.interval > 0
+            and isinstance(loop, IterBasedTrainLoop)):
         warn_in_red('default_hooks.checkpoint counts epochs (by_epoch=True), and this training counts iterations: none '
                     f'is kept before its end{" but the best" if best else ""}. Write by_epoch=False, and interval in '
                     'iterations.')

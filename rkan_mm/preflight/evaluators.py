@@ -73,7 +73,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
         if len(mine) < len(theirs):
             warn_in_red(f'{name} of the {what} judges {len(mine)} of the {len(theirs)} images of its ann_file: its '
                         'data set leaves out those without objects (by filter_cfg or indices), and what is found there '
-                        'by mistake does not count. With test_mode=True filter_cfg leaves out none.')
+                        'by mistake does not count. filter_cfg leaves out none with test_mode=True.')
 
 
 def _check_rows(dataset: Any, what: str) -> None:

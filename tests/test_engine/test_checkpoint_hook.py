@@ -314,13 +314,15 @@ def test_a_disk_that_writes_no_folders_on_demand(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['epoch_1.pth']
 
 
-def test_two_processes_that_write_one_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize('begins', [False, True])
+def test_two_processes_that_write_one_checkpoint(tmp_path, monkeypatch, begins):
     replace, path = os.replace, tmp_path / 'epoch_1.pth'
 
     def meanwhile(part, place):
         monkeypatch.setattr(os, 'replace', replace)
-        monkeypatch.setattr(os, 'getpid', lambda: 0)
         AtomicBackend().put(b'other', path)
+        if begins:
+            part.unlink()  # the other does so when it begins
         replace(part, place)
 
     monkeypatch.setattr(os, 'replace', meanwhile)

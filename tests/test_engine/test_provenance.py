@@ -141,7 +141,8 @@ def test_a_checkpoint_that_another_hook_saves_before_the_training():
 def test_a_peak_of_the_gpu_stays_when_the_log_begins_its_own_count(monkeypatch):
     """The log of mmengine resets PyTorch's count with each line that it writes."""
     peak = [3 * 2**20]
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for name in ('is_available', 'is_initialized'):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
     monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: peak[0])
     hook, log = RunSummaryHook(), LoggerHook()
     for each in sorted((log, hook), key=lambda each: get_priority(each.priority)):

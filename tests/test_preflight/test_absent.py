@@ -131,7 +131,7 @@ def test_objects_that_no_class_is_named_after(printed, xml):
 def test_pictures_that_a_filter_leaves_out_of_a_validation(xml, capsys, test_mode):
     data = of_xml(xml, filter_cfg=dict(filter_empty_gt=True), test_mode=test_mode)
     tell_unnamed(data, 'train')
-    told = 'XMLDataset of the validation leaves out 2 of 3 pictures (by filter_cfg or indices), and what is found there'
+    told = 'XMLDataset of the validation leaves out 2 of 3 pictures (by filter_cfg), and what is found there'
     assert told not in capsys.readouterr().out
     tell_unnamed(data, 'validation')
     assert (told in capsys.readouterr().out) == (not test_mode)

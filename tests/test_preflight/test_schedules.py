@@ -6,7 +6,10 @@ from small_runs import CLASSIFIER
 
 from rkan_mm.apis import runner
 
-ITERATIONS = "train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)\n"
+ITERATIONS = ("""
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4))
+""")
 ODD = {
     'epochs where iterations count': (
         ITERATIONS + "param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2])\n",
@@ -53,6 +56,10 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=1, convert_to_ite
 """,
     'iterations': ITERATIONS + "param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])\n",
     'a plateau': ITERATIONS + "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
+    'the best of some iterations alone': ITERATIONS + """
+default_hooks['checkpoint'] = dict(type='CheckpointHook', interval=-1, save_best='accuracy/top1')
+param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])
+""",
     'a step before the first epoch': "param_scheduler = [dict(type='MultiStepLR', milestones=[0, 1])]\n",
     'a step at the beginning': "param_scheduler = [dict(type='MultiStepLR', milestones=[0])]\n",
     'averages that move': "custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n",

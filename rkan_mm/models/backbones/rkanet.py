@@ -44,7 +44,7 @@ class RKANet(BackboneAttributes):
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
         input_size: height and width of the image with which the stages are measured once; None takes 64 x 64, or the
-            first of 224, 256 and 384 that the backbone takes.
+            first of 224, 256 and 384 that the backbone takes and in which no stage has a single pixel.
         with_cp, norm_eval: of the blocks; those of the inner backbone stand in its own config.
         frozen_stages: names of the stages whose blocks and fusions are frozen: no gradients, norms in eval mode.
         pretrained, out_indices: of the inner backbone, before those in its config, where others write them for any

@@ -22,8 +22,8 @@ def followers(model: nn.Module, *averages: nn.Module,
     """For each KAN layer of a model that is trained, the layers that are moving averages of it.
 
     Averages get no gradients. They are copies of the layer (BYOL, MoCo, all of mmengine's averaged models); or they
-    lie in a part of the same structure and of another name (``teacher`` and ``student``). Copies whose names differ in
-    numbers alone are the blocks of one net, as in a `nn.TransformerEncoder`.
+    lie in a part of the same structure and of another name (``teacher`` and ``student``). Copies by number, as in a
+    list, are the blocks of one net, as in a `nn.TransformerEncoder`.
 
     Args:
         model: holds the trained layers, and perhaps averages.
@@ -38,11 +38,11 @@ def followers(model: nn.Module, *averages: nn.Module,
         frozen += [(tuple(name.split('.')), layer) for name, layer in average.named_modules() if _is_kan(layer)]
     for name, layer in frozen:
         copies = [other for other, source in trained.items()
-                  if source.origin == layer.origin and not _are_numbered(name, other)]
+                  if source.origin == layer.origin and not _are_listed(name, other)]
         sources = copies or [other for other in trained if _is_role(model, name, other, without_grad)]
         if sources:
             source = max(sources, key=lambda other: _common_end(name, other))
-            if not any(_are_numbered(other, source) and _common_end(name, other) > _common_end(name, source)
+            if not any(_are_listed(other, source) and _common_end(name, other) > _common_end(name, source)
                        for other, _ in named):  # else it averages that block, which is frozen
                 found[trained[source]].append(layer)
     return found
@@ -59,6 +59,12 @@ def _needs_grad(layer: nn.Module) -> bool:
 def _common_end(name: tuple[str, ...], other: tuple[str, ...]) -> int:
     same = [a == b for a, b in zip(reversed(name), reversed(other), strict=False)]
     return same.index(False) if False in same else len(same)
+
+
+def _are_listed(name: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two names differ, and in parts alone that are numbers."""
+    return name != other and len(name) == len(other) and all(
+        a == b or (a.isdigit() and b.isdigit()) for a, b in zip(name, other, strict=True))
 
 
 def _are_numbered(name: tuple[str, ...], other: tuple[str, ...]) -> bool:

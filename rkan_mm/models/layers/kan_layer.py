@@ -194,7 +194,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
         """The coefficients, or what a parametrization computes them of: it would do so at each look."""
         stored = self._parameters.get('basis_weight')
         if stored is None and nn.utils.parametrize.is_parametrized(self, 'basis_weight'):
-            stored = next(getattr(self, 'parametrizations')['basis_weight'].parameters())  # noqa: B009
+            stored = next(getattr(self, 'parametrizations')['basis_weight'].parameters(), None)  # noqa: B009
         return self.basis_weight if stored is None else stored
 
     def of_dense(self, x: Tensor, *args: Any) -> Tensor:

@@ -36,7 +36,7 @@ def base_slope(x, BASE: tl.constexpr):
 @triton.jit
 def positive(x):
     """NaN stays NaN."""
-    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.where(x < 0.0, 0.0, x)
 
 
 @triton.jit

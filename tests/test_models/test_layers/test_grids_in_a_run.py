@@ -246,13 +246,17 @@ def frozen(module):
     return module.requires_grad_(False)
 
 
+FIRST = net()
+
+
 @pytest.mark.parametrize(('parts', 'pairs'), [
     (dict(student=net(), teacher=frozen(net())), {'student.0': 'teacher.0', 'student.1': 'teacher.1'}),
     (dict(encoder_q=net(), encoder_k=frozen(net()), head=net()), {'encoder_q.0': 'encoder_k.0'}),
     (dict(student=net(), teacher=net()), {}),
     (dict(layer1=frozen(net()), layer2=net()), {}),  # frozen stages
+    (dict(net1=FIRST, net2=frozen(copy.deepcopy(FIRST))), {'net1.0': 'net2.0', 'net1.1': 'net2.1'}),
     (dict(student=net(), teacher=frozen(nn.Sequential(KANLinear(3, 3), KANLinear(3, 2)))), {}),
-], ids=['teacher', 'encoders', 'both trained', 'stages', 'other shapes'])
+], ids=['teacher', 'encoders', 'both trained', 'stages', 'copies', 'other shapes'])
 def test_pairs(parts, pairs):
     model = nn.ModuleDict(parts)
     found = {layer: copies for layer, copies in followers(model).items() if copies}

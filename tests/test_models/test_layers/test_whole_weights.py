@@ -8,7 +8,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
-from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 from torch.nn.utils import prune as torch_prune
 from torch.testing import assert_close
 
@@ -101,6 +101,15 @@ def test_norms_by_config_and_by_name():
         ConvModule(3, 4, 3, conv_cfg=dict(type='KANConv2d'), with_spectral_norm=True)
     layer = parametrizations.weight_norm(KANConv2d(3, 4, 3), 'basis_weight')  # who names it means it
     assert layer(torch.rand(1, 3, 5, 5)).shape == (1, 4, 3, 3)
+
+
+def test_coefficients_that_are_computed_of_a_buffer():
+    layer, x = KANLinear(3, 4), torch.rand(2, 3)
+    expected, weight = layer(x), layer.basis_weight.detach()
+    del layer.basis_weight
+    layer.register_buffer('basis_weight', weight)
+    parametrize.register_parametrization(layer, 'basis_weight', nn.Identity())
+    assert_close(layer(x), expected)
 
 
 @layers
