@@ -67,11 +67,6 @@ def _are_listed(name: tuple[str, ...], other: tuple[str, ...]) -> bool:
         a == b or (a.isdigit() and b.isdigit()) for a, b in zip(name, other, strict=True))
 
 
-def _are_numbered(name: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether two names differ, and in numbers alone."""
-    return name != other and [re.sub(r'\d', '', part) for part in name] == [re.sub(r'\d', '', part) for part in other]
-
-
 def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...],
              without_grad: Collection[nn.Module]) -> bool:
     """Whether two layers play the same part in two networks of the same structure, the first of them frozen.
@@ -79,9 +74,11 @@ def _is_role(model: nn.Module, name: tuple[str, ...], other: tuple[str, ...],
     Names that differ in their numbers alone are those of stages.
     """
     apart = [i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b]
-    if len(name) != len(other) or len(apart) != 1 or _are_numbered(name, other):
+    if len(name) != len(other) or len(apart) != 1:
         return False
     end = apart[0] + 1
+    if re.sub(r'\d', '', name[end - 1]) == re.sub(r'\d', '', other[end - 1]):
+        return False
     root, source = (model.get_submodule('.'.join(each[:end])) for each in (name, other))
     shapes = [{key: value.shape for key, value in each.named_parameters()} for each in (root, source)]
     frozen = any(layer in without_grad for layer in root.modules()) or not any(
