@@ -12,7 +12,7 @@ from scipy import stats
 from rkan_mm.tables.statistics import compare, holm, seeds_needed, statistics
 from rkan_mm.tables.table import FIELDS, Table
 
-PAGE = ROOT / 'docs/does-rkan-help.md'
+PAGE, TESTS = ROOT / 'docs/does-rkan-help.md', ROOT / 'docs/does-rkan-help-tests.md'
 
 
 def table(folder, runs, **content):
@@ -112,8 +112,51 @@ def test_a_mark_names_row_seeds_and_rows():
 
 def test_the_page_has_the_statistics_of_the_records(monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = PAGE.read_text()
+    text = TESTS.read_text()
     marks = list(MARKS.finditer(text))
     assert len(marks) == text.count('<!-- configs/')
     for mark in marks:
-        assert text.startswith(of_mark(mark), mark.end()), f'{PAGE.name} lacks what {mark[0].strip()} gives'
+        assert text.startswith(of_mark(mark), mark.end()), f'{TESTS.name} lacks what {mark[0].strip()} gives'
+
+
+LINEAR, HEAD = 'linear branch', 'EfficientNet-Lite0, head at half the rate and start'
+SUMMARY = {  # of a table: task, start, epochs; of its rows: seeds, and the form that they are compared with
+    'finetune/tables/bccd.yml': ('blood cells, box AP', 'ImageNet', 6, {
+        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(5, 25),), LINEAR: (range(5, 25),)}),
+    'finetune/tables/cifar10-jpeg_tenth.yml': ('4,500 photographs, top-1', 'ImageNet', 6, {
+        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(3, 8),), 'gates, no branch': (range(3, 8),),
+        LINEAR: (range(3, 8),), HEAD: (range(3, 8),), 'RKAN-4xL, head at half the rate and start': (range(5, 25), HEAD),
+        'linear branch, 4xL, head at half the rate and start': (range(5, 25), HEAD)}),
+    'small/tables/shapes.yml': ('drawn shapes, box AP', 'random', 4, {
+        'RKANet-18': (), 'RKANet-18, zero start': (), 'RKANet-18, gates': ()}),
+    'small/tables/rkan_tiny-imagenet-20.yml': ('Tiny ImageNet, 20 classes, top-1', 'random', 40, {
+        'RKANet-18': (), 'RKANet-18-4xL': ()}),
+    'small/tables/rkan_fmnist.yml': ('Fashion-MNIST, top-1', 'random', 4, {'RKANet-18': ()}),
+}
+
+
+def summary():
+    """The one table of the page."""
+    lines = ['| task | start | epochs | form | over the plain net | 95 % interval | seeds | parameters |',
+             '|---' * 8 + '|']
+    for path, (*task, rows) in SUMMARY.items():
+        table = Table(f'configs/{path}')
+        parameters = {line['row']: int(line['parameters']) for line in table.results()}
+        for row, which in rows.items():
+            seeds, against = (*which, None, None)[:2]
+            each, = compare(table, against, [row], seeds)
+            more = parameters[row] / parameters[against or table.baseline] - 1
+            form = row.removesuffix(', head at half the rate and start').replace('RKANet-18', 'RKAN')
+            if row == HEAD:
+                form = 'none, but a head that begins and learns half as far'
+            elif against:
+                form += ', both with that head'
+            lines.append(f'| {" | ".join(map(str, task))} | {form} | {each.difference:+.2f} | {each.low:+.2f} to '
+                         f'{each.high:+.2f} | {each.seeds} | {more:+.1%} |')
+            task = '', '', ''
+    return '\n'.join(lines) + '\n'
+
+
+def test_the_page_sums_up_the_records(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert summary() in PAGE.read_text(), f'{PAGE.name} lacks this table:\n{summary()}'
