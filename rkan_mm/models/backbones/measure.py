@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .bridged_stage import feature_map, stage_input, token_size
+from .place import register_after
 
 SIDES = 64, 224, 256, 384
 """Of images to measure with: the first that is taken, and in which no stage has a single pixel to halve."""
@@ -72,7 +75,8 @@ def _measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]],
     who = type(backbone).__name__
     for name, probe in probes.items():
         probe.check(f'of stage {name!r} of {who}', size)
-    _check_use(backbone, probes, outputs)
+    if learns:
+        _check_use(backbone, probes, outputs)
     measured = {}
     for name, probe in probes.items():
         x, out = probe.x, probe.out
@@ -108,7 +112,7 @@ class _Probe:
             return out + self.zero
 
         handles = (self.first.register_forward_pre_hook(enter, with_kwargs=True),
-                   self.last.register_forward_hook(leave, with_kwargs=True))
+                   register_after(self.last, leave))
         try:
             yield
         finally:
@@ -130,8 +134,13 @@ class _Probe:
 
 
 def _check_use(backbone: nn.Module, probes: dict[str, _Probe], outputs: Any) -> None:
-    outputs = [t for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.requires_grad]
-    if not outputs or not probes:  # it keeps its gradients to itself: nothing can be said
+    tensors = [t for t in tree_leaves(outputs) if isinstance(t, Tensor)]
+    outputs = [t for t in tensors if t.requires_grad]
+    if not outputs or not probes:
+        if tensors and probes:
+            print_log(f'RKANet: no output of {type(backbone).__name__} has gradients, as under no_grad or behind '
+                      'detach. If that is so in training, too, its RKAN blocks never learn: freeze the backbone by '
+                      'requires_grad=False of its parameters instead', 'current', logging.WARNING)
         return
     used, seen, nodes = set(), set(), [t.grad_fn for t in outputs]
     while nodes:
@@ -172,12 +181,14 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         images = [zeros(channels) for channels in wanted]
         inputs += [*images, *((image,) for image in images)]  # the latter for necks of one map
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
-    masks = [None for p in others if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]  # of recipes
+    more = sum(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in others)
     first: RuntimeError | None = None
-    for given in inputs:
+    calls: list[tuple] = [(given, *[None] * more) for given in inputs]  # such as the masks of recipes
+    for args in (*calls, *((given,) * (1 + more) for given in (inputs if more else ()))):  # or further images
         weighted.clear()
+        given = args[0]
         try:
-            return backbone(tree_map(lambda t: t * 1, given), *masks)
+            return backbone(*(tree_map(lambda t: t if t is None else t * 1, each) for each in args))
         except Exception as error:
             what = 'an image of zeros' if isinstance(given, Tensor) else 'maps of zeros'
             shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(given))

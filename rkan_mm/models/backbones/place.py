@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -69,9 +70,9 @@ class Place:
                 if other._is_in_another_model(root):  # which settles, too, when its turn comes
                     other.leave()
             before, after = self._sides
-            self._handles = [register(hook, with_kwargs=True) for wanted, register, hook in (
-                (before, module.register_forward_pre_hook, self._before),
-                (after, module.register_forward_hook, self._after)) if wanted]
+            self._handles = [register(hook) for wanted, register, hook in (
+                (before, partial(module.register_forward_pre_hook, with_kwargs=True), self._before),
+                (after, partial(register_after, module), self._after)) if wanted]
             self._keys = [handle.id for handle in self._handles]
             self._module = module
 
@@ -118,6 +119,15 @@ class Place:
     def _after(self, module: nn.Module, *args) -> Any:
         # others may have moved the hook: torch's fuse_modules takes those of a norm to the convolution before it
         return self.actor.after(self.name, *args) if self._is_mine(module) else None
+
+
+def register_after(module: nn.Module, hook: Callable) -> RemovableHandle:
+    """A forward hook behind those of this package, and ahead of others, which may collect what the module gives."""
+    handle, hooks = module.register_forward_hook(hook, with_kwargs=True), module._forward_hooks
+    for key, other in list(hooks.items()):
+        if not str(getattr(other, '__module__', '')).startswith(f'{__package__}.'):
+            hooks.move_to_end(key)
+    return handle
 
 
 def places_of(module: nn.Module) -> list[Place]:

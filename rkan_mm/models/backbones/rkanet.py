@@ -109,7 +109,9 @@ class RKANet(BackboneAttributes):
         self.settle()
         self.know_backbone()
         teach_lora()
-        if len(inspect.signature(self.backbone.forward).parameters) > 1:
+        takes = list(inspect.signature(self.backbone.forward).parameters.values())
+        several = len(takes) > 1 or any(each.kind is each.VAR_POSITIONAL for each in takes)
+        if several and type(self).forward is RKANet.forward:
             self.forward = self._forward_all  # type: ignore[method-assign]
         if 'ConvNeXt' in type(self.backbone).__name__ and 'mmdet' in sys.modules:
             teach_mmdet(RKANet)

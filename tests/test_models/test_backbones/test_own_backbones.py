@@ -1,0 +1,117 @@
+"""A RKANet over backbones as users write them."""
+
+import logging
+from functools import partial
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from torch import nn
+from torch.testing import assert_close
+
+from rkan_mm.models import RKANet
+
+NAMES = 'layer1', 'layer2', 'layer3'
+
+
+class Plain(nn.Module):
+    """Of three stages, each of which gives an output."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 4, 1)
+        for i, name in enumerate(NAMES):
+            setattr(self, name, nn.Sequential(nn.Conv2d(4 << i, 8 << i, 3, 2, 1), nn.BatchNorm2d(8 << i), nn.ReLU()))
+
+    def stages(self, x):
+        x, outs = self.stem(x), []
+        for name in NAMES:
+            x = getattr(self, name)(x)
+            outs.append(x)
+        return outs
+
+    def forward(self, x):
+        return self.stages(x)
+
+
+class Hooked(Plain):
+    """Its outputs are collected by hooks, as in timm's nets of Xception."""
+
+    def __init__(self):
+        super().__init__()
+        self.outs = {}
+        for name in NAMES:
+            getattr(self, name).register_forward_hook(partial(self.collect, name))
+
+    def collect(self, name, module, args, out):
+        self.outs[name] = out
+
+    def forward(self, x):
+        self.stages(x)
+        return list(self.outs.values())
+
+
+class SeveralPictures(Plain):
+    def forward(self, *pictures):
+        return [out for x in pictures for out in self.stages(x)]
+
+
+class TwoPictures(Plain):
+    def forward(self, x, thermal):
+        return [*self.stages(x), *self.stages(thermal)]
+
+
+class WithoutGradients(Plain):
+    def forward(self, x):
+        with torch.no_grad():
+            return self.stages(x)
+
+
+class ForTraining(Plain):
+    def forward(self, x, metas=None):
+        return self.stages(x)
+
+
+class LastOutput(RKANet):
+    def forward(self, x):
+        return super().forward(x)[-1:]
+
+
+@pytest.mark.parametrize('stages', [('layer2',), ('layer3',), ('layer2:layer3', 'layer3')], ids='+'.join)
+def test_outputs_collected_by_hooks_have_the_blocks(stages):
+    hooked, plain = (RKANet(kind(), stages, fusion=dict(type='Gating')).eval() for kind in (Hooked, Plain))
+    hooked.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    assert_close(hooked(x), plain(x), rtol=0, atol=0)
+    for bridge, other in zip(hooked.bridges.values(), plain.bridges.values(), strict=True):
+        assert (bridge.block.kan2 is None) == (other.block.kan2 is None)
+    blocks = [place for bridge in hooked.bridges.values() for place in bridge.places]
+    for place in blocks:
+        place.leave()
+    assert_close(hooked(x), plain(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('kind', [SeveralPictures, TwoPictures])
+def test_backbones_of_several_pictures(kind):
+    net, plain = RKANet(kind(), ('layer3',)).eval(), RKANet(Plain(), ('layer3',)).eval()
+    plain.load_state_dict(net.state_dict())
+    x, other = torch.rand(2, 1, 3, 64, 64)
+    assert_close(net(x, other), [*plain(x), *plain(other)])
+
+
+@pytest.mark.parametrize('kind', [Plain, ForTraining, SeveralPictures])
+def test_a_subclass_has_its_own_forward(kind):
+    assert len(LastOutput(kind(), ('layer3',))(torch.rand(2, 3, 64, 64))) == 1
+
+
+@pytest.mark.parametrize(('kind', 'told'), [(Plain, 0), (WithoutGradients, 1)])
+def test_a_backbone_without_gradients_is_told_of(kind, told, caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        with torch.no_grad():
+            RKANet(kind(), ('layer3',))
+    finally:
+        logger.removeHandler(caplog.handler)
+    warned = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert [f'no output of {kind.__name__} has gradients' in each for each in warned] == [True] * told
