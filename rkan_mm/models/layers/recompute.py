@@ -10,6 +10,7 @@ import torch
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.checkpoint import checkpoint
 
 from rkan_mm.models.ops import SameForm
@@ -107,7 +108,8 @@ class _SameTensors(_SameGrids):
 
     Others may have taken their places: those of ``functional_call`` have left, a checkpoint was assigned, or a mask is
     new. Parameters may have been frozen or thawed, as a discriminator's are between the two losses of a step. Nobody
-    may have stepped them in place.
+    may have stepped them in place, but for the layer's bias, on which no gradient depends. What parametrizations write
+    to, as a spectral norm does in each pass, is as it was before.
     """
 
     def __init__(self, layers: Sequence[nn.Module], reads: Sequence[nn.Module | None]) -> None:
@@ -117,9 +119,14 @@ class _SameTensors(_SameGrids):
             for name, value in owner.items() if isinstance(value, Tensor)]
         held += [(layer.__dict__, 'mask', layer.mask) for layer in layers if hasattr(layer, 'mask')]
         self.held = [(*each, each[2] is not None and each[2].requires_grad) for each in held]
-        self.versions = [(t, t._version) for module in reads if module is not None
-                         for t in (*module._parameters.values(), *module._buffers.values())
-                         if t is not None and not t.is_inference()]
+        computed = [layer for layer in layers if isinstance(layer, ParametrizationList)]
+        self.written = [(part._buffers, name, t.clone()) for each in computed for part in each.modules()
+                        for name, t in part._buffers.items() if t is not None]
+        read = [t for module in reads if module is not None
+                for name, t in (*module._parameters.items(), *module._buffers.items())
+                if t is not None and (name != 'bias' or module not in layers[:1])]
+        read += [t for each in computed for t in each.parameters()]
+        self.versions = [(t, t._version) for t in read if not t.is_inference()]
 
     def check(self) -> None:
         super().check()
@@ -132,6 +139,7 @@ class _SameTensors(_SameGrids):
         held = [(owner, name, value if value is None or value.requires_grad == trained or not value.is_leaf
                  else value.detach().requires_grad_(trained)) for owner, name, value, trained in self.held]
         changed = [(owner, name, value) for owner, name, value in held if owner.get(name) is not value]
+        changed += [(owner, name, value.clone()) for owner, name, value in self.written]
         self.before.append([(owner, name, owner.get(name)) for owner, name, _ in changed])
         for owner, name, value in changed:
             owner[name] = value

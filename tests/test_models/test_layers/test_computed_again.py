@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from torch.func import functional_call
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
@@ -23,6 +24,7 @@ LAYERS = dict(
     rational_low=(lambda: KANLinear(4, 3, basis=dict(type='Rational'), memory='low'), ROWS),
     conv=(lambda: KANConv2d(2, 3, 3, basis=dict(type='Fourier')), IMAGES),
     shared=(lambda: SharedKANConv2d(3, basis=dict(type='BSpline')), IMAGES),
+    shared_bias=(lambda: SharedKANConv2d(3, basis=dict(type='GaussianRBF')), IMAGES),
     shared_patches=(lambda: SharedKANConv2d(3, normalization='layer_norm'), IMAGES),
 )
 every_layer = pytest.mark.parametrize('name', LAYERS)
@@ -95,6 +97,51 @@ def test_weights_stepped_in_place_never_give_another_gradient(name):
             said = str(error)
         assert 'modified by an inplace operation' in said
         assert_close(found, expected, msg=stepped)
+
+
+@every_layer
+def test_weights_that_are_stepped_as_soon_as_they_have_a_gradient(name):
+    """A bias has it before the values are computed again, of which none depends on it."""
+    layer, x = build(name)
+    inputs = [x.requires_grad_(), *layer.parameters()]
+    expected, found = torch.autograd.grad(layer(x).square().sum(), inputs), {}
+
+    def step(parameter):
+        found[parameter], parameter.grad = parameter.grad, None
+        with torch.no_grad():
+            parameter.mul_(1.5)
+
+    for parameter in inputs:
+        parameter.register_post_accumulate_grad_hook(step)
+    layer(x).square().sum().backward()
+    assert_close([found[parameter] for parameter in inputs], [*expected])
+
+
+@pytest.mark.parametrize('name', ['low', 'conv_low', 'transposed_low'])
+def test_weights_of_which_coefficients_are_computed(name):
+    """Stepped before the backward pass, they are an error, as the coefficients would be."""
+    layer, x = build(name)
+    weight_norm(layer, 'basis_weight')
+    loss = layer(x).square().sum()
+    with torch.no_grad():
+        layer.parametrizations.basis_weight.original0.mul_(1.5)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
+@pytest.mark.parametrize('name', ['low', 'conv_low', 'transposed_low'])
+def test_a_spectral_norm_goes_one_step_a_pass(name):
+    """Also where the layer computes again, which it does with the step of the forward pass."""
+    layer, x = build(name)
+    spectral_norm(layer, 'basis_weight')
+    found = []
+    for memory in ('fast', 'low'):
+        each = copy.deepcopy(layer)
+        each.memory = memory
+        loss = each(x).square().sum()
+        grads = [torch.autograd.grad(loss, list(each.parameters()), retain_graph=True) for _ in range(2)]
+        found.append([*grads, *each.buffers()])
+    assert_close(*found)
 
 
 @every_layer
