@@ -52,5 +52,5 @@ def main(argv: Sequence[str] | None = None) -> None:
                                                       f'there are {", ".join(COMMANDS)}.'))
     from rkan_mm.apis.runner import main as run
     module, _, function = COMMANDS[name][0].partition(':')
-    sys.argv[0] = f'rkan-mm {name}'
+    sys.argv = [f'rkan-mm {name}', *rest]
     run(getattr(importlib.import_module(module), function), rest)

@@ -52,6 +52,15 @@ def test_help_of_every_command_has_an_example(name, capsys, monkeypatch):
     assert len(text.splitlines()) <= 40
 
 
+def test_a_command_can_be_given_again(monkeypatch):
+    """As the page of `rkan-mm inspect` says how it was made."""
+    given = []
+    monkeypatch.setattr(sys, 'argv', ['/bin/rkan-mm', 'make-shapes', 'folder', '--train', '3'])
+    monkeypatch.setattr('rkan_mm.apis.make_data.shapes', lambda argv: given.append([*sys.argv, argv]))
+    main()
+    assert given == [['rkan-mm make-shapes', 'folder', '--train', '3', ['folder', '--train', '3']]]
+
+
 def test_every_tool_is_a_command():
     functions = {target.partition(':')[::2] for target, _ in COMMANDS.values()}
     for module, function in functions:

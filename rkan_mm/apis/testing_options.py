@@ -67,6 +67,9 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out_item != 'metrics':
         _dump(cfg, args.out)
     if args.tta:
+        if (args.show or args.show_dir) and scope(cfg) == 'mmpretrain':
+            raise PreflightError('--tta: mmpretrain draws what the model sees, which is several views of a picture '
+                                 'then: leave out --show and --show-dir.')
         _use_tta(cfg)
     if args.amp:
         cfg.test_cfg['fp16'] = True
@@ -143,6 +146,8 @@ def _use_tta(cfg: Config) -> None:
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
             nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)) if detector else dict(
                 type='mmpretrain.AverageClsScoreTTA')
+    if kind(cfg.tta_model).rpartition('.')[2] == 'DetTTAModel':  # which stops where a model predicts masks, too
+        cfg.tta_model = {**cfg.tta_model, 'type': 'rkan_mm.BoxTTAModel'}
     for dataset in sets:
         pipeline = cfg.get('tta_pipeline') or _flipped(dataset['pipeline'], detector)
         dataset['pipeline'] = copy.deepcopy(pipeline)

@@ -26,11 +26,12 @@ from .evaluators import check_evaluator
 from .fit import innermost
 from .images import check_pictures
 from .later import check_later
+from .monitors import check_monitors
 from .objects import check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
-from .trial import check_monitors, try_first
+from .trial import try_first
 
 
 class CheckRunHook(Hook):

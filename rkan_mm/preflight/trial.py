@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
@@ -33,7 +32,7 @@ from rkan_mm.engine.resume_state import random_state, sampler_of, set_random_sta
 from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
-from .config import dicts_with, is_mm, kind
+from .config import is_mm
 from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
@@ -167,27 +166,6 @@ class Trial:
 
 def _cure(text: str) -> str:
     return next((f' ({cure})' for pattern, cure in CURES if re.search(pattern, text)), '')
-
-
-def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
-    """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
-    if figures is None or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
-        return
-    waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.save_best:
-            waiting[f'{type(hook).__name__}(save_best)'] = [key for key in getattr(hook, 'key_indicators', ())
-                                                            if key not in ('auto', None)]
-        elif isinstance(hook, EarlyStoppingHook):
-            waiting[f'{type(hook).__name__}(monitor)'] = [hook.monitor]
-    for _, scheduler in dicts_with(runner.cfg.get('param_scheduler'), 'type'):
-        if kind(scheduler).startswith('ReduceOnPlateau'):
-            waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
-    for who, keys in waiting.items():
-        if missing := [key for key in keys if key not in figures]:
-            given = f'{", ".join(sorted(figures))}. Name one of these' if figures else 'no figure (format_only)'
-            raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives {given}. To run all '
-                                 'the same: --cfg-options preflight.trial=False')
 
 
 def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dict[str, float] | None:

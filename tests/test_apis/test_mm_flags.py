@@ -11,8 +11,9 @@ from conftest import ROOT
 from mmcv.transforms import Compose
 from mmdet.engine.hooks import DetVisualizationHook
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS, MODELS, DefaultScope
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
@@ -57,6 +58,30 @@ def test_a_flipped_picture_and_the_mean_of_scores(classifier, tmp_path):
     torch.testing.assert_close(found['pred_score'], sum(scores) / 2)
 
 
+def test_boxes_of_a_detector_with_masks_are_merged(small_data):
+    """As mmdet does without the masks, at which its own DetTTAModel stops."""
+    cfg = loading.load_config(str(ROOT / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), {'test_evaluator.metric': 'bbox'})
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    _use_tta(cfg)
+    pipeline = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.Resize', scale=(96, 96), keep_ratio=True),
+                dict(type='mmdet.PackDetInputs')]
+    picture = str(small_data / 'shapes/val/000000.png')
+    view = Compose(_flipped(pipeline, detector=True))(dict(img_path=picture, img_id=0))
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.no_grad():
+        model = MODELS.build(cfg.model).eval()
+        ours = model.test_step(pseudo_collate([view]))[0].pred_instances
+        detector = model.module
+        assert 'masks' in detector.test_step(dict(inputs=[view['inputs'][0]], data_samples=[view['data_samples'][0]]))[
+            0].pred_instances
+        detector.roi_head.mask_head = None
+        theirs = MODELS.build(dict(type='DetTTAModel', module=detector, tta_cfg=cfg.tta_model.tta_cfg)).test_step(
+            pseudo_collate([view]))[0].pred_instances
+    assert len(ours) > 20
+    assert 'masks' not in ours
+    for name in ('bboxes', 'scores', 'labels'):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
+
+
 def test_flips_come_before_borders_and_annotations(small_data):
     """Otherwise a flipped picture has its border on the other side, and its objects where they are not."""
     pipeline = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.Resize', scale=(90, 90), keep_ratio=True),
@@ -83,6 +108,11 @@ def test_predictions_of_tta_configs(tmp_path):
             views *= len(transforms)
         assert views == last
         assert cfg.tta_model.type.endswith(('DetTTAModel', 'AverageClsScoreTTA'))
+
+
+def test_views_of_a_picture_are_not_drawn(classifier, tmp_path):
+    with pytest.raises(PreflightError, match='--tta: mmpretrain draws what the model sees, .* leave out --show and --'):
+        runner.test([*classifier, '--work-dir', str(tmp_path), '--tta', '--show-dir', 'drawn'])
 
 
 @pytest.mark.parametrize(('flags', 'message'), [

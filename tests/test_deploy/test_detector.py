@@ -111,6 +111,17 @@ def test_predicts_what_mmdet_does(name, form, tmp_path):
         same(exported.test_step(pseudo_collate([sample]))[0], theirs)
 
 
+def test_proposals_of_scores_that_onnxruntimes_sigmoid_takes_for_0(tmp_path):
+    """Those of a net that is sure, as most are on few pictures; NMS goes by their order."""
+    model, path = detector('faster_rcnn'), tmp_path / 'model.onnx'
+    nn.init.constant_(model.rpn_head.rpn_cls.bias, -30)
+    graph, (sample,) = DetectorGraph(model), samples((96, 128))
+    files.write(graph, sample['inputs'][None], path, 'onnx', dict(task='detection', outputs=graph.outputs, size=None))
+    with torch.no_grad():
+        theirs = model.test_step(pseudo_collate([sample]))[0].clone()
+    same(ExportedModel(*files.read(path, 'onnx')).test_step(pseudo_collate([sample]))[0], theirs)
+
+
 def compiled(path, graph, info):
     """A program of `torch.export`, as docs/deploy.md compiles it."""
     packed = torch._inductor.aoti_compile_and_package(torch.export.load(path), package_path=str(path.with_stem('fast')))

@@ -80,6 +80,11 @@ RED = {
         "val_dataloader['dataset']['ann_file'] = val_evaluator['ann_file'] = '{empty}'\n",
         'CocoMetric of the validation judges 1 of the 2 images of its ann_file: its data set leaves out those without '
         'objects (by filter_cfg or indices)'),
+    'the best of one class': (
+        "val_evaluator.update(classwise=True)\ndefault_hooks['checkpoint'].update(save_best='auto', rule='greater')\n",
+        "save_best='auto' keeps the weights that are best by the first figure of a validation, and with classwise=True "
+        'that is coco/disc_precision, of one class alone: --cfg-options '
+        'default_hooks.checkpoint.save_best=coco/bbox_mAP'),
     'stopping at the best': (
         "custom_hooks = [dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', rule='less')]\n",
         "EarlyStoppingHook(monitor): by rule='less' the worst coco/bbox_mAP is taken for the best."),
@@ -91,6 +96,11 @@ val_evaluator = [dict(val_evaluator, metric_items=['mAP']), dict(val_evaluator, 
 """,
     'never mirrored': STEPS.replace('{}', "dict(type='RandomFlip', prob=0.0)"),
     'the best': "default_hooks['checkpoint'].update(save_best='coco/bbox_mAP', rule='greater')\n",
+    'the best by the first figure': "default_hooks['checkpoint'].update(save_best='auto')\n",
+    'the best of one class, by name': """
+val_evaluator.update(classwise=True)
+default_hooks['checkpoint'].update(save_best='coco/disc_precision', rule='greater')
+""",
 }
 
 
