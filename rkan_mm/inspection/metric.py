@@ -23,6 +23,7 @@ from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.monitors import is_of_one_class
 from rkan_mm.spread import spread
 
 from .subject import Subject, light, quiet
@@ -83,7 +84,10 @@ class Metric:
         return str(path)
 
     def __call__(self, model: nn.Module | None = None) -> tuple[dict[str, float], list[BaseDataElement]]:
-        """Metrics and predictions, without their masks, of the model as it is now, or of another one."""
+        """Metrics and predictions, without their masks, of the model as it is now, or of another one.
+
+        Those of one class alone come last.
+        """
         with quiet(), DefaultScope.overwrite_default_scope(self.subject.scope):
             evaluator = Evaluator(self.configs)
             evaluator.dataset_meta = self.subject.dataset.metainfo
@@ -95,7 +99,8 @@ class Metric:
                 kept += map(light, results)
                 evaluator.process(data_samples=results, data_batch=pseudo_collate(batch))
             metrics = evaluator.evaluate(len(kept))
-        return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0}, kept
+        names = sorted(metrics, key=lambda name: is_of_one_class(name, evaluator.dataset_meta))
+        return {name: float(metrics[name]) for name in names if np.ndim(metrics[name]) == 0}, kept
 
     def intervals(self, runs: Sequence[Sequence[BaseDataElement]],
                   name: str | None = None) -> list[tuple[float, float] | None]:

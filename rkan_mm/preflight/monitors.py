@@ -34,10 +34,14 @@ def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
                                  'the same: --cfg-options preflight.trial=False')
 
 
+def is_of_one_class(figure: str, meta: dict | None) -> bool:
+    """Whether a figure is of one class alone, as mmdet's metrics give them first with ``classwise=True``."""
+    return figure.rpartition('/')[2] in {f'{name}_precision' for name in (meta or {}).get('classes') or ()}
+
+
 def _tell_best(figures: dict[str, float], meta: dict | None) -> None:
     """Warn in red where the first figure, which ``save_best='auto'`` takes, is that of one class."""
-    of_classes = {f'{name}_precision' for name in (meta or {}).get('classes') or ()}  # as classwise=True calls them
-    whole = [name for name in figures if name.rpartition('/')[2] not in of_classes]
+    whole = [name for name in figures if not is_of_one_class(name, meta)]
     if whole and (first := next(iter(figures))) not in whole:
         warn_in_red(f"save_best='auto' keeps the weights that are best by the first figure of a validation, and with "
                     f'classwise=True that is {first}, of one class alone: --cfg-options '

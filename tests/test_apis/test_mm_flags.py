@@ -63,7 +63,7 @@ def test_boxes_of_a_detector_with_masks_are_merged(small_data):
     cfg = loading.load_config(str(ROOT / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'), {'test_evaluator.metric': 'bbox'})
     cfg.model.test_cfg.rcnn.score_thr = 0.0
     _use_tta(cfg)
-    pipeline = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.Resize', scale=(96, 96), keep_ratio=True),
+    pipeline = [dict(type='mmdet.LoadImageFromFile'), dict(type='mmdet.Resize', scale_factor=1.0),
                 dict(type='mmdet.PackDetInputs')]
     picture = str(small_data / 'shapes/val/000000.png')
     view = Compose(_flipped(pipeline, detector=True))(dict(img_path=picture, img_id=0))

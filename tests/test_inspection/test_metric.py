@@ -45,6 +45,8 @@ def perfect(subject, metric) -> list[BaseDataElement]:
 
 
 def test_coco_counts_only_what_is_predicted(subject, monkeypatch):
+    monkeypatch.setattr(subject, 'cfg', copy.deepcopy(subject.cfg))
+    subject.cfg.val_evaluator.classwise = True
     metric = Metric(subject, 3)
     assert metric.chosen == [0, 2, 5]
     results = perfect(subject, metric)
@@ -52,6 +54,8 @@ def test_coco_counts_only_what_is_predicted(subject, monkeypatch):
         [r.img_id for r in results].index(sample['data_samples'].img_id) for sample in samples]))
     metrics, predictions = metric()
     assert metrics['coco/bbox_mAP'] == metrics['coco/segm_mAP'] == 1.0  # all six images would give less
+    assert next(iter(metrics)) == 'coco/bbox_mAP'  # mmdet gives those of the classes first
+    assert any(name.endswith('_precision') for name in metrics)
     assert len(predictions) == 3
 
 
