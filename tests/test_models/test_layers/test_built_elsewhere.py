@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
@@ -53,6 +54,34 @@ def test_to_empty_then_reset_parameters_is_a_new_layer(kind, basis):
         how(layer)
         assert_close(fixed(layer), fixed(build(basis=BASES[basis])), rtol=0, atol=0)
         assert layer(torch.randn(shape)).isfinite().all()
+
+
+class OnApple(TorchFunctionMode):
+    """Each tensor says that it is on an Apple GPU, where nothing is made in double precision."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.device.__get__:
+            return torch.device('mps')
+        kwargs = kwargs or {}
+        given = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.device))
+        there = [device for device in given if device.type == 'mps']
+
+        def here(value):
+            return torch.device('cpu') if any(value is each for each in there) else value
+
+        made = func(*map(here, args), **{name: here(value) for name, value in kwargs.items()})
+        if there and made.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return made
+
+
+@every
+def test_reset_parameters_without_double_precision(kind, basis):
+    layer = LAYERS[kind][0](basis=BASES[basis])
+    expected = copy.deepcopy(fixed(layer))
+    with OnApple():
+        layer.reset_parameters()
+    assert_close(fixed(layer), expected, rtol=0, atol=0)
 
 
 @every

@@ -55,7 +55,7 @@ class BSpline(GridBasis):
 
     def _reset_row(self) -> None:
         (low, high), n, k = self.grid_range, self.grid_size, self.order
-        points = torch.arange(-k, n + k + 1, dtype=torch.float64, device=self.grid.device) * ((high - low) / n) + low
+        points = torch.arange(-k, n + k + 1, dtype=torch.float64, device='cpu') * ((high - low) / n) + low
         renew(self.grid, points[None])
         self.refresh()
 
@@ -169,8 +169,9 @@ class BSpline(GridBasis):
             basis = BSpline(self.grid_size, self.order, (low, high)).double()
             points = torch.linspace(low, high, self.grid_size + 1, dtype=torch.float64)
             shape = *weight.shape[:2], *weight.shape[3:], self.grid_size + 1
-            noise = torch.rand(shape, dtype=torch.float64, device=weight.device) - 0.5
-            solve = torch.linalg.pinv(basis(points)).T.to(weight.device)
+            device = 'cpu' if weight.device.type == 'mps' else weight.device  # Apple's GPUs have no double precision
+            noise = torch.rand(shape, dtype=torch.float64, device=device) - 0.5
+            solve = torch.linalg.pinv(basis(points)).T.to(device)
             drawn = noise * (self.noise_scale / self.grid_size) @ solve  # (out, in, ..., F)
             weight.copy_(placed(drawn.movedim(-1, 2), weight))
         return None
