@@ -55,6 +55,8 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
             continue
         name = type(metric).__name__
         _check_numbering(dataset, coco, name, what)
+        if metric.classwise:
+            _check_columns(dataset, coco, name, what)
         mine, theirs = {info['img_id']: info for info in infos}, coco.imgs
         odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, theirs.get(key))]
         if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
@@ -104,6 +106,18 @@ def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
                              f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
                              'the json alike, and leave sort_categories out. To run all the same: --cfg-options '
                              'preflight.evaluator=False')
+
+
+def _check_columns(dataset: Any, coco: Any, name: str, what: str) -> None:
+    """COCO's evaluation sorts categories by id, and mmdet names its columns by their order in the json."""
+    numbered = coco.get_cat_ids(cat_names=list(names_of(dataset) or ()))
+    names, shown = ([coco.cats[key]['name'] for key in keys] for keys in (numbered, sorted(numbered)))
+    if different := [pair for pair in zip(shown, names, strict=True) if pair[0] != pair[1]]:
+        raise PreflightError(f'{name} of the {what}, with classwise=True, would give the figures of {different[0][0]} '
+                             f"as those of {different[0][1]}: the ids of its ann_file's categories, {some(numbered)}, "
+                             f'do not ascend in the order of {some(names)}. Give the categories, and category_id of '
+                             'the annotations, ids that do; labels stay as they are. To run all the same: '
+                             '--cfg-options preflight.evaluator=False')
 
 
 def _check_once(infos: list[dict], name: str, what: str) -> None:

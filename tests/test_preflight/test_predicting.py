@@ -118,6 +118,22 @@ def test_a_json_that_numbers_labels_otherwise(train, small_data, tmp_path, chang
         train(f"val_evaluator = dict(val_evaluator, ann_file='{tmp_path}/other.json')\n")
 
 
+@pytest.mark.parametrize('classwise', [True, False])
+def test_ids_that_fall_where_columns_are_named_in_the_order_of_the_json(train, small_data, tmp_path, classwise):
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    for category in content['categories']:
+        category['id'] = 100 - category['id']
+    for annotation in content['annotations']:
+        annotation['category_id'] = 100 - annotation['category_id']
+    (tmp_path / 'other.json').write_text(json.dumps(content))
+    lines = f"val_evaluator = dict(val_evaluator, ann_file='{tmp_path}/other.json', classwise={classwise})\n"
+    if classwise:
+        with pytest.raises(PreflightError, match='would give the figures of ring as those of disc: the ids of its'):
+            train(lines)
+        lines += 'preflight = dict(evaluator=False)\n'
+    train(lines)
+
+
 @pytest.fixture
 def train(small_data, tmp_path):
     def run(lines):
