@@ -122,10 +122,12 @@ def test_the_page_has_the_statistics_of_the_records(monkeypatch):
 LINEAR, HEAD = 'linear branch', 'EfficientNet-Lite0, head at half the rate and start'
 SUMMARY = {  # of a table: task, start, epochs; of its rows: seeds, and the form that they are compared with
     'finetune/tables/bccd.yml': ('blood cells, box AP', 'ImageNet', 6, {
-        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(5, 25),), LINEAR: (range(5, 25),)}),
+        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(5, 25),), 'linear branch, gates': (range(5, 25),),
+        'gates, no branch': (range(5, 25),), LINEAR: (range(5, 25),)}),
     'finetune/tables/cifar10-jpeg_tenth.yml': ('4,500 photographs, top-1', 'ImageNet', 6, {
-        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(3, 8),), 'gates, no branch': (range(3, 8),),
-        LINEAR: (range(3, 8),), HEAD: (range(3, 8),), 'RKAN-4xL, head at half the rate and start': (range(5, 25), HEAD),
+        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(3, 8),), 'linear branch, gates': (range(3, 8),),
+        'gates, no branch': (range(3, 8),), LINEAR: (range(3, 8),), HEAD: (range(3, 8),),
+        'RKAN-4xL, head at half the rate and start': (range(5, 25), HEAD),
         'linear branch, 4xL, head at half the rate and start': (range(5, 25), HEAD)}),
     'small/tables/shapes.yml': ('drawn shapes, box AP', 'random', 4, {
         'RKANet-18': (), 'RKANet-18, zero start': (), 'RKANet-18, gates': ()}),
