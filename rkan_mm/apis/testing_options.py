@@ -67,9 +67,9 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out_item != 'metrics':
         _dump(cfg, args.out)
     if args.tta:
-        if (args.show or args.show_dir) and scope(cfg) == 'mmpretrain':
-            raise PreflightError('--tta: mmpretrain draws what the model sees, which is several views of a picture '
-                                 'then: leave out --show and --show-dir.')
+        if scope(cfg) == 'mmpretrain' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
+            raise PreflightError('--tta: mmpretrain cannot draw several views of one picture. Leave out --show and '
+                                 '--show-dir, and default_hooks.visualization.enable=True of the config.')
         _use_tta(cfg)
     if args.amp:
         cfg.test_cfg['fp16'] = True

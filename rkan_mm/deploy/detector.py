@@ -98,7 +98,7 @@ class DetectorGraph(nn.Module):
         head, batch = self.head, score.shape[0]
         classes = head.cls_out_channels
         score = _by_place(score, classes)
-        # written out, as onnxruntime's own sigmoid is 0 below 1e-8, and small scores order the proposals
+        # written out: onnxruntime's own sigmoid is off by up to 1e-7 and 0 below 1.5e-8; small scores order proposals
         score = 1 / (1 + (-score).exp()) if head.use_sigmoid_cls else score.softmax(-1)[..., :-1]
         classes = classes if head.use_sigmoid_cls else classes - 1
         flat = score.reshape(batch, -1)

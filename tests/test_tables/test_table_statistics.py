@@ -132,7 +132,7 @@ SUMMARY = {  # of a table: task, start, epochs; of its rows: seeds, and the form
     'small/tables/shapes.yml': ('drawn shapes, box AP', 'random', 4, {
         'RKANet-18': (), 'RKANet-18, zero start': (), 'RKANet-18, gates': ()}),
     'small/tables/rkan_tiny-imagenet-20.yml': ('Tiny ImageNet, 20 classes, top-1', 'random', 40, {
-        'RKANet-18': (), 'RKANet-18-4xL': ()}),
+        'RKANet-18': (), 'RKANet-E-18': (), 'RKANet-18-4xL': (), 'ResNet-18, linear branch': ()}),
     'small/tables/rkan_fmnist.yml': ('Fashion-MNIST, top-1', 'random', 4, {'RKANet-18': ()}),
 }
 
@@ -148,7 +148,8 @@ def summary():
             seeds, against = (*which, None, None)[:2]
             each, = compare(table, against, [row], seeds)
             more = parameters[row] / parameters[against or table.baseline] - 1
-            form = row.removesuffix(', head at half the rate and start').replace('RKANet-18', 'RKAN')
+            form = row.removesuffix(', head at half the rate and start').removeprefix('ResNet-18, ')
+            form = form.replace('RKANet', 'RKAN').replace('-18', '')
             if row == HEAD:
                 form = 'none, but a head that begins and learns half as far'
             elif against:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -14,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .bridged_stage import feature_map, stage_input, token_size
-from .place import register_after
 
 SIDES = 64, 224, 256, 384
 """Of images to measure with: the first that is taken, and in which no stage has a single pixel to halve."""
@@ -65,6 +66,8 @@ def _measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]],
     with (_at_rest(backbone), torch.inference_mode(not learns), torch.set_grad_enabled(learns),
           torch.autocast(device if torch.amp.is_autocast_available(device) else 'cpu', enabled=False),
           ExitStack() as stack):
+        for probe in probes.values():
+            stack.enter_context(probe.watching_hooks())
         for module in backbone.modules():
             if getattr(module, 'weight', None) is not None and module.weight.dim() > 1:
                 stack.callback(module.register_forward_hook(count).remove)
@@ -85,7 +88,7 @@ def _measure(backbone: nn.Module, spans: dict[str, tuple[nn.Module, nn.Module]],
             raise ValueError(f'RKANet: stage {name!r} of {who} enlarges its maps, {tuple(x.shape)} to '
                              f'{tuple(out.shape)}, and an RKAN block does not. Name modules in it that keep their size')
         measured[name] = dict(in_channels=x.shape[1], out_channels=out.shape[1], stride=stride,
-                              last=probe.seen == len(weighted), out=out.detach())
+                              last=probe.seen == len(weighted), out=out.detach(), ahead_of=tuple(probe.looking))
     return measured, all(min(probe.x.shape[2:]) > 1 for probe in probes.values())
 
 
@@ -98,21 +101,44 @@ class _Probe:
         self.out: Any = None
         self.zero: Tensor | None = None
         self.ran, self.seen = [False, False], 0
+        self.looking: list[int] = []  # ids of the last hooks at its end that leave its output as it is
+
+    @contextmanager
+    def watching_hooks(self) -> Iterator[None]:
+        hooks = self.last._forward_hooks
+        before = dict(hooks)
+
+        def watched(key: int, hook: Callable, *args: Any) -> Any:
+            out = hook(*args)
+            if out is not None:
+                changing.add(key)
+            return out
+
+        changing: set[int] = set()
+        hooks.update({key: partial(watched, key, hook) for key, hook in before.items()})
+        try:
+            yield
+        finally:
+            hooks.update({key: hook for key, hook in before.items() if key in hooks})
+            self.looking = list(takewhile(lambda key: key not in changing, reversed(before)))[::-1]
 
     @contextmanager
     def watching(self, weighted: list[nn.Module]) -> Iterator[None]:
         def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
             self.x, self.ran[0] = feature_map(stage_input(args, kwargs), token_size(args, kwargs)), True
 
-        def leave(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> Any:
-            self.out, self.ran[1], self.seen = feature_map(out, token_size(args, kwargs)), True, len(weighted)
+        def leave(module: nn.Module, args: tuple, out: Any) -> Any:
             if not isinstance(out, Tensor):
                 return out
             self.zero = torch.zeros((), dtype=out.dtype, device=out.device, requires_grad=torch.is_grad_enabled())
             return out + self.zero
 
+        def note(module: nn.Module, args: tuple, kwargs: dict, out: Any) -> None:
+            self.out, self.ran[1], self.seen = feature_map(out, token_size(args, kwargs)), True, len(weighted)
+
         handles = (self.first.register_forward_pre_hook(enter, with_kwargs=True),
-                   register_after(self.last, leave))
+                   self.last.register_forward_hook(leave, prepend=True),
+                   self.last.register_forward_hook(note, with_kwargs=True))
         try:
             yield
         finally:
@@ -190,6 +216,8 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         try:
             return backbone(*(tree_map(lambda t: t if t is None else t * 1, each) for each in args))
         except Exception as error:
+            if first and args[-1] is not None and len(args) > 1 and 'further arguments' not in str(first):
+                first.args = f'{first}; with images in the place of further arguments: {error}',
             what = 'an image of zeros' if isinstance(given, Tensor) else 'maps of zeros'
             shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(given))
             first = first or RuntimeError(

@@ -41,6 +41,9 @@ class Place:
         before, after: at which sides of the module.
     """
 
+    ahead_of: tuple[int, ...] = ()
+    """Ids of hooks that leave what the module gives as it is, and are to see what the actor makes of it."""
+
     def __init__(self, name: str, actor: Actor, before: bool = False, after: bool = False) -> None:
         self.name, self.actor = name, actor
         self._sides = before, after
@@ -72,7 +75,10 @@ class Place:
             before, after = self._sides
             self._handles = [register(hook) for wanted, register, hook in (
                 (before, partial(module.register_forward_pre_hook, with_kwargs=True), self._before),
-                (after, partial(register_after, module), self._after)) if wanted]
+                (after, partial(module.register_forward_hook, with_kwargs=True), self._after)) if wanted]
+            for key in self.ahead_of if after else ():
+                if key in module._forward_hooks:
+                    module._forward_hooks.move_to_end(key)
             self._keys = [handle.id for handle in self._handles]
             self._module = module
 
@@ -119,15 +125,6 @@ class Place:
     def _after(self, module: nn.Module, *args) -> Any:
         # others may have moved the hook: torch's fuse_modules takes those of a norm to the convolution before it
         return self.actor.after(self.name, *args) if self._is_mine(module) else None
-
-
-def register_after(module: nn.Module, hook: Callable) -> RemovableHandle:
-    """A forward hook behind those of this package, and ahead of others, which may collect what the module gives."""
-    handle, hooks = module.register_forward_hook(hook, with_kwargs=True), module._forward_hooks
-    for key, other in list(hooks.items()):
-        if not str(getattr(other, '__module__', '')).startswith(f'{__package__}.'):
-            hooks.move_to_end(key)
-    return handle
 
 
 def places_of(module: nn.Module) -> list[Place]:

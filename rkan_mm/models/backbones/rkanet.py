@@ -99,12 +99,14 @@ class RKANet(BackboneAttributes):
         self._stages: dict[str, BridgedStage] = {}  # under the keys of bridges, where others may take their places
         for name, override in overrides.items():
             caller, sample = f'RKANet: stage {name!r}', measured[name].pop('out')
+            ahead_of = measured[name].pop('ahead_of')
             stage_fusion = build(FUSIONS, override.pop('fusion', fusion), caller,
                                  channels=measured[name]['out_channels'])
             stage_block = build(MODELS, {'type': 'RKANBlock', **block, **override}, caller, **measured[name],
                                 **(dict(with_cp=True) if with_cp else {}))
             bridge = BridgedStage(name, stage_block, stage_fusion, name in frozen, norm_eval)
             key = name.replace('.', '_').replace(':', '-')
+            bridge.places[-1].ahead_of = ahead_of
             self.bridges[key] = self._stages[key] = bridge.to(sample.device, sample.dtype)
         self.settle()
         self.know_backbone()
@@ -193,16 +195,22 @@ class RKANet(BackboneAttributes):
         self.take_plain(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
+    def _forward_image(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """The inner backbone's, with the blocks in it."""
-        if is_traced(x):
-            self.settle()
-            show_places(x.tracer)
-            return self.backbone(x)
         return self._forward_all(x)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The inner backbone's, with the blocks in it."""
+        if args and is_traced(args[0]):
+            self.settle()
+            show_places(args[0].tracer)
+            return self.backbone(*args, **kwargs)
+        return self._forward_all(*args, **kwargs)
+
+    forward.__wrapped__ = _forward_image  # type: ignore[attr-defined]  # whose arguments a tracer counts
+
     def _forward_all(self, *args: Any, **kwargs: Any) -> Any:
-        """Instead of `forward`, whose arguments a tracer can count, for backbones that take more than images."""
+        """Instead of `forward` for backbones that take more than an image."""
         self.settle()
         if torch.compiler.is_compiling():
             return self.backbone(*args, **kwargs)

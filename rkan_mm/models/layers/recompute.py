@@ -109,7 +109,7 @@ class _SameTensors(_SameGrids):
     Others may have taken their places: those of ``functional_call`` have left, a checkpoint was assigned, or a mask is
     new. Parameters may have been frozen or thawed, as a discriminator's are between the two losses of a step. Nobody
     may have stepped them in place, but for the layer's bias, on which no gradient depends. What parametrizations write
-    to, as a spectral norm does in each pass, is as it was before.
+    to, as a spectral norm does in each pass, is put back to what it was before the pass.
     """
 
     def __init__(self, layers: Sequence[nn.Module], reads: Sequence[nn.Module | None]) -> None:
@@ -125,7 +125,8 @@ class _SameTensors(_SameGrids):
         read = [t for module in reads if module is not None
                 for name, t in (*module._parameters.items(), *module._buffers.items())
                 if t is not None and (name != 'bias' or module not in layers[:1])]
-        read += [t for each in computed for t in each.parameters()]
+        bias = getattr(getattr(layers[0], 'parametrizations', None), 'bias', None) if layers else None
+        read += [t for each in computed if each is not bias for t in each.parameters()]
         self.versions = [(t, t._version) for t in read if not t.is_inference()]
 
     def check(self) -> None:

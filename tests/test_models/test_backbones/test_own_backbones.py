@@ -77,6 +77,11 @@ class LastOutput(RKANet):
         return super().forward(x)[-1:]
 
 
+class LastOutputOfAll(RKANet):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)[-1:]
+
+
 @pytest.mark.parametrize('stages', [('layer2',), ('layer3',), ('layer2:layer3', 'layer3')], ids='+'.join)
 def test_outputs_collected_by_hooks_have_the_blocks(stages):
     hooked, plain = (RKANet(kind(), stages, fusion=dict(type='Gating')).eval() for kind in (Hooked, Plain))
@@ -91,6 +96,22 @@ def test_outputs_collected_by_hooks_have_the_blocks(stages):
     assert_close(hooked(x), plain(x), rtol=0, atol=0)
 
 
+def test_a_hook_that_changes_what_a_stage_gives_comes_before_its_block():
+    hooked, plain, seen = Plain(), Plain(), []
+    hooked.layer2.register_forward_hook(lambda *args: seen.append(None))
+    hooked.layer2.register_forward_hook(lambda module, args, out: (out[:, :4],))
+    hooked.layer2.register_forward_hook(lambda module, args, out: out[0] / 2)
+    hooked.layer2.register_forward_hook(lambda *args: seen.append(args[-1]))
+    hooked.layer3 = nn.Conv2d(4, 4, 1)
+    for name in ('stem', *NAMES[:2]):
+        getattr(hooked, name).load_state_dict(getattr(plain, name).state_dict())
+    net, x = RKANet(hooked, ('layer2',)).eval(), torch.rand(2, 3, 64, 64)
+    out = net(x)[1]
+    inner = plain.eval().layer1(plain.stem(x))
+    assert_close(out, plain.layer2(inner)[:, :4] / 2 + net.bridges['layer2'].block(inner))
+    assert seen[-1] is out
+
+
 @pytest.mark.parametrize('kind', [SeveralPictures, TwoPictures])
 def test_backbones_of_several_pictures(kind):
     net, plain = RKANet(kind(), ('layer3',)).eval(), RKANet(Plain(), ('layer3',)).eval()
@@ -102,6 +123,15 @@ def test_backbones_of_several_pictures(kind):
 @pytest.mark.parametrize('kind', [Plain, ForTraining, SeveralPictures])
 def test_a_subclass_has_its_own_forward(kind):
     assert len(LastOutput(kind(), ('layer3',))(torch.rand(2, 3, 64, 64))) == 1
+
+
+@pytest.mark.parametrize(('kind', 'more', 'keywords'), [
+    (Plain, 0, {}), (ForTraining, 0, dict(metas=[])), (SeveralPictures, 1, {}), (TwoPictures, 1, {})])
+def test_a_subclass_hands_on_what_it_is_given(kind, more, keywords):
+    x = torch.rand(2, 3, 64, 64)
+    net = LastOutputOfAll(kind(), ('layer3',)).eval()
+    out, = net(x, *[x] * more, **keywords)
+    assert_close(out, RKANet.forward(net, x, *[x] * more, **keywords)[-1])
 
 
 @pytest.mark.parametrize(('kind', 'told'), [(Plain, 0), (WithoutGradients, 1)])

@@ -5,8 +5,10 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, RKANBlock, SharedKANConv2d
@@ -102,7 +104,17 @@ def test_weights_stepped_in_place_never_give_another_gradient(name):
 @every_layer
 def test_weights_that_are_stepped_as_soon_as_they_have_a_gradient(name):
     """A bias has it before the values are computed again, of which none depends on it."""
+    step_each_at_once(*build(name))
+
+
+@pytest.mark.parametrize('name', ['low', 'conv_low', 'shared_bias'])
+def test_a_bias_of_others_that_is_stepped_at_once(name):
     layer, x = build(name)
+    register_parametrization(layer, 'bias', nn.Tanh())
+    step_each_at_once(layer, x)
+
+
+def step_each_at_once(layer, x):
     inputs = [x.requires_grad_(), *layer.parameters()]
     expected, found = torch.autograd.grad(layer(x).square().sum(), inputs), {}
 
