@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -73,9 +72,9 @@ class Place:
                 if other._is_in_another_model(root):  # which settles, too, when its turn comes
                     other.leave()
             before, after = self._sides
-            self._handles = [register(hook) for wanted, register, hook in (
-                (before, partial(module.register_forward_pre_hook, with_kwargs=True), self._before),
-                (after, partial(module.register_forward_hook, with_kwargs=True), self._after)) if wanted]
+            self._handles = [register(hook, with_kwargs=True) for wanted, register, hook in (
+                (before, module.register_forward_pre_hook, self._before),
+                (after, module.register_forward_hook, self._after)) if wanted]
             for key in self.ahead_of if after else ():
                 if key in module._forward_hooks:
                     module._forward_hooks.move_to_end(key)

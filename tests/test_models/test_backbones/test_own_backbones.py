@@ -120,6 +120,17 @@ def test_backbones_of_several_pictures(kind):
     assert_close(net(x, other), [*plain(x), *plain(other)])
 
 
+class Failing(Plain):
+    def forward(self, x, thermal):
+        return self.stages(x + thermal) / 0
+
+
+def test_what_a_backbone_of_several_pictures_has_against_them_is_told():
+    with pytest.raises(RuntimeError, match="unsupported operand .* 'NoneType'.*; with images in the place of further "
+                                           r"arguments: unsupported operand type\(s\) for /: 'list' and 'int'"):
+        RKANet(Failing(), ('layer3',))
+
+
 @pytest.mark.parametrize('kind', [Plain, ForTraining, SeveralPictures])
 def test_a_subclass_has_its_own_forward(kind):
     assert len(LastOutput(kind(), ('layer3',))(torch.rand(2, 3, 64, 64))) == 1
