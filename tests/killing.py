@@ -58,6 +58,15 @@ def run(argv: list[str], kill_after: float | None = None, kill_at_write: int | N
     return process.exitcode, time.monotonic() - start
 
 
+def in_ranks(function, *args, ranks: int = 2) -> None:
+    """``function(rank, *args)`` in processes that end without taking Python down.
+
+    Gloo's threads may still hold the last collective then, and need Python to let it go: PyTorch aborts at times, when
+    all is done, in processes that ``spawn`` starts.
+    """
+    torch.multiprocessing.start_processes(function, args, ranks, start_method='forkserver')
+
+
 def _train_rank(argv: list[str], environment: dict[str, str]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from kan_runs import Model, runner
+from killing import in_ranks
 from mmengine.model import MMDistributedDataParallel
 from torch.testing import assert_close
 
@@ -131,4 +132,4 @@ def train_in_ranks(rank: int, folder: str) -> None:
 
 
 def test_ranks_stay_equal_after_a_checkpoint_of_another_form(tmp_path):
-    torch.multiprocessing.spawn(train_in_ranks, (str(tmp_path),), nprocs=2)
+    in_ranks(train_in_ranks, str(tmp_path))

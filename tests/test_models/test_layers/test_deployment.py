@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from killing import in_ranks
 from mmengine.utils import digit_version
 from torch import nn
 from torch.testing import assert_close
@@ -134,4 +134,4 @@ def train_in_ranks(rank: int, store: str) -> None:
 
 
 def test_two_ranks_equal_one(tmp_path):
-    mp.spawn(train_in_ranks, (str(tmp_path / 'store'),), nprocs=2)
+    in_ranks(train_in_ranks, str(tmp_path / 'store'))
