@@ -175,8 +175,9 @@ def show(result: dict) -> None:
         table.add_column(column, justify='left' if not column else 'right')
     for row in result['models'].values():
         macs = (f'{row["macs"] / 1e9:.3f}', f'{row["tflops"]:.3g}') if 'macs' in row else ('-', '-')
+        peak = f'{row["peak_bytes"] / MIB:.0f}' if row['peak_bytes'] else '-'
         table.add_row(row['backbone'], f'{row["params"]:,}', macs[0], f'{row["images_per_s"]:.2f}',
-                      f'{row["milliseconds"]:.2f}', macs[1], f'{row["peak_bytes"] / MIB:.0f}')
+                      f'{row["milliseconds"]:.2f}', macs[1], peak)
     a, b = result['models'].values()
     table.add_row('ratio', f'{b["params"] / a["params"]:.3f}', f'{b["macs"] / a["macs"]:.3f}' if 'macs' in a else '-',
                   f'{result["throughput_ratio"]:.3f}', f'{b["milliseconds"] / a["milliseconds"]:.3f}', '',

@@ -49,19 +49,19 @@ class Statistics:
     Args:
         functions: of the layer.
         keep: functions whose inputs are kept as samples, to draw them.
-        num_samples: inputs kept of each.
+        num_samples: inputs kept of each; of more, drawn from those of all calls.
         seed: for drawing places where there are too many.
     """
 
     def __init__(self, functions: LayerFunctions, keep: list[Index] | None = None, num_samples: int = 100_000,
                  seed: int = 0) -> None:
         self.functions, self.num_samples = functions, num_samples
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator, self._thinning = (torch.Generator().manual_seed(seed) for _ in range(2))
         self.calls = self.count = 0
         self._gram = torch.empty(0)  # (taps, rows, Q, Q) over 1, x, [u], planes
         self._beyond = self._seen = 0.0
         self._range = torch.empty(0), torch.empty(0)  # (taps, rows) each
-        self._kept: dict[tuple[int, int], list[Tensor]] = {self._place(index): [] for index in keep or ()}
+        self._kept = {self._place(index): torch.zeros(2, 0, dtype=torch.float64) for index in keep or ()}
         # of functions that are locked to a formula f: sums of f, f x and f^2
         self._locked = {index: torch.zeros(3, dtype=torch.float64) for index in functions.locked}
 
@@ -93,7 +93,7 @@ class Statistics:
             if beyond is not None:
                 self._beyond += beyond.sum().item() * count / x.shape[1]
                 self._seen += count * len(x)
-            self._keep(tap, x, u)
+            self._keep(tap, x, u, count)
         self._add_locked(taps, count)
         gram, low, high = torch.stack(grams), torch.stack(lows), torch.stack(highs)
         if not len(self._gram):
@@ -118,11 +118,19 @@ class Statistics:
             f = self.functions.locked[index](x)
             moments += torch.stack([f, f * x, f * f]).sum(1) * (count / len(x))
 
-    def _keep(self, tap: int, x: Tensor, u: Tensor) -> None:
-        for (own_tap, row), samples in self._kept.items():
-            have = sum(s.shape[1] for s in samples)
-            if own_tap == tap and have < self.num_samples:
-                samples.append(torch.stack([x[row], u[row]])[:, :self.num_samples - have])
+    def _keep(self, tap: int, x: Tensor, u: Tensor, count: int) -> None:
+        """Where not all can be kept, each call has the part of them that it has of all inputs so far."""
+        for place, old in self._kept.items():
+            if place[0] == tap:
+                new = torch.stack([x[place[1]], u[place[1]]])
+                share = max(round(self.num_samples * count / self.count), self.num_samples - old.shape[1])
+                new = self._some(new, share)
+                self._kept[place] = torch.cat([self._some(old, self.num_samples - new.shape[1]), new], 1)
+
+    def _some(self, samples: Tensor, number: int) -> Tensor:
+        if samples.shape[1] <= number:
+            return samples
+        return samples[:, torch.randperm(samples.shape[1], generator=self._thinning)[:number]]
 
     # -- what follows ------------------------------------------------------------------------------------------------
     def samples(self, index: Index) -> tuple[Tensor, Tensor]:
@@ -135,9 +143,8 @@ class Statistics:
         if self._place(index) not in self._kept:
             raise KeyError(f'{name}: the inputs of function {tuple(index)} were not kept; name it when they are '
                            f'recorded, by Recorder(model, keep={{{name!r}: [{tuple(index)}, ...]}})')
-        parts = self._kept[self._place(index)]
-        both = torch.cat(parts, 1) if parts else torch.zeros(2, 0, dtype=torch.float64)
-        return both[0], both[1]
+        x, u = self._kept[self._place(index)]
+        return x, u
 
     def range(self, index: Index) -> tuple[float, float]:
         """Least and greatest argument that a function had."""

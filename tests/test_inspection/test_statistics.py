@@ -238,6 +238,21 @@ def test_many_inputs_are_drawn():
     assert len(found.samples((0, 0))[0]) <= 100_000
 
 
+def test_inputs_that_are_kept_are_of_all_calls():
+    """In parts as they have inputs: figures and fits were of the first pictures, and of their upper rows."""
+    layer = KANLinear(1, 1)
+    calls = [torch.linspace(i, i + 0.99, n)[:, None] for i, n in enumerate((3000, 1000, 2000, 4000))]
+    with Recorder(layer, num_samples=1000) as recorder:
+        for x in calls:
+            layer(x)
+    kept = recorder[''].samples((0, 0))[0]
+    assert len(kept) == 1000
+    counts, _ = np.histogram(kept, 4, (0, 4))
+    np.testing.assert_allclose(counts, [300, 100, 200, 400], atol=40)
+    assert [kept[(kept >= i) & (kept < i + 1)].mean().item() for i in range(4)] == pytest.approx(
+        [i + 0.495 for i in range(4)], abs=0.1)
+
+
 def test_overflow():
     layer = KANLinear(1, 1, basis=dict(type='BSpline', grid_range=(-1, 1)))
     with Recorder(layer) as recorder:

@@ -189,7 +189,7 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
     Args:
         model: holds any number of KAN layers.
         amount: the part of all their functions to be off.
-        run: runs the model on samples, by which importance is then measured; each layer takes its first call.
+        run: runs the model on samples, by which importance is then measured, over all calls of each layer.
 
     Returns:
         The sparsity over all KAN layers.
@@ -212,9 +212,16 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
     if run is None:
         importances = {layer: layer.ranked(layer.importance()) for layer in layers}
     else:
+        squares: dict[nn.Module, Tensor] = {}
+        sizes: dict[nn.Module, int] = {}
+
         def measure(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-            if layer not in importances:
-                importances[layer] = layer.ranked(layer.importance(layer_input(args, kwargs)))
+            x = layer_input(args, kwargs)
+            if isinstance(x, Tensor) and not x.numel():  # as of a picture without proposals
+                return
+            square = layer.importance(x).double().square() * x.numel()
+            squares[layer] = squares[layer] + square if layer in squares else square
+            sizes[layer] = sizes.get(layer, 0) + x.numel()
 
         handles = [layer.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
         try:
@@ -222,6 +229,7 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
         finally:
             for handle in handles:
                 handle.remove()
+        importances = {layer: layer.ranked((square / sizes[layer]).sqrt()) for layer, square in squares.items()}
         if missed := [name for name, module in model.named_modules()
                       if module in layers and module not in importances]:
             raise ValueError(f'prune: run() reached {len(importances)} of {len(layers)} KAN layers of '
