@@ -84,26 +84,32 @@ class KANVisualizationHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         from rkan_mm.inspection import BranchRecorder, Recorder
-        if not self._due(runner, batch_idx) or not is_main_process():
+        if not self._due(runner, batch_idx):
             return
         if self._look is not None:  # of a step that was broken off
             self._look.close()
-        self._look, self._chosen = ExitStack(), self._choose(runner.model)
+        self._look, self._recorder = ExitStack(), None
+        self._look.callback(Uncompiled(runner.model).give_back)  # in all processes: compiled steps round otherwise
+        if not is_main_process():
+            return
+        self._chosen = self._choose(runner.model)
         self._recorder = self._look.enter_context(Recorder(runner.model, keep=self._chosen))
-        self._look.callback(Uncompiled(runner.model).give_back)
         self._branches = self._look.enter_context(BranchRecorder(runner.model, num_maps=0)).branches
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
-        if self._look is None or self._recorder is None:
+        if self._look is None:
             return
         self._look.close()
+        self._look = None
+        if self._recorder is None:
+            return
         step, scalars = runner.iter + 1, {}
         ran = {name: own for name, own in self._recorder.statistics.items() if own.calls}
         for name, owns in self._layers(runner.model, ran).items():
             scalars |= {f'kan/{name}/{key}': value for key, value in _together(owns).items() if np.isfinite(value)}
         scalars |= {f'kan/{name}/branch': branch.size for name, branch in self._branches.items() if branch.calls}
-        self._look = self._recorder = None
+        self._recorder = None
         runner.visualizer.add_scalars(scalars, step=step)
         runner.logger.info('KAN functions: ' + ', '.join(f'{name[4:]} {value:.3g}' for name, value in scalars.items()))
         self._draw(runner, ran, step)

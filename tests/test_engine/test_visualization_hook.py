@@ -149,11 +149,15 @@ def test_by_iterations_and_few_layers(tmp_path):
         (name, step) for step in (5, 10) for name in ('kan-backbone.bridges.layer4.block.kan1', 'kan-fc')]
 
 
-def test_of_a_compiled_model(tmp_path):
-    """Which was compiled before the hooks came that look at its layers."""
-    hook = dict(type='KANVisualizationHook', interval=2)
-    run(tmp_path, [hook], Small(), cfg=dict(compile=dict(backend='eager')))
-    assert [(name, step) for name, _, step in Noted.images] == [('kan-fc', 6), ('kan-fc', 12)]
+def test_of_a_compiled_model(tmp_path, monkeypatch):
+    """Which was compiled before the hooks came that look at its layers. Other processes make the same steps."""
+    hook, weights = dict(type='KANVisualizationHook', interval=2), []
+    for is_main, seen in ((True, [('kan-fc', 6), ('kan-fc', 12)]), (False, [])):
+        monkeypatch.setattr('rkan_mm.engine.visualization_hook.is_main_process', lambda is_main=is_main: is_main)
+        done = run(tmp_path / str(is_main), [hook], Small(), cfg=dict(compile=dict(backend='eager')))
+        assert [(name, step) for name, _, step in Noted.images] == seen
+        weights.append(done.model.state_dict())
+    assert_close(weights[1], weights[0], rtol=0, atol=0)
 
 
 def test_under_amp(tmp_path):
