@@ -291,7 +291,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             values = values - zero.reshape(*zero.shape, *[1] * (values.dim() - position - 1))
         if self.without_constant:
             values = values.narrow(position, 1, values.size(position) - 1)
-        values = values.to(x.dtype)
+        values = values.type_as(x)
         if self.weight is None:
             return values
         base = x if self.base_act is None else self.base_act(x)

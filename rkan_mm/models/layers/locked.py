@@ -116,10 +116,12 @@ class LockedFunctions(nn.Module):
             return out
         if x.is_nested and x.layout is torch.strided:
             parts = zip(x.unbind(), out.unbind(), strict=True)
-            return torch.nested.as_nested_tensor([each + own._value(layer, in_full(part), each).to(each.dtype)
+            return torch.nested.as_nested_tensor([each + own._value(layer, in_full(part), each).type_as(each)
                                                   for part, each in parts])
-        value = own._value(layer, in_full(x.to_dense() if x.layout in NO_STRIDES else x), out).to(out.dtype)
-        return (out.to_dense() + value).to_mkldnn() if out.is_mkldnn else out + value
+        value = own._value(layer, in_full(x.to_dense() if x.layout in NO_STRIDES else x), out)
+        whole = out.to_dense() if out.is_mkldnn else out
+        whole = whole + value.type_as(whole)
+        return whole.to_mkldnn() if out.is_mkldnn else whole
 
     @torch.no_grad()
     def scale(self, layer: nn.Module, factor: Tensor) -> None:
@@ -133,7 +135,7 @@ class LockedFunctions(nn.Module):
             self.constants[:, column] *= factor[outputs].to(self.constants)
 
     def _value(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
-        rows, selection = self._rows, self.selection.to(x.dtype)
+        rows, selection = self._rows, self.selection.type_as(x)
         if not hasattr(layer, 'kernel_size'):
             return F.linear(self._planes(x[..., rows], -1), selection)
         shared, spatial = is_shared(layer), selection.dim() - 2
@@ -165,7 +167,7 @@ class LockedFunctions(nn.Module):
         """Values of each function at its input, in the channels ``dim``."""
         shape = [1] * x.dim()
         shape[dim] = len(self.constants)
-        a, b, c, d = (column.reshape(shape).to(x.dtype) for column in self.constants.unbind(1))
+        a, b, c, d = (column.reshape(shape).type_as(x) for column in self.constants.unbind(1))
         z = b * x + c
         values = torch.zeros_like(z)
         for form, ks in self._by_form.items():

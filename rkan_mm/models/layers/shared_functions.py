@@ -29,7 +29,7 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         if weight is not None:
             weight = as_autocast(weight)
         mask = self.present_mask
-        return weight if mask is None or weight is None else weight * mask.to(weight)
+        return weight if mask is None or weight is None else weight * mask.type_as(weight)
 
     def scaled(self) -> Tensor:
         """`s c` of the functions that are not pruned, (F, kh, kw)."""

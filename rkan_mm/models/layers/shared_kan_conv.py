@@ -56,7 +56,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
     can be penalised, ranked and pruned, and a grid under them follows the data, as in every KAN layer here.
 
     Args:
-        kernel_size, stride, padding, dilation: as in :class:`torch.nn.Conv2d`.
+        kernel_size, stride, padding, dilation: as in :class:`torch.nn.Conv2d`; ``'same'`` is for odd kernels.
         basis: config of a basis. Polynomials have a fast form to degree 6.
         normalization: `u`, before the basis: element-wise ``'tanh'`` or ``'none'``, or over the taps of each patch
             ``'min-max'``, ``'standardization'``, ``'arctan'`` or ``'layer_norm'``, which need explicit patches and are
@@ -72,7 +72,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         init_cfg: see mmengine.
 
     Raises:
-        ValueError: unknown basis, normalisation or start.
+        ValueError: unknown basis, normalisation, start or padding.
 
     Example:
         >>> conv = SharedKANConv2d(3, stride=2, padding=1, basis=dict(type='Legendre', degree=2))
@@ -83,7 +83,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
     def __init__(self,
                  kernel_size: int | tuple[int, int] = 3,
                  stride: int | tuple[int, int] = 1,
-                 padding: int | tuple[int, int] = 0,
+                 padding: int | tuple[int, int] | str = 0,
                  dilation: int | tuple[int, int] = 1,
                  basis: dict = dict(type='Chebyshev', degree=3),  # noqa: B006
                  normalization: str | None = None,
@@ -95,8 +95,8 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
                  start: str = 'published',
                  init_cfg: dict | list | None = None) -> None:
         super().__init__(init_cfg)
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
+        self.padding = self._in_numbers(padding) if isinstance(padding, str) else _pair(padding)
         self.basis = build(BASES, basis, 'SharedKANConv2d')
         self.normalization = normalization or self.basis.normalization
         if self.normalization not in (*ELEMENTWISE, *PATCHWISE):
@@ -119,6 +119,16 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         self.bias = nn.Parameter(torch.empty(())) if (radial and with_base if bias is None else bias) else None
         self.origin = new_origin()
         self.reset_parameters()
+
+    def _in_numbers(self, padding: str) -> tuple[int, int]:
+        around = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        if padding == 'same' and self.stride == (1, 1) and not any(n % 2 for n in around):
+            return around[0] // 2, around[1] // 2
+        if padding != 'valid':
+            raise ValueError("SharedKANConv2d: padding must be one or two numbers, 'valid' or, with stride 1 and as "
+                             f"much on both sides, 'same'; got {padding!r} with stride={self.stride}, "
+                             f'kernel_size={self.kernel_size} and dilation={self.dilation}')
+        return 0, 0
 
     def reset_parameters(self) -> None:
         """The reference's initialisation for k taps and f functions.
@@ -206,7 +216,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         zero, kernel, constant = folded(self._kernel_of_planes, constant=not self.training)
         x = x.flatten(0, 1).unsqueeze(1)  # (B, C, H, W) -> (B * C, 1, H, W)
         u = ELEMENTWISE[self.normalization](x)
-        planes = (self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero).to(x.dtype)
+        planes = (self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero).type_as(x)
         if self.base_weight is not None:
             planes = torch.cat([x if self.base_act is None else self.base_act(x), planes], 1)
         out = F.conv2d(planes, kernel, None, self.stride, self.padding, self.dilation) + constant
@@ -228,7 +238,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)  # (B * C, taps, L)
-        values = self.basis(u.float() if u.dtype in HALF else u, 1).to(x.dtype)
+        values = self.basis(u.float() if u.dtype in HALF else u, 1).type_as(x)
         out = weight.flatten(1).T.flatten() @ values.flatten(1, 2)  # no einsum: ONNX has none in opset 11
         if self.base_weight is not None:
             base = u if self.normalize_base else patches

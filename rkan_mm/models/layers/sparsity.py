@@ -143,12 +143,12 @@ class Sparsity(LayerMixin):
     def unpruned(self, weight: Tensor, dim: int | None = None) -> Tensor:
         """Of weights in the shape of the mask, or with one dimension more, ``dim``, what is not switched off.
 
-        The mask comes to where they are: replicas of `nn.DataParallel`, for one, leave it on the first device.
+        The mask comes to where they are: replicas of `nn.DataParallel` leave it on the first device, and so do traces.
         """
         mask = self.present_mask
         if mask is None:
             return weight
-        mask = mask if mask.device == weight.device else mask.to(weight.device)
+        mask = mask.type_as(weight)
         return weight * (mask if dim is None else mask.unsqueeze(dim))
 
     @property

@@ -1,6 +1,7 @@
 """What is done with modules besides calling them, with every layer on every basis."""
 
 import copy
+import io
 import pickle
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d
+from rkan_mm.models.layers.shared_kan_conv import PATCHWISE
+from rkan_mm.models.layers.sparsity import Sparsity
 from rkan_mm.registry import BASES
 
 LAYERS = {
@@ -33,9 +36,9 @@ some = pytest.mark.parametrize('kind', [
 class EveryBasis(nn.Module):
     """The same layer on all bases, side by side."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, **a):
         super().__init__()
-        self.layers = nn.ModuleList(LAYERS[kind][0](basis=dict(type=name)) for name in sorted(BASES.module_dict))
+        self.layers = nn.ModuleList(LAYERS[kind][0](basis=dict(type=name), **a) for name in sorted(BASES.module_dict))
 
     def forward(self, x):
         return [layer(x) for layer in self.layers]
@@ -103,6 +106,26 @@ def test_onnx_gives_the_same(kind, tmp_path):
     outs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for out, expected in zip(outs, model(x), strict=True):
         np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('pruned', [False, True])
+@pytest.mark.parametrize('kind', [*LAYERS, *PATCHWISE])
+def test_a_trace_is_converted_and_moved_as_that_of_a_plain_net(kind, pruned):
+    """As C++ has it by `module.to(torch::kHalf)`: no dtype and no device of the trace stands in it."""
+    model = EveryBasis(kind) if kind in LAYERS else EveryBasis('shared', normalization=kind)
+    x = torch.randn(LAYERS.get(kind, LAYERS['shared'])[1])
+    for layer in model.modules():
+        if pruned and isinstance(layer, Sparsity):
+            layer.prune(0.4)
+    traced, file = torch.jit.trace(model.eval(), x, strict=False, check_trace=False), io.BytesIO()
+    assert 'Device = prim' not in str(traced.inlined_graph)
+    torch.jit.save(traced, file)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.float16, 2e-2)):
+        file.seek(0)
+        outs = torch.jit.load(file).to(dtype)(x.to(dtype))
+        for out, expected in zip(outs, model(x), strict=True):
+            assert out.dtype == dtype
+            assert (out - expected).norm() <= tolerance * expected.norm()
 
 
 @layers

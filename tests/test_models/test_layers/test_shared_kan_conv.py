@@ -100,11 +100,13 @@ def test_gradcheck(basis, stride):
 
 @pytest.mark.parametrize('options', [
     dict(with_base=False), dict(with_scaler=False), dict(base_act_cfg=dict(type='SiLU')), dict(normalization='none'),
+    dict(padding='same'), dict(padding='same', kernel_size=(1, 5), dilation=2),
 ], ids=str)
 def test_options(options):
-    conv = randomised(kernel_size=3, padding=1, **options)
+    conv = randomised(**{'kernel_size': 3, 'padding': 1, **options})
     x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
     assert_close(conv(x), oracle(conv, x), rtol=1e-10, atol=1e-10)
+    assert conv(x).shape == x.shape
 
 
 KINDS = dict(
@@ -242,6 +244,14 @@ def test_initialisation():
 def test_unknown_normalization():
     with pytest.raises(ValueError, match="SharedKANConv2d: no normalization 'minmax'; there are tanh, none, min-max, "):
         SharedKANConv2d(normalization='minmax')
+
+
+@pytest.mark.parametrize('args', [dict(padding='reflect'), dict(padding='same', stride=2),
+                                  dict(padding='same', kernel_size=(3, 2))], ids=str)
+def test_padding_by_a_word(args):
+    assert SharedKANConv2d(3, padding='valid')(torch.rand(1, 2, 5, 6)).shape == (1, 2, 3, 4)
+    with pytest.raises(ValueError, match="SharedKANConv2d: padding must be one or two numbers, 'valid' or, with"):
+        SharedKANConv2d(**args)
 
 
 def test_repr_shows_what_it_computes():

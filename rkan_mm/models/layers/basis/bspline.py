@@ -143,12 +143,12 @@ class BSpline(GridBasis):
         return total
 
     def _cox_de_boor(self, x: Tensor, dim: int) -> Tensor:
-        axis, x, (t,) = self._align(x, dim, self.grid.to(x))
+        axis, x, (t,) = self._align(x, dim, self.grid.type_as(x))
 
         def knots(start: int, stop: int) -> Tensor:
             return t.narrow(axis, start, t.size(axis) + stop - start)
 
-        values = ((x >= knots(0, -1)) & (x < knots(1, 0))).to(x)
+        values = ((x >= knots(0, -1)) & (x < knots(1, 0))).type_as(x)
         for p in range(1, self.order + 1):
             width = knots(p, 0) - knots(0, -p)
             slope = torch.where(width > 0, 1 / width, 0)

@@ -79,7 +79,7 @@ class Rational(Basis):
         return self.degree + 1
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
-        q = self.denominator.to(x)
+        q = self.denominator.type_as(x)
         m = static_shape(q)[0]
         scale = x.abs().clamp(min=1)
         t, shrink = x / scale, 1 / scale

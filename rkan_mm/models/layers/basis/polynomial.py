@@ -71,7 +71,7 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        change = as_constant(self._constant, 'change', weight.dtype, weight.device)
+        change = as_constant(self._constant, 'change', weight.dtype, weight.device).type_as(weight)
         change = change.reshape(self.num_functions, -1, *[1] * (weight.dim() - 1))  # (n, j, ...)
         return (change * weight).sum(1)
 
@@ -114,7 +114,7 @@ class OrthogonalPolynomial(Polynomial):
         return [[row[0] for row in self._monomials]]
 
     def at_zero(self, like: Tensor) -> Tensor:
-        return as_constant(self._constant, 'values_at_zero', like.dtype, like.device)
+        return as_constant(self._constant, 'values_at_zero', like.dtype, like.device).type_as(like)
 
     @abstractmethod
     def step(self, n: int) -> tuple[float, float, float]:

@@ -84,7 +84,7 @@ class Window(GridBasis):
         renew(self.grid, points.to(self.grid, copy=True))
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
-        _, x, (grid, inv_width) = self._align(x, dim, self.grid.to(x), self.inv_width.to(x))
+        _, x, (grid, inv_width) = self._align(x, dim, self.grid.type_as(x), self.inv_width.type_as(x))
         return self.window(((x - grid) * inv_width).clamp(-30, 30))
 
 
