@@ -208,25 +208,22 @@ def _run(backbone: nn.Module, size: tuple[int, int], in_channels: int | Sequence
         inputs += [*images, *((image,) for image in images)]  # the latter for necks of one map
     others = list(inspect.signature(backbone.forward).parameters.values())[1:]
     more = sum(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in others)
-    first: RuntimeError | None = None
-    calls: list[tuple] = [(given, *[None] * more) for given in inputs]  # such as the masks of recipes
-    for args in (*calls, *((given,) * (1 + more) for given in (inputs if more else ()))):  # or further images
+    maskless: list[tuple] = [(given, *[None] * more) for given in inputs]  # None for the masks of recipes
+    repeated = [(given,) * (1 + more) for given in inputs] if more else []  # or it takes several images
+    errors: list[Exception] = []
+    for args in (*maskless, *repeated):
         weighted.clear()
-        given = args[0]
         try:
             return backbone(*(tree_map(lambda t: t if t is None else t * 1, each) for each in args))
         except Exception as error:
-            if first and args[-1] is not None and len(args) > 1 and 'further arguments' not in str(first):
-                first.args = f'{first}; with images in the place of further arguments: {error}',
-            what = 'an image of zeros' if isinstance(given, Tensor) else 'maps of zeros'
-            shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(given))
-            first = first or RuntimeError(
-                f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} {shapes}, and failed: '
-                f'{str(error) or type(error).__name__}. '
-                'Where it takes images of other sizes alone, give one, e.g. input_size=(512, 512)')
-            first.__cause__ = first.__cause__ or error
-    assert first
-    raise first
+            errors.append(error)
+    what = 'an image of zeros' if isinstance(inputs[0], Tensor) else 'maps of zeros'
+    shapes = ', '.join(str(tuple(t.shape)) for t in tree_leaves(inputs[0]))
+    with_images = f' (with images in the place of further arguments: {errors[len(inputs)]})' if more else ''
+    raise RuntimeError(
+        f'RKANet: to measure its stages, {type(backbone).__name__} was given {what} {shapes}, and failed: '
+        f'{str(errors[0]) or type(errors[0]).__name__}{with_images}. '
+        'Where it takes images of other sizes alone, give one, e.g. input_size=(512, 512)') from errors[0]
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class Failing(Plain):
 
 
 def test_what_a_backbone_of_several_pictures_has_against_them_is_told():
-    with pytest.raises(RuntimeError, match="unsupported operand .* 'NoneType'.*; with images in the place of further "
+    with pytest.raises(RuntimeError, match=r"unsupported operand .* 'NoneType'.* \(with images in the place of further "
                                            r"arguments: unsupported operand type\(s\) for /: 'list' and 'int'"):
         RKANet(Failing(), ('layer3',))
 
