@@ -10,8 +10,10 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.utils import get_object_from_string
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.preflight.config import MM
 
 SHIPPED = Path(__file__).parents[1] / '.mim/configs'
 SCOPE = 'rkan_mm::'
@@ -57,17 +59,34 @@ def read_config(config: str) -> Config:
 
 
 def _name_ops(node: Any) -> None:
-    """Name mm's operations as it looks for them; a pure Python config has classes, and once dumped their paths."""
+    """Name what mm finds only by another name; a pure Python config has classes, and once dumped their paths."""
     if isinstance(node, dict):
         for key, part in dict.items(node):  # without importing what the config imports
             cls = dict.get(part, 'type') if isinstance(part, dict) and key in OPS else None
             path = f'{cls.module}.{cls}' if isinstance(cls, (LazyObject, LazyAttr)) else cls
             if isinstance(path, str) and path.startswith('mmcv.ops.'):
                 part['type'] = path.rpartition('.')[2]
+            elif key == 'type' and isinstance(part, str) and part.partition('.')[0] in MM:
+                node[key] = _reachable(part)
             _name_ops(part)
     elif isinstance(node, (list, tuple)):
         for part in node:
             _name_ops(part)
+
+
+def _reachable(name: str) -> str:
+    """A name by which mmengine finds a class that it does not find by its module, hidden by a function of one name.
+
+    Example:
+        >>> _reachable('mmdet.models.losses.smooth_l1_loss.L1Loss')
+        'mmdet.models.losses.L1Loss'
+    """
+    module, _, cls = name.rpartition('.')
+    package = module.rpartition('.')[0]
+    if not package or get_object_from_string(name) is not None:
+        return name
+    shorter = f'{package}.{cls}'
+    return shorter if get_object_from_string(shorter) is not None else name
 
 
 def _bases(path: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -42,11 +43,14 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
     _check_options(cfg, cfg_options or {})
     old_root = cfg.get('data_root')
     with building('--cfg-options do not fit the config', reading=True):
-        cfg.merge_from_dict(cfg_options or {})
+        cfg.merge_from_dict(_with_dotted_keys(cfg_options or {}))
         # mmengine has imported those of the file alone
         if any(name.startswith('custom_imports') for name in cfg_options or {}):
             import_modules_from_strings(**cfg.custom_imports)
     check_types(cfg)
+    if isinstance(old_root, str) and not isinstance(cfg.data_root, str):
+        raise PreflightError(f'--cfg-options data_root={cfg.data_root!r} is of type {type(cfg.data_root).__name__}, and '
+                             'a folder is wanted: before a name of digits write ./, as in data_root=./2024')
     if cfg.get('env_cfg', {}) is None:
         cfg.pop('env_cfg')
     if 'launcher' in (cfg_options or {}):
@@ -68,6 +72,22 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
             (cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('backend') == 'nccl':
         cfg.env_cfg.dist_cfg.backend = 'gloo'
     return cfg
+
+
+def _with_dotted_keys(options: dict) -> dict:
+    """Options in which the keys of ``custom_keys``, which are parts of names of parameters, keep their dots.
+
+    Example:
+        >>> _with_dotted_keys({'a.custom_keys.backbone.bridges.lr_mult': 1.0})
+        {'a.custom_keys': {'backbone.bridges': {'lr_mult': 1.0}}}
+    """
+    found: dict[str, Any] = {}
+    for option, value in options.items():
+        path, inside, rest = option.partition('.custom_keys.')
+        key, _, setting = rest.rpartition('.')
+        group = found.setdefault(path + inside.rstrip('.'), {}) if inside else found
+        (group.setdefault(key, {}) if key else group)[setting if inside else option] = value
+    return found
 
 
 def _check_options(cfg: Config, options: dict) -> None:

@@ -140,6 +140,7 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
         return
     labels, images = found
     if num_classes is not None:
+        _check_numbers(who, dataset, labels, images, num_classes)
         outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
         if len(outside):
             first = int(images[outside[0]])
@@ -149,6 +150,18 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
                                  f'{len(dataset)} images are so. {SWITCH}')
     if getattr(dataset, 'folder_to_idx', None) and not getattr(dataset, 'ann_file', ''):
         _check_endings(dataset)
+
+
+def _check_numbers(who: str, dataset: Any, labels: np.ndarray, images: np.ndarray, num_classes: int) -> None:
+    """Labels that say 0 or 1 of each class would be read as the numbers of the first two."""
+    counts = np.bincount(images, minlength=len(dataset))
+    twice = len(np.unique(np.stack([images, labels]), axis=1).T) < len(labels)
+    if twice and (counts == num_classes).all() and np.isin(labels, (0, 1)).all():
+        info = dataset.get_data_info(0)
+        raise PreflightError(f'{who}: the gt_label of {info.get("img_path", "image 0")} is {list(info["gt_label"])}, a 0 '
+                             'or a 1 for each class, as of all images, and mmpretrain reads the numbers of its '
+                             f'classes: write {np.flatnonzero(info["gt_label"]).tolist()}, or call it gt_score. '
+                             f'{SWITCH}')
 
 
 def tell_figures(dataset: Any, metrics: Iterable[Any], num_classes: int | None, what: str) -> None:

@@ -50,6 +50,7 @@ CURES = (
      "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
                                               "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
+    ("too many dimensions 'str'", 'gt_label is of numbers of classes, not of their names'),
     ("KeyError: 'gt_label_difficult'", 'PackInputs of its pipeline does not keep it: add it to meta_keys'),
     ("img_meta.get|KeyError: '(img_id|img_path|img_shape|ori_shape|scale_factor)'",
      'PackDetInputs of its pipeline does not keep it: add it to meta_keys; or the ann_file lacks it'),

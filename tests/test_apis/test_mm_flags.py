@@ -230,6 +230,21 @@ def test_options_that_only_the_users_own_code_reads(classifier, capsys):
     loading.load_config(classifier[0], {'data_fingerprints.train': 'x', 'optim_wrapper.type': 'A'})
     assert not capsys.readouterr().out
 
+
+def test_keys_with_dots_in_them(classifier, tmp_path):
+    """Of parts of names of parameters, as the page on backbones gives them."""
+    (tmp_path / 'own.py').write_text(
+        f"_base_ = {classifier[0]!r}\noptim_wrapper = dict(paramwise_cfg=dict(custom_keys={{'backbone': dict("
+        "lr_mult=0.1), 'backbone.layer4': dict(lr_mult=0.5, decay_mult=0)}))\n")
+    path = 'optim_wrapper.paramwise_cfg.custom_keys'
+    options = {f'{path}.backbone.layer4.lr_mult': 2, f'{path}.backbone.lr_mult': 3, f'{path}.head.fc.lr_mult': 4}
+    found = loading.load_config(str(tmp_path / 'own.py'), options).optim_wrapper.paramwise_cfg.custom_keys
+    assert found == {'backbone': dict(lr_mult=3), 'backbone.layer4': dict(lr_mult=2, decay_mult=0),
+                     'head.fc': dict(lr_mult=4)}
+    found = loading.load_config(str(tmp_path / 'own.py'), {f'{path}._delete_': True, **options})
+    assert found.optim_wrapper.paramwise_cfg.custom_keys['backbone.layer4'] == dict(lr_mult=2)
+
+
 def test_test_time_augmentation_of_data_of_ones_own():
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     cfg = Config(dict(default_scope='mmpretrain', model=dict(type='ImageClassifier'), test_evaluator=dict(

@@ -3,6 +3,7 @@
 import pytest
 from config_files import CONFIGS
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from rkan_mm.apis.configs import find_config, read_config
 from rkan_mm.preflight import PreflightError
@@ -49,17 +50,22 @@ def test_a_base_that_is_not_ours(tmp_path):
         read_config(str(tmp_path / 'mine.py'))
 
 
-def test_operations_of_mmcv_in_a_pure_python_config_and_its_dump(tmp_path):
+def test_operations_of_mmcv_and_hidden_classes_in_a_pure_python_config_and_its_dump(tmp_path):
     (tmp_path / 'pure.py').write_text('''
 from mmcv.ops import RoIAlign, nms
 import mmcv.ops
+from mmdet.models.losses.smooth_l1_loss import L1Loss
+from mmpretrain.models.losses.asymmetric_loss import AsymmetricLoss
 from torch.nn import ReLU
+losses = [dict(type=L1Loss), dict(type=AsymmetricLoss)]
 model = dict(rpn=[dict(nms=dict(type=nms, iou_threshold=0.7)), dict(nms=dict(type=mmcv.ops.soft_nms))],
              roi_layer=dict(type=RoIAlign), act_cfg=dict(type=ReLU))
 ''')
     Config.fromfile(tmp_path / 'pure.py').dump(tmp_path / 'dumped.py')
     assert 'mmcv.ops.nms' in (tmp_path / 'dumped.py').read_text()
     for name in ('pure', 'dumped'):
-        model = read_config(str(tmp_path / f'{name}.py')).to_dict()['model']
+        cfg = read_config(str(tmp_path / f'{name}.py'))
+        assert [type(MODELS.build(loss)).__name__ for loss in cfg.losses] == ['L1Loss', 'AsymmetricLoss']
+        model = cfg.to_dict()['model']
         assert [part['nms']['type'] for part in model['rpn']] == ['nms', 'soft_nms']
         assert (model['roi_layer']['type'], model['act_cfg']['type']) == ('RoIAlign', 'torch.nn.ReLU')

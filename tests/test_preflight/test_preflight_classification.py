@@ -303,3 +303,16 @@ def test_pictures_of_several_labels(printed, tmp_path, split):
     (tmp_path / f'{split}.json').write_text(json.dumps(content))
     with pytest.raises(PreflightError, match='dog/0.png has the label 3, but .* num_classes=3 .*; 1 of 2 images'):
         printed(CLASSIFIER, lines)
+
+
+@pytest.mark.parametrize(('labels', 'message'), [
+    ([[1, 0, 0], [0, 1, 1]], r'0.png is \[1, 0, 0\], a 0 or a 1 for each class, .* write \[0\], or call it gt_score'),
+    ([['cat'], ['dog', 'owl']], "too many dimensions 'str' .gt_label is of numbers of classes, not of their names"),
+])
+def test_labels_that_are_no_numbers_of_classes(printed, tmp_path, labels, message):
+    pictures = [dict(img_path=f'{name}/0.png', gt_label=each) for name, each in zip(('cat', 'dog'), labels, strict=True)]
+    for name in ('train', 'val'):
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(
+            metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=pictures)))
+    with pytest.raises(PreflightError, match=message):
+        printed(CLASSIFIER, SEVERAL.replace('{folder}', str(tmp_path)))
