@@ -126,8 +126,8 @@ class CfgOptions(DictAction):
             if '=' not in value:
                 parser.error(f'{option_string} takes KEY=VALUE, without spaces around "=", and got {value!r}')
             if re.search(DICT, value):
-                parser.error(f'{option_string} takes no dict, as in {value!r}: write each of its keys, as in a.b=1, and '
-                             'within a list behind a place that the list has, as in a.0.b=1; else write it in the '
+                parser.error(f'{option_string} takes no dict, as in {value!r}: write each of its keys, as in a.b=1, '
+                             'and within a list behind a place that the list has, as in a.0.b=1; else write it in the '
                              'config')
             try:
                 super().__call__(parser, namespace, [value], option_string)

@@ -158,8 +158,8 @@ def _check_numbers(who: str, dataset: Any, labels: np.ndarray, images: np.ndarra
     twice = len(np.unique(np.stack([images, labels]), axis=1).T) < len(labels)
     if twice and (counts == num_classes).all() and np.isin(labels, (0, 1)).all():
         info = dataset.get_data_info(0)
-        raise PreflightError(f'{who}: the gt_label of {info.get("img_path", "image 0")} is {list(info["gt_label"])}, a 0 '
-                             'or a 1 for each class, as of all images, and mmpretrain reads the numbers of its '
+        raise PreflightError(f'{who}: the gt_label of {info.get("img_path", "image 0")} is {list(info["gt_label"])}, a '
+                             '0 or a 1 for each class, as of all images, and mmpretrain reads the numbers of its '
                              f'classes: write {np.flatnonzero(info["gt_label"]).tolist()}, or call it gt_score. '
                              f'{SWITCH}')
 

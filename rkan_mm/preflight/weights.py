@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,8 @@ class WeightReportHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model, path = self.model or innermost(runner.model), str(runner._load_from)
-        weights = checkpoint['state_dict'] = state_dict_in(checkpoint, path)  # where mmengine and its EMAHook look
+        weights = copy.copy(state_dict_in(checkpoint, path))  # a file of weights alone would hold itself
+        checkpoint['state_dict'] = weights  # where mmengine and its EMAHook look
         if getattr(runner, '_resume', False):
             _check_same(model, checkpoint, runner.optim_wrapper, path)
             check_resumed(runner, checkpoint, path)

@@ -109,13 +109,15 @@ class Table:
     def begin(self, name: str, work_dir: Path) -> None:
         """Note in a run's folder of what row it is, so that it is gone on with as that row alone.
 
+        One that has not come to a checkpoint begins anew, and as what the row is now.
+
         Raises:
             PreflightError: the run there was begun with another config, also of the same name, or other options.
         """
         note, config = work_dir / NOTE, self.rows[name]['config']
         mine = dict(config=Path(config).stem, options=self.rows[name].get('options', {}))
         mine = json.loads(json.dumps(mine, default=str)) | dict(recipe=_recipe(config))
-        before = mine | _noted(work_dir)
+        before = mine | (_noted(work_dir) if (work_dir / 'last_checkpoint').exists() else {})
         differ = [f'{key}={before[key]!r} (now {mine[key]!r})' for key in ('config', 'options')
                   if before[key] != mine[key]]
         if not differ and mine['recipe'] and before['recipe']:

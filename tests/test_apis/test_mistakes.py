@@ -77,7 +77,7 @@ MISTAKES = {
     'train det.py --cfg-options train_cfg.max_epochs = 3': '--cfg-options takes KEY=VALUE, without spaces around "="',
     'train det.py --cfg-options data_root=2024_01': 'data_root=202401 is of type int, .* write ./, as in data_root=./2',
     'train det.py --cfg-options custom_hooks=[dict(type=EMAHook)]': 'takes no dict, .* write each of its keys, as in a',
-    '''train det.py --cfg-options "custom_hooks=[{'type': 'EMAHook'}]"''': 'takes no dict, .* as in a.b=1, and within a',
+    '''train det.py --cfg-options "custom_hooks=[{'type': 'EMAHook'}]"''': 'takes no dict, .* as in a.b=1, and within',
     'train det.py --cfg-options optimizer.lr=0.1': 'did you mean optim_wrapper.optimizer.lr',
     'train det.py --cfg-options train_dataloader.batch_size=0': 'batch_size should be a positive integer value',
     'train det.py --cfg-options train_cfg.max_epochs=two': "invalid literal for int.*'two' .a text stands where",
@@ -144,6 +144,9 @@ MISTAKES = {
         'ImportError: Failed to import gone',
     'train det.py --cfg-options train_dataloader.dataset.pipeline=[]': 'let it end with PackDetInputs or PackInputs',
     'train det.py --launcher pytorch': 'start it by torchrun --nproc-per-node N, or leave --launcher out',
+    'train copied.py': "No such file .*mask-rcnn_r50_fpn.py' .a base of an installed mm is written with its package",
+    'train named.py': 'retinanet_r50.py" does not exist .a base of an installed mm is written with its package, folder',
+    'train packaged.py': 'does not support to load mmdetection config .a base of an installed mm is written with its p',
     'train cls.py --cfg-options default_scope=mmdet': 'mmpretrain has it: write mmpretrain.ImageClassifier, or is def',
     f'test {DET} --interval 0 --show-dir drawn': "argument --interval: expected a whole number of at least 1, got '0'",
     f'test {DET} --out notes.txt/a.pkl': "--out: 'notes.txt' cannot be written .Not a directory.: choose another",
@@ -218,6 +221,10 @@ def folder(tmp_path_factory):
         (path / f'{name}.py').write_text(DETECTOR.replace(right, wrong))
     for name, text in PURE.items():
         (path / f'{name}.py').write_text((READ if name != 'style' else '') + f'{text}\n')
+    for name, base in (('copied', '../_base_/models/mask-rcnn_r50_fpn.py'),
+                       ('named', 'mmdet::retinanet/retinanet_r50.py'),
+                       ('packaged', 'mmdetection::retinanet/retinanet_r50_fpn_1x_coco.py')):
+        (path / f'{name}.py').write_text(f'_base_ = {base!r}')
     (path / 'notes.json').write_text('{}')
     (path / 'broken_module.py').write_text('Net = net')
     (path / 'typeless.py').write_text(DETECTOR.replace("type='RetinaNet', ", ''))

@@ -231,6 +231,17 @@ def test_options_that_only_the_users_own_code_reads(classifier, capsys):
     assert not capsys.readouterr().out
 
 
+def test_a_file_of_weights_alone(classifier, tmp_path, monkeypatch):
+    config, checkpoint = classifier
+    told = []
+    monkeypatch.setattr('mmengine.runner.checkpoint.print_log', lambda text, *args, **kwargs: told.append(text))
+    weights = torch.load(checkpoint, weights_only=True)['state_dict']
+    torch.save(weights, tmp_path / 'weights.pth')
+    found = runner.test([config, str(tmp_path / 'weights.pth'), '--work-dir', str(tmp_path / 'work')])
+    assert found == runner.test([config, checkpoint, '--work-dir', str(tmp_path / 'work')])
+    assert not any('do not match' in text for text in told)
+
+
 def test_keys_with_dots_in_them(classifier, tmp_path):
     """Of parts of names of parameters, as the page on backbones gives them."""
     (tmp_path / 'own.py').write_text(

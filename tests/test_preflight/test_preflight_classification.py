@@ -310,7 +310,8 @@ def test_pictures_of_several_labels(printed, tmp_path, split):
     ([['cat'], ['dog', 'owl']], "too many dimensions 'str' .gt_label is of numbers of classes, not of their names"),
 ])
 def test_labels_that_are_no_numbers_of_classes(printed, tmp_path, labels, message):
-    pictures = [dict(img_path=f'{name}/0.png', gt_label=each) for name, each in zip(('cat', 'dog'), labels, strict=True)]
+    pictures = [dict(img_path=f'{name}/0.png', gt_label=each)
+                for name, each in zip(('cat', 'dog'), labels, strict=True)]
     for name in ('train', 'val'):
         (tmp_path / f'{name}.json').write_text(json.dumps(dict(
             metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=pictures)))

@@ -50,19 +50,27 @@ def test_folders_of_rows(write):
     ('train_dataloader = dict(batch_size=4)', 'begun with another optim_wrapper, another train_dataloader, and would'),
     ('# a word\noptim_wrapper = dict(lr=0.1)\ntrain_dataloader = dict(num_workers=0)', None),
 ])
-def test_a_row_that_was_changed_since_it_was_begun(write, change, message):
-    """Also where its lines have been taken out of the record: a resume would give the figures of before."""
+@pytest.mark.parametrize('saved', [True, False])
+def test_a_row_that_was_changed_since_it_was_begun(write, change, message, saved):
+    """Also where its lines have been taken out of the record: a resume would give the figures of before.
+
+    A run that failed at a slip, and has saved nothing, is begun anew.
+    """
     row = dict(name='row', options={'optim_wrapper.optimizer.lr': 0.1})
     table, config = write(row), Path('a.py')
     config.write_text('optim_wrapper = dict(lr=0.1)\ntrain_dataloader = dict(num_workers=2)')
     for _ in range(2):
         table.begin('row', table.folder('row', 0))
+    if saved:
+        (table.folder('row', 0) / 'last_checkpoint').touch()
     if isinstance(change, str):
         config.write_text(change)
         change = {}
     table = write({**row, **change})
     name = change.get('name', 'row')
-    if message is None:
+    if message is None or not saved:
+        table.begin(name, table.folder(name, 0))
+        (table.folder(name, 0) / 'last_checkpoint').touch()
         return table.begin(name, table.folder(name, 0))
     with pytest.raises(PreflightError, match=message):
         table.begin(name, table.folder(name, 0))
