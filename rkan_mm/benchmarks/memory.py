@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import init_default_scope
+from mmengine.registry import OPTIMIZERS, init_default_scope
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from rkan_mm.apis.command_line import at_least, command_line, file_to_write, positive
 from rkan_mm.apis.runner import load_config
@@ -53,6 +54,22 @@ def states(model_cfg: dict, moments: int) -> int:
     return 4 * sum(p.numel() * (2 + moments if p.requires_grad else 1) for p in parameters)
 
 
+def moments_of(cfg: Config) -> int:
+    """Numbers that the optimizer of a config keeps for each that is trained, as its step on a parameter has them.
+
+    1, as SGD's, where the config has none, or several.
+    """
+    optimizer_cfg = (cfg.get('optim_wrapper') or {}).get('optimizer')
+    if not optimizer_cfg:
+        return 1
+    parameter = nn.Parameter(torch.zeros(8, 8))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = OPTIMIZERS.build({**optimizer_cfg, 'params': [parameter]})
+    optimizer.step()
+    kept = (value for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+    return sum(value.numel() for value in kept) // parameter.numel()
+
+
 def main(argv: Sequence[str] | None = None) -> float:
     """Command line of tools/memory.py; returns GiB."""
     parser = command_line(__doc__, 'configs/mask-rcnn_rkanet50_fpn_1x_coco.py --batch 16')
@@ -60,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> float:
     parser.add_argument('--size', type=at_least(32), default=640, help='side of the images')
     parser.add_argument('--batch', type=positive, default=8, help='images a GPU')
     parser.add_argument('--objects', type=at_least(0), default=8, help='annotated objects an image')
-    parser.add_argument('--moments', type=at_least(0), default=1, help='of the optimizer: 1 for SGD, 2 for Adam')
+    parser.add_argument('--moments', type=at_least(0), help='numbers that the optimizer keeps for each weight, such as '
+                        '1 for SGD, 2 for Adam (default: those of the config)')
     parser.add_argument('--out', type=file_to_write, help='json file for the result')
     args = parser.parse_args(argv)
     cfg = load_config(args.config)
@@ -69,8 +87,12 @@ def main(argv: Sequence[str] | None = None) -> float:
     init_default_scope('mmdet')
     model_cfg = cfg.model
     torch.manual_seed(0)
+    moments = args.moments
+    if moments is None:
+        with building('The optimizer cannot be built'):
+            moments = moments_of(cfg)
     with building('The model cannot be built'):
-        fixed = states(copy.deepcopy(model_cfg), args.moments)
+        fixed = states(copy.deepcopy(model_cfg), moments)
     table = Table(title=f'{args.config}: {args.batch} x {args.size} px a GPU, {args.objects} objects an image')
     for column in ('', 'activations an image', 'weights, gradients, optimizer', 'together, GiB'):
         table.add_column(column, justify='left' if not column else 'right')

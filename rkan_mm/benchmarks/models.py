@@ -162,7 +162,8 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, ru
     if memory:
         for name, row in rows.items():
             row['peak_bytes'] = peak_memory(cfgs[name], scope, shape, training, running)
-    return dict(config=Path(config).stem, shape=list(shape), mode='training step' if training else 'forward',
+    mode = ('training step' if training else 'forward') + ('' if scope == 'mmpretrain' else ' of backbone and neck')
+    return dict(config=Path(config).stem, shape=list(shape), mode=mode,
                 device=running.where, running=str(running), torch=torch.__version__, rounds=rounds, models=rows,
                 throughput_ratio=ratio)
 

@@ -59,6 +59,14 @@ def test_macs_are_those_counted_by_hand(config):
     assert macs['rkan'] - macs['plain'] in (pixels + norms, pixels + norms // 2)
 
 
+def test_what_is_measured_of_a_detector_is_told(root, config):
+    """Its parameters and images/s stood under the config's name alone, as if they were those of the whole."""
+    whole = str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py')
+    modes = [benchmark.measure(name, (1, 3, 64, 64), training, 0, memory=False)['mode']
+             for name, training in ((whole, True), (whole, False), (config, False))]
+    assert modes == ['training step of backbone and neck', 'forward of backbone and neck', 'forward']
+
+
 def test_steps_take_turns():
     order = []
     times = benchmark.compare({'a': lambda: order.append('a'), 'b': lambda: order.append('b')}, rounds=3)

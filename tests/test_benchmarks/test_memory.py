@@ -1,5 +1,9 @@
 """Memory is counted, of detectors of any number of classes."""
 
+import json
+
+import pytest
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from rkan_mm.apis.runner import load_config
@@ -21,3 +25,24 @@ def test_a_detector_of_one_class(root):
         head.num_classes = 1
     assert memory.activations(cfg.model, 64, 2) > 0
     assert steps.run(cfg, images=2, size=(64, 64))['loss'] > 0
+
+
+@pytest.mark.parametrize(('optimizer', 'moments'), [
+    (dict(type='SGD', lr=0.1), 0), (dict(type='SGD', lr=0.1, momentum=0.9), 1), (dict(type='AdamW', lr=0.1), 2),
+    (dict(type='AdamW', lr=0.1, amsgrad=True), 3), (None, 1)], ids=str)
+def test_what_the_optimizer_of_a_config_keeps(optimizer, moments):
+    assert memory.moments_of(Config(dict(optim_wrapper=dict(optimizer=optimizer)))) == moments
+
+
+def test_the_optimizer_of_the_config_counts(root, tmp_path, monkeypatch):
+    """With AdamW its second moments were left out, unless --moments 2 was given."""
+    monkeypatch.setattr(memory, 'activations', lambda *args: 0)
+    text = f"_base_ = {str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py')!r}\n"
+    init_default_scope('mmdet')
+    config = tmp_path / 'adam.py'
+    config.write_text(f"{text}optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.1))")
+    model = memory.MMENGINE_MODELS.build(load_config(str(config)).model)
+    count = sum(p.numel() for p in model.parameters())
+    for options, numbers in ([], 4), (['--moments', '1'], 3):
+        memory.main([str(config), '--out', str(tmp_path / 'out.json'), *options])
+        assert json.loads((tmp_path / 'out.json').read_text())['bytes'] == pytest.approx(4 * numbers * count)
