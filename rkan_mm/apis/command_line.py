@@ -125,7 +125,7 @@ class CfgOptions(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f'{option_string} takes KEY=VALUE, without spaces around "=", and got {value!r}')
-            if re.search(DICT, value):
+            if re.match(DICT, value.partition('=')[2]):
                 parser.error(f'{option_string} takes no dict, as in {value!r}: write each of its keys, as in a.b=1, '
                              'and within a list behind a place that the list has, as in a.0.b=1; else write it in the '
                              'config')
@@ -135,8 +135,8 @@ class CfgOptions(DictAction):
                 parser.error(f'{option_string} cannot read {value!r}: lists and tuples as [1,2] or (1,2), in quotes')
 
 
-DICT = r'''=[\s\['"(]*(dict\(|\{\s*['"]?\w+['"]?\s*:).*[)}\]'"]\s*$'''
-"""A dict, or a list of dicts; a format such as epoch_{:03d}.pth is none."""
+DICT = r'''(.*[\[(,])?[\s'"]*(dict\(|\{\s*(\w+|'[^']*'|"[^"]*")\s*:(?!\d*\.?\d*[a-z]\})).*[)}\]'"]\s*$'''
+"""A dict, or a list with one; a format such as epoch_{:03d}.pth or {epoch:03d} is none."""
 
 HELD = '\0'
 """Stands for a space, and cannot come from a command line."""

@@ -49,8 +49,9 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
             import_modules_from_strings(**cfg.custom_imports)
     check_types(cfg)
     if isinstance(old_root, str) and not isinstance(cfg.data_root, str):
+        digits = ': before a name of digits write ./, as in data_root=./2024' if type(cfg.data_root) is int else ''
         raise PreflightError(f'--cfg-options data_root={cfg.data_root!r} is of type {type(cfg.data_root).__name__}, '
-                             'and a folder is wanted: before a name of digits write ./, as in data_root=./2024')
+                             f'and a folder is wanted{digits}')
     if cfg.get('env_cfg', {}) is None:
         cfg.pop('env_cfg')
     if 'launcher' in (cfg_options or {}):

@@ -20,6 +20,7 @@ from rkan_mm.apis.runner import load_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import scope
+from rkan_mm.preflight.red import warn_in_red
 
 from .steps import annotated
 
@@ -89,8 +90,12 @@ def main(argv: Sequence[str] | None = None) -> float:
     torch.manual_seed(0)
     moments = args.moments
     if moments is None:
-        with building('The optimizer cannot be built'):
+        try:
             moments = moments_of(cfg)
+        except Exception as error:  # such as one that wants a GPU, or several processes
+            moments = 1
+            warn_in_red(f'The optimizer of {args.config} cannot be tried here ({error}): it is counted with one number '
+                        'for each weight, as SGD has. Give what it keeps by --moments.')
     with building('The model cannot be built'):
         fixed = states(copy.deepcopy(model_cfg), moments)
     table = Table(title=f'{args.config}: {args.batch} x {args.size} px a GPU, {args.objects} objects an image')

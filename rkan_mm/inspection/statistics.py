@@ -119,7 +119,7 @@ class Statistics:
             moments += torch.stack([f, f * x, f * f]).sum(1) * (count / len(x))
 
     def _keep(self, tap: int, x: Tensor, u: Tensor, count: int) -> None:
-        """Where not all can be kept, each call has the part of them that it has of all inputs so far."""
+        """Once not all can be kept, each call has about the part of them that it has of all inputs so far."""
         for place, old in self._kept.items():
             if place[0] == tap:
                 new = torch.stack([x[place[1]], u[place[1]]])

@@ -56,7 +56,7 @@ CURES: tuple[tuple[str, str], ...] = (
                                   'default_hooks.checkpoint.rule=greater'),
     ('Expected input batch_size .* to match target', 'the pictures have several labels, or none: take '
                                                      'MultiLabelLinearClsHead, or data of one label each'),
-    (r'''(No such file or directory: '|file ")[^'"]*\.py|does not support to load \w+ config''',
+    (r'''(No such file or directory: '|file ")[^'"]*\.py['"]|does not support to load \w+ config''',
      "a base of an installed mm is written with its package, folder and name: 'mmdet::retinanet/retinanet_r50_fpn_1x_"
      "coco.py'"),
     ('list indices must be integers', 'a part of it is a list: write its number, as in test_evaluator.0.metric=bbox'),

@@ -154,9 +154,10 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
 
 def _check_numbers(who: str, dataset: Any, labels: np.ndarray, images: np.ndarray, num_classes: int) -> None:
     """Labels that say 0 or 1 of each class would be read as the numbers of the first two."""
-    counts = np.bincount(images, minlength=len(dataset))
-    twice = len(np.unique(np.stack([images, labels]), axis=1).T) < len(labels)
-    if twice and (counts == num_classes).all() and np.isin(labels, (0, 1)).all():
+    if num_classes == 1 or len(labels) != len(dataset) * num_classes or not np.isin(labels, (0, 1)).all():
+        return
+    of_each = (np.bincount(images, minlength=len(dataset)) == num_classes).all()
+    if of_each and (labels.reshape(-1, num_classes) != np.arange(num_classes)).any():
         info = dataset.get_data_info(0)
         raise PreflightError(f'{who}: the gt_label of {info.get("img_path", "image 0")} is {list(info["gt_label"])}, a '
                              '0 or a 1 for each class, as of all images, and mmpretrain reads the numbers of its '

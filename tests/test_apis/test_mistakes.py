@@ -78,6 +78,8 @@ MISTAKES = {
     'train det.py --cfg-options data_root=2024_01': 'data_root=202401 is of type int, .* write ./, as in data_root=./2',
     'train det.py --cfg-options custom_hooks=[dict(type=EMAHook)]': 'takes no dict, .* write each of its keys, as in a',
     '''train det.py --cfg-options "custom_hooks=[{'type': 'EMAHook'}]"''': 'takes no dict, .* as in a.b=1, and within',
+    '''train det.py --cfg-options "a.custom_keys={'backbone.bridges':dict(lr_mult=0.1)}"''': 'takes no dict, ',
+    'train det.py --cfg-options custom_hooks=[EMAHook,dict(type=EMAHook)]': 'takes no dict, ',
     'train det.py --cfg-options optimizer.lr=0.1': 'did you mean optim_wrapper.optimizer.lr',
     'train det.py --cfg-options train_dataloader.batch_size=0': 'batch_size should be a positive integer value',
     'train det.py --cfg-options train_cfg.max_epochs=two': "invalid literal for int.*'two' .a text stands where",

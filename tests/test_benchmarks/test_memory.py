@@ -34,7 +34,7 @@ def test_what_the_optimizer_of_a_config_keeps(optimizer, moments):
     assert memory.moments_of(Config(dict(optim_wrapper=dict(optimizer=optimizer)))) == moments
 
 
-def test_the_optimizer_of_the_config_counts(root, tmp_path, monkeypatch):
+def test_the_optimizer_of_the_config_counts(root, tmp_path, monkeypatch, capsys):
     """With AdamW its second moments were left out, unless --moments 2 was given."""
     monkeypatch.setattr(memory, 'activations', lambda *args: 0)
     text = f"_base_ = {str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py')!r}\n"
@@ -46,3 +46,7 @@ def test_the_optimizer_of_the_config_counts(root, tmp_path, monkeypatch):
     for options, numbers in ([], 4), (['--moments', '1'], 3):
         memory.main([str(config), '--out', str(tmp_path / 'out.json'), *options])
         assert json.loads((tmp_path / 'out.json').read_text())['bytes'] == pytest.approx(4 * numbers * count)
+    assert '--moments' not in capsys.readouterr().out
+    config.write_text(f"{text}optim_wrapper = dict(optimizer=dict(_delete_=True, type='LBFGS', lr=0.1))")  # wants more
+    assert memory.main([str(config)]) == pytest.approx(4 * 3 * count / memory.GIB)
+    assert 'Give what it keeps by --moments' in capsys.readouterr().out

@@ -307,13 +307,15 @@ def test_pictures_of_several_labels(printed, tmp_path, split):
 
 @pytest.mark.parametrize(('labels', 'message'), [
     ([[1, 0, 0], [0, 1, 1]], r'0.png is \[1, 0, 0\], a 0 or a 1 for each class, .* write \[0\], or call it gt_score'),
+    ([[1, 0], [0, 1]], r'0.png is \[1, 0\], a 0 or a 1 for each class'),
+    ([[0, 1], [0, 1]], None),
     ([['cat'], ['dog', 'owl']], "too many dimensions 'str' .gt_label is of numbers of classes, not of their names"),
 ])
 def test_labels_that_are_no_numbers_of_classes(printed, tmp_path, labels, message):
-    pictures = [dict(img_path=f'{name}/0.png', gt_label=each)
-                for name, each in zip(('cat', 'dog'), labels, strict=True)]
+    classes = ['cat', 'dog', 'owl'][:2 if len(labels[0]) == 2 else 3]
+    pictures = [dict(img_path=f'{name}/0.png', gt_label=each) for name, each in zip(classes, labels, strict=False)]
     for name in ('train', 'val'):
-        (tmp_path / f'{name}.json').write_text(json.dumps(dict(
-            metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=pictures)))
-    with pytest.raises(PreflightError, match=message):
-        printed(CLASSIFIER, SEVERAL.replace('{folder}', str(tmp_path)))
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(metainfo=dict(classes=classes), data_list=pictures)))
+    lines = SEVERAL.replace('{folder}', str(tmp_path)).replace('num_classes=3', f'num_classes={len(classes)}')
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        printed(CLASSIFIER, lines)

@@ -16,6 +16,10 @@ from .mixin import LayerMixin
 from .symbolic_trace import layer_input
 
 
+class NoSamplesError(ValueError):
+    """All samples have inf or NaN, or there are none."""
+
+
 class Sparsity(LayerMixin):
     """Mixin of KAN layers: each weight of the ordinary layer is a function, which may be penalised and pruned.
 
@@ -109,7 +113,8 @@ class Sparsity(LayerMixin):
 
     def _finite_ones(self, x: Tensor, finite: Tensor) -> Tensor:
         if not finite.any():
-            raise ValueError(f'{type(self).__name__}.importance: not one of {len(x)} samples is without inf and NaN')
+            raise NoSamplesError(f'{type(self).__name__}.importance: not one of {len(x)} samples is without inf and '
+                                 'NaN')
         return x[finite]
 
     @lasting
@@ -219,7 +224,10 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
             x = layer_input(args, kwargs)
             if isinstance(x, Tensor) and not x.numel():  # as of a picture without proposals
                 return
-            square = layer.importance(x).double().square() * x.numel()
+            try:
+                square = layer.importance(x).double().square() * x.numel()
+            except NoSamplesError:  # of a picture that overflows in half precision
+                return
             squares[layer] = squares[layer] + square if layer in squares else square
             sizes[layer] = sizes.get(layer, 0) + x.numel()
 

@@ -117,10 +117,11 @@ def test_pruning_a_model_by_all_its_calls():
     model = nn.Sequential(KANLinear(6, 4))
     calls = [torch.randn(n, 6) * torch.rand(6) * scale for n, scale in ((64, 0.1), (0, 1), (256, 3), (32, 1))]
     whole = model[0].importance(torch.cat(calls))
+    calls.append(torch.full((2, 6), torch.nan))
     prune(model, 0.5, lambda: [model(x) for x in calls])
     assert_close(model[0].mask.bool(), whole > whole.flatten().sort().values[11])
     with pytest.raises(ValueError, match='reached 0 of 1 KAN layers'):
-        prune(model, 0.5, lambda: model(calls[1]))
+        prune(model, 0.5, lambda: [model(calls[i]) for i in (1, 4)])
 
 
 def test_pruning_what_does_not_matter_keeps_the_output():
