@@ -124,6 +124,8 @@ SUMMARY = {  # of a table: task, start, epochs; of its rows: seeds, and the form
     'finetune/tables/bccd.yml': ('blood cells, box AP', 'ImageNet', 6, {
         'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(5, 25),), 'linear branch, gates': (range(5, 25),),
         'gates, no branch': (range(5, 25),), LINEAR: (range(5, 25),)}),
+    'finetune/tables/bccd_12e.yml': ('the same', 'ImageNet', 12, {
+        'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (), LINEAR: ()}),
     'finetune/tables/cifar10-jpeg_tenth.yml': ('4,500 photographs, top-1', 'ImageNet', 6, {
         'RKAN': (), 'RKAN, zero start': (), 'RKAN, gates': (range(3, 8),), 'linear branch, gates': (range(3, 8),),
         'gates, no branch': (range(3, 8),), LINEAR: (range(3, 8),), HEAD: (range(3, 8),),
