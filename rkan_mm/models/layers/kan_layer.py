@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from rkan_mm.models.ops import (
     Functions,
+    as_type_of,
     autocast_dtype,
     can_expand,
     folded,
@@ -291,7 +292,7 @@ class KANLayer(GridUpdate, Sparsity, Folding, WholeWeights):
             values = values - zero.reshape(*zero.shape, *[1] * (values.dim() - position - 1))
         if self.without_constant:
             values = values.narrow(position, 1, values.size(position) - 1)
-        values = values.type_as(x)
+        values = as_type_of(values, x)
         if self.weight is None:
             return values
         base = x if self.base_act is None else self.base_act(x)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import as_type_of
+
 from .grid_update import ELEMENTWISE
 from .half import in_full
 from .kan_layer import NO_STRIDES
@@ -116,11 +118,11 @@ class LockedFunctions(nn.Module):
             return out
         if x.is_nested and x.layout is torch.strided:
             parts = zip(x.unbind(), out.unbind(), strict=True)
-            return torch.nested.as_nested_tensor([each + own._value(layer, in_full(part), each).type_as(each)
+            return torch.nested.as_nested_tensor([each + as_type_of(own._value(layer, in_full(part), each), each)
                                                   for part, each in parts])
         value = own._value(layer, in_full(x.to_dense() if x.layout in NO_STRIDES else x), out)
         whole = out.to_dense() if out.is_mkldnn else out
-        whole = whole + value.type_as(whole)
+        whole = whole + as_type_of(value, whole)
         return whole.to_mkldnn() if out.is_mkldnn else whole
 
     @torch.no_grad()
@@ -135,7 +137,7 @@ class LockedFunctions(nn.Module):
             self.constants[:, column] *= factor[outputs].to(self.constants)
 
     def _value(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
-        rows, selection = self._rows, self.selection.type_as(x)
+        rows, selection = self._rows, as_type_of(self.selection, x)
         if not hasattr(layer, 'kernel_size'):
             return F.linear(self._planes(x[..., rows], -1), selection)
         shared, spatial = is_shared(layer), selection.dim() - 2
@@ -167,7 +169,7 @@ class LockedFunctions(nn.Module):
         """Values of each function at its input, in the channels ``dim``."""
         shape = [1] * x.dim()
         shape[dim] = len(self.constants)
-        a, b, c, d = (column.reshape(shape).type_as(x) for column in self.constants.unbind(1))
+        a, b, c, d = (as_type_of(column.reshape(shape), x) for column in self.constants.unbind(1))
         z = b * x + c
         values = torch.zeros_like(z)
         for form, ks in self._by_form.items():

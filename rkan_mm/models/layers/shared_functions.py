@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rkan_mm.models.ops import as_type_of
+
 from .basis.grid import lasting
 from .grid_fit import CHUNK, some
 from .grid_update import ELEMENTWISE, GridUpdate
@@ -29,7 +31,7 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
         if weight is not None:
             weight = as_autocast(weight)
         mask = self.present_mask
-        return weight if mask is None or weight is None else weight * mask.type_as(weight)
+        return weight if mask is None or weight is None else weight * as_type_of(mask, weight)
 
     def scaled(self) -> Tensor:
         """`s c` of the functions that are not pruned, (F, kh, kw)."""

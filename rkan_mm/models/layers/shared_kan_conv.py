@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from rkan_mm.models.ops import (
+    as_type_of,
     folded,
     identity,
     refuse_freed,
@@ -216,7 +217,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         zero, kernel, constant = folded(self._kernel_of_planes, constant=not self.training)
         x = x.flatten(0, 1).unsqueeze(1)  # (B, C, H, W) -> (B * C, 1, H, W)
         u = ELEMENTWISE[self.normalization](x)
-        planes = (self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero).type_as(x)
+        planes = as_type_of(self.basis(u.float() if u.dtype in HALF else u, 1).squeeze(1) - zero, x)
         if self.base_weight is not None:
             planes = torch.cat([x if self.base_act is None else self.base_act(x), planes], 1)
         out = F.conv2d(planes, kernel, None, self.stride, self.padding, self.dilation) + constant
@@ -238,7 +239,7 @@ class SharedKANConv2d(SetLater, SharedFunctions, BaseModule):
         size = Taps(self.stride, self.padding, self.dilation).output_size(x, weight)
         patches = F.unfold(x.flatten(0, 1).unsqueeze(1), self.kernel_size, self.dilation, self.padding, self.stride)
         u = self.normalized(patches)  # (B * C, taps, L)
-        values = self.basis(u.float() if u.dtype in HALF else u, 1).type_as(x)
+        values = as_type_of(self.basis(u.float() if u.dtype in HALF else u, 1), x)
         out = weight.flatten(1).T.flatten() @ values.flatten(1, 2)  # no einsum: ONNX has none in opset 11
         if self.base_weight is not None:
             base = u if self.normalize_base else patches

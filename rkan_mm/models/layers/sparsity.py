@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import as_type_of
+
 from .basis import GridBasis
 from .basis.grid import lasting
 from .grid_fit import MAX_SAMPLES, some
@@ -153,7 +155,7 @@ class Sparsity(LayerMixin):
         mask = self.present_mask
         if mask is None:
             return weight
-        mask = mask.type_as(weight)
+        mask = as_type_of(mask, weight)
         return weight * (mask if dim is None else mask.unsqueeze(dim))
 
     @property

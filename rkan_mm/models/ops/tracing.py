@@ -40,6 +40,11 @@ def as_constant(function: Callable, *args) -> Any:
         return None if values is None else values.detach()
 
 
+def as_type_of(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` in the dtype and on the device of ``like``: in a trace of TorchScript, of what ``like`` is when it runs."""
+    return x.type_as(like) if torch.jit.is_tracing() else x.to(like)
+
+
 def folded(function: Callable, *args, constant: bool) -> Any:
     """``function(*args)``, which depends on weights alone; the TorchScript exporter to ONNX takes it as numbers.
 

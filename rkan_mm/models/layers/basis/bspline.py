@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, fingerprint, folded, is_recorded, static_shape
+from rkan_mm.models.ops import Functions, as_type_of, fingerprint, folded, is_recorded, static_shape
 from rkan_mm.registry import BASES
 
 from ..half import HALF
@@ -143,12 +143,12 @@ class BSpline(GridBasis):
         return total
 
     def _cox_de_boor(self, x: Tensor, dim: int) -> Tensor:
-        axis, x, (t,) = self._align(x, dim, self.grid.type_as(x))
+        axis, x, (t,) = self._align(x, dim, as_type_of(self.grid, x))
 
         def knots(start: int, stop: int) -> Tensor:
             return t.narrow(axis, start, t.size(axis) + stop - start)
 
-        values = ((x >= knots(0, -1)) & (x < knots(1, 0))).type_as(x)
+        values = as_type_of((x >= knots(0, -1)) & (x < knots(1, 0)), x)
         for p in range(1, self.order + 1):
             width = knots(p, 0) - knots(0, -p)
             slope = torch.where(width > 0, 1 / width, 0)

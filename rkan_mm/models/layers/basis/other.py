@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import static_shape
+from rkan_mm.models.ops import as_type_of, static_shape
 from rkan_mm.registry import BASES
 
 from .base import Basis
@@ -79,7 +79,7 @@ class Rational(Basis):
         return self.degree + 1
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
-        q = self.denominator.type_as(x)
+        q = as_type_of(self.denominator, x)
         m = static_shape(q)[0]
         scale = x.abs().clamp(min=1)
         t, shrink = x / scale, 1 / scale

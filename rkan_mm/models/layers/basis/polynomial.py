@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rkan_mm.models.ops import Functions, as_constant, has_hooks, is_transformed
+from rkan_mm.models.ops import Functions, as_constant, as_type_of, has_hooks, is_transformed
 from rkan_mm.models.ops.shared_polynomial_conv_torch import MAX_DEGREE
 from rkan_mm.registry import BASES
 
@@ -71,7 +71,7 @@ class Polynomial(Basis):
 
     def to_monomials(self, weight: Tensor) -> Tensor:
         """Coefficients of P_0..P_d in the first dimension, (d + 1, ...), to those of 1, t, ..., t^d."""
-        change = as_constant(self._constant, 'change', weight.dtype, weight.device).type_as(weight)
+        change = as_type_of(as_constant(self._constant, 'change', weight.dtype, weight.device), weight)
         change = change.reshape(self.num_functions, -1, *[1] * (weight.dim() - 1))  # (n, j, ...)
         return (change * weight).sum(1)
 
@@ -114,7 +114,7 @@ class OrthogonalPolynomial(Polynomial):
         return [[row[0] for row in self._monomials]]
 
     def at_zero(self, like: Tensor) -> Tensor:
-        return as_constant(self._constant, 'values_at_zero', like.dtype, like.device).type_as(like)
+        return as_type_of(as_constant(self._constant, 'values_at_zero', like.dtype, like.device), like)
 
     @abstractmethod
     def step(self, n: int) -> tuple[float, float, float]:

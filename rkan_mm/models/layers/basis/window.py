@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rkan_mm.models.ops import Functions, static_shape
+from rkan_mm.models.ops import Functions, as_type_of, static_shape
 from rkan_mm.registry import BASES
 
 from .grid import GridBasis, lasting
@@ -84,7 +84,7 @@ class Window(GridBasis):
         renew(self.grid, points.to(self.grid, copy=True))
 
     def forward(self, x: Tensor, dim: int = -1) -> Tensor:
-        _, x, (grid, inv_width) = self._align(x, dim, self.grid.type_as(x), self.inv_width.type_as(x))
+        _, x, (grid, inv_width) = self._align(x, dim, as_type_of(self.grid, x), as_type_of(self.inv_width, x))
         return self.window(((x - grid) * inv_width).clamp(-30, 30))
 
 
