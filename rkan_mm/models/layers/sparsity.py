@@ -224,11 +224,9 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
 
         def measure(layer: nn.Module, args: tuple, kwargs: dict) -> None:
             x = layer_input(args, kwargs)
-            if isinstance(x, Tensor) and not x.numel():  # as of a picture without proposals
-                return
             try:
                 square = layer.importance(x).double().square() * x.numel()
-            except NoSamplesError:  # of a picture that overflows in half precision
+            except NoSamplesError:  # of a picture without proposals, or that overflows in half precision
                 return
             squares[layer] = squares[layer] + square if layer in squares else square
             sizes[layer] = sizes.get(layer, 0) + x.numel()
