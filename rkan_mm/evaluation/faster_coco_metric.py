@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from unittest import mock
 
 import numpy as np
@@ -17,13 +18,31 @@ class FasterCOCOeval(COCOeval):
 
     def evaluate(self) -> None:
         from faster_coco_eval import COCO, COCOeval_faster
-        truth = COCO(self.cocoGt.dataset)
-        keys = 'image_id', 'category_id', 'score', 'bbox' if self.params.iouType == 'bbox' else 'segmentation'
-        found = truth.loadRes([{key: annotation[key] for key in keys}  # a box would count in place of the mask's area
-                               for annotation in self.cocoDt.dataset['annotations']])
-        fast = COCOeval_faster(truth, found, self.params.iouType)
-        for name in ('imgIds', 'catIds', 'iouThrs', 'recThrs', 'maxDets', 'areaRng', 'areaRngLbl', 'useCats'):
-            setattr(fast.params, name, getattr(self.params, name))
+        asked, places = self.params, {}
+        asked.maxDets = sorted(asked.maxDets)
+        for name in ('imgIds', 'catIds'):
+            setattr(asked, name, np.unique(getattr(asked, name)).tolist())
+            places[name] = {key: number for number, key in enumerate(getattr(asked, name), 1)}
+        images, categories = places.values()
+
+        def numbered(annotations: Iterable[dict], *keys: str) -> list[dict]:
+            """What is counted, with whole numbers for ids; pycocotools counts what matches id 0 as missed."""
+            return [{**{key: each[key] for key in keys}, 'iscrowd': each.get('iscrowd', 0),
+                     'id': number if each['id'] else 0, 'image_id': images[each['image_id']],
+                     'category_id': categories[each['category_id']]}
+                    for number, each in enumerate(annotations, 1)
+                    if each['image_id'] in images and each['category_id'] in categories]
+
+        shape = 'bbox' if asked.iouType == 'bbox' else 'segmentation'
+        truth = COCO(dict(images=[{**self.cocoGt.imgs[key], 'id': number} for key, number in images.items()],
+                          annotations=numbered(self.cocoGt.dataset.get('annotations', []), 'area', 'bbox', shape),
+                          categories=[dict(id=number) for number in categories.values()]))
+        # a box would count in place of the mask's area
+        found = truth.loadRes(numbered(self.cocoDt.dataset['annotations'], 'score', shape))
+        fast = COCOeval_faster(truth, found, asked.iouType)
+        for name in ('iouThrs', 'recThrs', 'maxDets', 'areaRng', 'areaRngLbl', 'useCats'):
+            setattr(fast.params, name, getattr(asked, name))
+        fast.params.imgIds, fast.params.catIds = [*images.values()], [*categories.values()]
         fast.evaluate()
         fast.accumulate()
         params = fast.params

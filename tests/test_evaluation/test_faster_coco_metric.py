@@ -1,6 +1,7 @@
 """COCO AP: of pycocotools called by hand, of mmdet's CocoMetric, and of ours on faster-coco-eval."""
 
 import builtins
+import copy
 import json
 import sys
 from types import SimpleNamespace
@@ -125,6 +126,43 @@ def test_ap_of_each_class(truth, run):
 def test_faster_coco_eval_gives_the_same(truth, run):
     pytest.importorskip('faster_coco_eval')
     check(truth, *run('rkan_mm.FasterCocoMetric'))
+
+
+def figures(kind, ann_file, samples, **kwargs) -> dict:
+    metric = MMENGINE_METRICS.build(dict(type=kind, ann_file=str(ann_file), **kwargs))
+    metric.dataset_meta = dict(classes=NAMES)
+    metric.process({}, copy.deepcopy(samples))
+    return metric.evaluate(len(samples))
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(metric=['bbox', 'segm'], classwise=True), dict(metric='proposal'),
+    dict(metric='bbox', proposal_nums=(100, 1, 10), metric_items=['mAP', 'AR@100', 'AR@300', 'AR@1000'])])
+def test_ids_that_are_texts_and_numbers_of_proposals_in_any_order(truth, tmp_path, kwargs):
+    pytest.importorskip('faster_coco_eval')
+    content, samples, ann_file = json.loads(truth.read_text()), handmade_detections(truth), tmp_path / 'texts.json'
+    for image in content['images']:
+        image['id'] = f'image {image["id"]}'
+    for annotation in content['annotations']:
+        annotation.update(id=str(annotation['id']), image_id=f'image {annotation["image_id"]}')
+    for sample in samples:
+        sample['img_id'] = f'image {sample["img_id"]}'
+    ann_file.write_text(json.dumps(content))
+    expected = figures('mmdet.CocoMetric', ann_file, samples, **kwargs)
+    assert figures('rkan_mm.FasterCocoMetric', ann_file, samples, **kwargs) == expected
+    assert 0.1 < next(iter(expected.values())) < 0.9
+
+
+def test_objects_without_area_have_no_size(truth, tmp_path):
+    """Nor with pycocotools; faster-coco-eval itself takes all for small."""
+    pytest.importorskip('faster_coco_eval')
+    content, ann_file = json.loads(truth.read_text()), tmp_path / 'without.json'
+    for annotation in content['annotations']:
+        del annotation['area']
+    ann_file.write_text(json.dumps(content))
+    for kind in ('mmdet.CocoMetric', 'rkan_mm.FasterCocoMetric'):
+        with pytest.raises(KeyError, match='area'):
+            figures(kind, ann_file, handmade_detections(truth), outfile_prefix=str(tmp_path / 'found'))
 
 
 def test_what_faster_coco_eval_is_asked(truth, run, monkeypatch):
