@@ -23,7 +23,7 @@ from .config import is_mm
 from .datasets import parts_of
 from .fit import innermost
 from .red import warn_in_red
-from .schedules import tell_averages, tell_schedules
+from .schedules import check_schedules, schedules_of, tell_averages
 
 HIGHER = 'mAP|AP50|accuracy|top[0-9]|f1-score|precision|recall|IoU'
 """Figures that are good when they are high."""
@@ -53,12 +53,13 @@ def check_training(runner: Runner) -> None:
                         'raise it.')
     for hook in runner.hooks:
         _check_keeping(hook, runner)
-        for who, key, rule in _judged(hook):
-            if (rule == 'less' and re.search(HIGHER, key)) or (rule == 'greater' and 'loss' in key):
-                warn_in_red(f"{who}: by rule='{rule}' the worst {key} is taken for the best. Leave rule out.")
+    for who, key, rule in _judged(runner):
+        if (rule == 'less' and re.search(HIGHER, key)) or (rule == 'greater' and 'loss' in key):
+            warn_in_red(f"{who}: by rule='{rule}' the worst {key} is taken for the best. Write "
+                        f"rule='{'less' if rule == 'greater' else 'greater'}'.")
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
-    tell_schedules(runner)
+    check_schedules(runner)
     tell_averages(runner)
     _check_scaling(runner)
     _check_keys(runner)
@@ -127,18 +128,23 @@ def _check_keeping(hook: Hook, runner: Runner) -> None:
 
 def validates(loop: Any) -> bool:
     """Whether a training loop comes to its first validation."""
-    last = getattr(loop, 'max_epochs', None) or getattr(loop, 'max_iters', None)
+    counts_epochs = not isinstance(loop, IterBasedTrainLoop)  # of which mmengine calls all iterations one epoch
+    last = (counts_epochs and getattr(loop, 'max_epochs', None)) or getattr(loop, 'max_iters', None)
     return last is None or getattr(loop, 'val_begin', 1) <= last
 
 
-def _judged(hook: Hook) -> Iterator[tuple[str, str, str | None]]:
-    """By which figures a hook calls a model the best: its name, the figure and the rule."""
-    name = type(hook).__name__
-    if isinstance(hook, CheckpointHook) and hook.save_best:
-        for key, rule in zip(getattr(hook, 'key_indicators', ()), getattr(hook, 'rules', ()), strict=False):
-            yield f'{name}(save_best)', str(key), rule
-    elif isinstance(hook, EarlyStoppingHook):
-        yield f'{name}(monitor)', hook.monitor, hook.rule
+def _judged(runner: Runner) -> Iterator[tuple[str, str, str | None]]:
+    """By which figures hooks and schedules call a model better: their names, the figure and the rule."""
+    for hook in runner.hooks:
+        name = type(hook).__name__
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            for key, rule in zip(getattr(hook, 'key_indicators', ()), getattr(hook, 'rules', ()), strict=False):
+                yield f'{name}(save_best)', str(key), rule
+        elif isinstance(hook, EarlyStoppingHook):
+            yield f'{name}(monitor)', hook.monitor, hook.rule
+    for where, schedule in schedules_of(runner):
+        if getattr(schedule, 'need_val_args', False):  # mmengine's rule is 'less' where none is given
+            yield where, schedule.monitor, schedule.rule
 
 
 def _size(loader: Any) -> int | None:
@@ -152,10 +158,16 @@ def _size(loader: Any) -> int | None:
         return None
 
 
+def _batching(loader: Any) -> tuple[int | None, bool]:
+    """Images of a batch, and whether the last one is left out where it has less; a batch sampler has its own."""
+    batches = getattr(loader, 'batch_sampler', None)
+    return getattr(batches, 'batch_size', None), bool(getattr(batches, 'drop_last', False))
+
+
 def _check_batches(loader: Any) -> None:
-    size = _size(loader)
-    if size and loader.batch_size and loader.drop_last and size < loader.batch_size:
-        raise PreflightError(f'train_dataloader: batch_size={loader.batch_size} with drop_last=True leaves no batch of '
+    size, (batch_size, drop_last) = _size(loader), _batching(loader)
+    if size and batch_size and drop_last and size < batch_size:
+        raise PreflightError(f'train_dataloader: batch_size={batch_size} with drop_last=True leaves no batch of '
                              f'{size} images: lower batch_size, or leave drop_last out.')
 
 
@@ -176,8 +188,8 @@ def check_predicting(loop: Any, what: str) -> None:
     if isinstance(sampler_of(loader), InfiniteSampler) and is_mm(type(loop)):
         raise PreflightError(f'The {what} would never end: its sampler is an InfiniteSampler. Give '
                              "sampler=dict(type='DefaultSampler', shuffle=False).")
-    size = _size(loader)
-    if size and loader.batch_size and loader.drop_last and (left_out := size % loader.batch_size):
+    size, (batch_size, drop_last) = _size(loader), _batching(loader)
+    if size and batch_size and drop_last and (left_out := size % batch_size):
         raise PreflightError(f'The {what} would leave out {left_out} of {size} images: set drop_last=False. To run all '
                              'the same: --cfg-options preflight.evaluator=False')
 
@@ -203,14 +215,14 @@ def watch_small_maps(model: nn.Module, loader: Any) -> Callable[[], None]:
     Returns:
         What ends the watch; call it after the first step.
     """
-    size = _size(loader)
-    if not size or not loader.batch_size or loader.batch_size < 2 or loader.drop_last or size % loader.batch_size != 1:
+    size, (batch_size, drop_last) = _size(loader), _batching(loader)
+    if not size or not batch_size or batch_size < 2 or drop_last or size % batch_size != 1:
         return lambda: None
 
     def look(norm: nn.Module, inputs: tuple) -> None:
         if norm.training and inputs[0].numel() == inputs[0].shape[0] * inputs[0].shape[1]:
             raise PreflightError(
-                f'The last of {math.ceil(size / loader.batch_size)} batches has one image, and a batch norm for '
+                f'The last of {math.ceil(size / batch_size)} batches has one image, and a batch norm for '
                 f'{inputs[0].shape[1]} channels sees one pixel of it, of which it has no variance: set '
                 'train_dataloader.drop_last=True, or another batch_size.')
 

@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from rkan_mm.engine.resume_state import random_state, set_random_state
 from rkan_mm.engine.run_error import PreflightError
 
 from .building import building
 from .config import is_mm, switches
+from .fit import innermost
 from .red import warn_in_red
+from .schedules import tell
 
 
 def check_later(runner: Runner) -> None:
-    """Raise `PreflightError` if a hook would fail when it first saves, or when it switches to another pipeline."""
+    """Raise `PreflightError` if a hook would fail when it first saves or draws, or when it switches a data set."""
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
             _check_arguments(hook, hook.args, runner.save_checkpoint)
@@ -27,6 +29,11 @@ def check_later(runner: Runner) -> None:
             if is_mm(type(hook)) and switches(runner.cfg)['trial'] and isinstance(
                     runner.train_loop, EpochBasedTrainLoop) and epoch < runner.train_loop.max_epochs:
                 _try_pipeline(type(hook).__name__, epoch, pipeline, runner.train_loop.dataloader.dataset)
+        if type(hook).__name__ == 'YOLOXModeSwitchHook' and is_mm(type(hook)) and isinstance(
+                runner.train_loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+            _check_switch(hook, runner)
+        if type(hook).__name__ == 'VisualizationHook' and is_mm(type(hook)) and runner.val_loop:
+            _check_drawing(hook, runner.visualizer)
 
 
 def _check_arguments(hook: Hook, given: dict[str, Any], function: Any) -> None:
@@ -48,6 +55,31 @@ def _pipelines(hook: Any) -> Iterator[tuple[int, Any]]:
         for epoch, recipe in hook.schedule.items():
             if 'train_pipeline' in recipe:
                 yield epoch - 1, recipe['train_pipeline']
+
+
+def _check_switch(hook: Any, runner: Runner) -> None:
+    """The data set and the model that YOLOX's hook switches before its last epochs, and when it does."""
+    dataset, model = runner.train_loop.dataloader.dataset, innermost(runner.model)
+    first = max(1, runner.max_epochs - hook.num_last_epochs)
+    would = f'YOLOXModeSwitchHook would stop the training before epoch {first}: '
+    if not hasattr(dataset, 'update_skip_type_keys'):
+        raise PreflightError(f'{would}it has the data set leave out {", ".join(hook.skip_type_keys)}, and '
+                             f'{type(dataset).__name__} cannot. Let MultiImageMixDataset be outermost, or leave the '
+                             'hook out.')
+    if not hasattr(getattr(model, 'detector', model), 'bbox_head'):
+        raise PreflightError(f'{would}it is for models with a bbox_head, and {type(model).__name__} has none. Leave it '
+                             'out.')
+    if first == 1:
+        tell(runner.train_loop, f'YOLOXModeSwitchHook leaves out {", ".join(hook.skip_type_keys)} from the first epoch '
+             f'on: there are {runner.max_epochs} (one, where iterations are counted), and num_last_epochs is '
+             f'{hook.num_last_epochs}. Lower it, for these steps to be of use.')
+
+
+def _check_drawing(hook: Any, visualizer: Any) -> None:
+    if getattr(hook, 'enable', False) and not hasattr(visualizer, 'visualize_cls'):
+        raise PreflightError('VisualizationHook would stop the training at its first validation, as '
+                             f'{type(visualizer).__name__} cannot draw for it: write '
+                             "visualizer=dict(type='UniversalVisualizer'), or enable=False.")
 
 
 def _try_pipeline(who: str, epoch: int, pipeline: Any, dataset: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from rkan_mm.engine.run_error import PreflightError
 
 from .red import warn_in_red
 
@@ -18,32 +22,55 @@ FEW = 3
 TRIAL = 1000
 """The same in iterations, for a training that counts no epochs."""
 
+SHARE = 0.1
+"""Part of a training that a schedule may be too short by: some of mm's own end with a few epochs at a low lr."""
 
-def tell_schedules(runner: Runner) -> None:
+LONGER = 1.25
+"""How many times longer than a training a decay may be: one of mm's own is, a little."""
+
+LOW = 0.05
+"""Part of an lr below which hardly anything is learned; mm's own configs go on with this much at the end."""
+
+
+def schedules_of(runner: Runner) -> Iterator[tuple[str, Any]]:
+    """The schedules of a runner, which may be those of several optimizers, each behind its place in the config."""
+    given = runner.param_schedulers or []
+    for name, schedules in given.items() if isinstance(given, dict) else [('', given)]:
+        for i, schedule in enumerate(schedules):
+            yield f'param_scheduler{f".{name}" if name else ""}[{i}] ({type(schedule).__name__})', schedule
+
+
+def check_schedules(runner: Runner) -> None:
     """Warn in red of the schedules of a runner, about to train by mmengine's own loops, that do not suit the training.
 
-    That they are made for a longer one is a line in the log where the training is a trial.
+    That they are made for a longer or shorter one is a line in the log where the training is a trial.
+
+    Raises:
+        PreflightError: a schedule would stop the training.
     """
     loop = runner.train_loop
     if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
         return
-    beyond, given = [], runner.param_schedulers or []
-    for name, schedules in given.items() if isinstance(given, dict) else [('', given)]:
-        for i, schedule in enumerate(schedules):
-            who = type(schedule).__name__
-            where = f'param_scheduler{f".{name}" if name else ""}[{i}] ({who})'
-            if getattr(schedule, 'need_val_args', False):
-                if not runner.val_loop:
-                    warn_in_red(f'{where} waits for a validation, and there is none: its lr stays as it is.')
-            elif odd := _counted_otherwise(schedule, loop):
-                warn_in_red(f'{where} {odd}')
-            elif odd := _beyond(schedule, loop):
-                beyond.append(f'{name} {who} {odd}'.lstrip())
-    if not beyond:
-        return
+    longer, shorter, schedules = [], [], list(schedules_of(runner))
+    for where, schedule in schedules:
+        name = where.removeprefix('param_scheduler').partition('[')[0].lstrip('.')
+        who = f'{name} {type(schedule).__name__}'.lstrip()
+        if getattr(schedule, 'need_val_args', False):
+            if not runner.val_loop:
+                warn_in_red(f'{where} waits for a validation, and there is none: its lr stays as it is.')
+            continue
+        _check_steps(where, schedule, loop)
+        if odd := _counted_otherwise(schedule, loop):
+            warn_in_red(f'{where} {odd}')
+        elif odd := _beyond(schedule, loop):
+            longer.append(f'{who} {odd}')
+        elif odd := _over_early(schedule, loop, [other for _, other in schedules]):
+            shorter.append(f'{who} {odd}')
     epochs, steps = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else 0, _count(loop.max_iters, 'iteration')
     length = f'{_count(epochs, "epoch")} ({steps})' if epochs else steps
-    _tell(loop, f'param_scheduler is made for a longer training than this one of {length}: {", ".join(beyond)}.')
+    for which, found in dict(longer=longer, shorter=shorter).items():
+        if found:
+            tell(loop, f'param_scheduler is made for a {which} training than this one of {length}: {", ".join(found)}.')
 
 
 def tell_averages(runner: Runner) -> None:
@@ -58,12 +85,12 @@ def tell_averages(runner: Runner) -> None:
         steps = (loop.max_iters - hook.begin_iter) // average.interval
         share = (1 - average.momentum) ** steps
         if not hook.begin_iter and share > 0.5:
-            _tell(loop, f'EMAHook validates and saves averages, of which {share:.1%} are still the weights from before '
+            tell(loop, f'EMAHook validates and saves averages, of which {share:.1%} are still the weights from before '
                   f'the training (momentum={average.momentum}, {_count(steps, "update")}): a larger momentum, or '
                   "ema_type='ExpMomentumEMA', forgets them.")
 
 
-def _tell(loop: EpochBasedTrainLoop | IterBasedTrainLoop, text: str) -> None:
+def tell(loop: EpochBasedTrainLoop | IterBasedTrainLoop, text: str) -> None:
     """In red, or, where the training is a trial, as a line in the log."""
     if loop.max_epochs < FEW if isinstance(loop, EpochBasedTrainLoop) else loop.max_iters < TRIAL:
         MMLogger.get_current_instance().info(text)
@@ -87,10 +114,15 @@ def _counted_otherwise(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrain
     return None
 
 
+def _total(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> tuple[int, str]:
+    """The length of a training as a schedule counts it, with the unit."""
+    return (loop.max_epochs, 'epoch') if schedule.by_epoch else (loop.max_iters, 'iteration')
+
+
 def _beyond(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> str | None:
     """What of a schedule lies behind the end of a training."""
     begin, end = schedule.begin, schedule.end
-    total, unit = (loop.max_epochs, 'epoch') if schedule.by_epoch else (loop.max_iters, 'iteration')
+    total, unit = _total(schedule, loop)
     if begin >= total:
         return f'begins after {_count(begin, unit)}'
     milestones = getattr(schedule, 'milestones', ())
@@ -98,7 +130,53 @@ def _beyond(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> st
         return f'first steps after {_count(min(milestones), unit)}'
     if _rises(schedule) and end > total:
         return f'warms up for {_count(end - begin, unit)}'
+    if (length := _length(schedule)) > LONGER * (total - begin):
+        return f'takes {_count(length, unit)}'
     return None
+
+
+def _over_early(schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop, others: list[Any]) -> str | None:
+    """Whether a decay is through long before a training: its lr then rises again, or is next to nothing."""
+    total, unit = _total(schedule, loop)
+    end, length = min(schedule.end, total), _length(schedule)
+    over = schedule.begin + length
+    if not length or schedule.param_name != 'lr' or total - over <= SHARE * total:
+        return None
+    if type(schedule).__name__.startswith('CosineAnnealing') and end > over:
+        return f'rises again after {_count(over, unit)} (T_max)'
+    followed = any(other is not schedule and other.param_name == 'lr' and other.end > over for other in others)
+    return None if followed or _last_part(schedule, length) >= LOW else (
+        f'leaves less than {LOW:.0%} of the lr after {_count(over, unit)}')
+
+
+def _check_steps(where: str, schedule: Any, loop: EpochBasedTrainLoop | IterBasedTrainLoop) -> None:
+    """Mmengine stops at the step behind the last of OneCycleLR."""
+    if not type(schedule).__name__.startswith('OneCycle'):
+        return
+    total, unit = _total(schedule, loop)
+    if min(total, schedule.end - 1) - schedule.begin > schedule.total_steps:
+        steps = min(total, schedule.end) - schedule.begin
+        raise PreflightError(f'{where} has total_steps={schedule.total_steps}, and the training takes '
+                             f'{_count(steps, unit)}: mmengine would stop with an error behind those of the schedule. '
+                             'Leave total_steps out, or give as many.')
+
+
+def _length(schedule: Any) -> int:
+    """The steps that a decay takes; 0 of what is none."""
+    periods = getattr(schedule, 'cumulative_periods', None)
+    if type(schedule).__name__.startswith('Poly'):
+        return schedule.end - schedule.begin
+    return int(periods[-1] if periods else getattr(schedule, 'T_max', None) or getattr(schedule, 'total_steps', 0))
+
+
+def _last_part(schedule: Any, length: int) -> float:
+    """What a cosine or polynomial leaves of an lr when it is through."""
+    base = schedule.base_values[0] or 1
+    least = (schedule.eta_min or 0) / base if getattr(schedule, 'eta_min_ratio', None) is None else (
+        schedule.eta_min_ratio)
+    steps = getattr(schedule, 'periods', [length])[-1]  # mmengine comes to the last but one of a cosine
+    rest = 0 if type(schedule).__name__.startswith('Poly') else (1 + math.cos(math.pi * (steps - 1) / steps)) / 2
+    return least + (1 - least) * rest
 
 
 def _count(number: int, unit: str) -> str:

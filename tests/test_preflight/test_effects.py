@@ -133,6 +133,20 @@ def test_a_last_batch_of_one_image(train):
     train('cls', 'train_dataloader.batch_size=5', 'train_dataloader.drop_last=True')
 
 
+def test_a_batch_sampler_that_leaves_no_batch(train):
+    with pytest.raises(PreflightError, match='batch_size=3 with drop_last=True leaves no batch of 2 images'):
+        train('det', 'train_dataloader.batch_sampler.type=AspectRatioBatchSampler', 'train_dataloader.batch_size=3',
+              'train_dataloader.batch_sampler.drop_last=True')
+
+
+def test_iterations_that_are_validated_late(train):
+    """What such a validation would fail at comes out, too."""
+    late = ['train_cfg._delete_=True', 'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=4',
+            'train_cfg.val_begin=3', 'default_hooks.checkpoint.by_epoch=False']
+    with pytest.raises(PreflightError, match='waits for coco/AP, and the validation gives coco/bbox_mAP'):
+        train('det', *late, 'default_hooks.checkpoint.save_best=coco/AP', 'default_hooks.checkpoint.rule=greater')
+
+
 @pytest.mark.parametrize(('spoil', 'message'), [
     (lambda path: path.write_bytes(path.read_bytes()[:60]), 'CustomDataset of the train: .*0.png is truncated or no'),
     (lambda path: path.write_bytes(b''), '0.png is truncated or no picture: get it anew, or take it out. To run all')

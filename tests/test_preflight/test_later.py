@@ -18,6 +18,16 @@ custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=1, tra
 """
 
 
+MOSAIC = """
+train_dataloader['dataset'] = dict(
+    type='MultiImageMixDataset', dataset={{**train_dataloader['dataset'], 'pipeline': load}},
+    pipeline=[dict(type='Mosaic', img_scale=(64, 64)), scale, dict(type='PackDetInputs')])
+train_cfg['max_epochs'] = {}
+"""
+YOLOX = "custom_hooks = [dict(type='YOLOXModeSwitchHook', num_last_epochs={})]\n"
+DRAWN = "default_hooks = dict(visualization=dict(type='VisualizationHook', enable=True))\n"
+
+
 @pytest.mark.parametrize(('text', 'lines', 'message'), [
     (CLASSIFIER, CHECKPOINT.format('max_keep_ckpt=2'), 'no argument max_keep_ckpt, .*did you mean max_keep_ckpts'),
     (DETECTOR, CHECKPOINT.format("keep='best'"), 'no argument keep, and would fail at .*; it has interval, '),
@@ -25,6 +35,10 @@ custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(action_epoch=1, tra
      'PipelineSwitchHook: its pipeline, from epoch 2 on, .*preflight.trial=False.: .*did you mean PackDetInputs'),
     (DETECTOR, SWITCH.format(1, "dict(type='LoadAnnotations', with_bbox=True), scale"), 'from epoch 2 on, would fail'),
     (CLASSIFIER, RECIPE.format("dict(type='ResizeEdge', scale=8)"), 'SwitchRecipeHook: .*from epoch 1 on, .* No `img`'),
+    (DETECTOR, YOLOX.format(15), 'YOLOXModeSwitchHook would stop the training before epoch 1: .*and CocoDataset '),
+    (DETECTOR, MOSAIC.format(5) + REPEATED + YOLOX.format(2), 'before epoch 3: .* leave out Mosaic, RandomAffine, '
+     'MixUp, and RepeatDataset cannot. Let MultiImageMixDataset be outermost'),
+    (CLASSIFIER, DRAWN, "as Visualizer cannot draw for it: write visualizer=dict.type='UniversalVisualizer'"),
 ])
 def test_a_failure_that_is_to_come(printed, text, lines, message):
     with pytest.raises(PreflightError, match=message):
@@ -37,9 +51,16 @@ def test_a_failure_that_is_to_come(printed, text, lines, message):
     (DETECTOR, SWITCH.format(2, "dict(type='Gone')"), False),
     (DETECTOR, SWITCH.format(1, "*load, scale, dict(type='PackDetInputs')") + REPEATED, True),
     (CLASSIFIER, RECIPE.format("*pipeline"), False),
+    (CLASSIFIER, DRAWN + "visualizer = dict(type='UniversalVisualizer')\n", False),
 ])
 def test_what_trains(printed, text, lines, told):
     assert ('PipelineSwitchHook will change nothing' in printed(text, lines)) is told
+
+
+@pytest.mark.parametrize(('last', 'told'), [(2, True), (1, False)])
+def test_mosaic_in_no_epoch(printed, last, told):
+    said = 'YOLOXModeSwitchHook leaves out Mosaic, RandomAffine, MixUp from the first epoch on: there are 3'
+    assert (said in printed(DETECTOR, MOSAIC.format(3) + YOLOX.format(last))) is told
 
 
 def test_a_missing_picture_is_no_matter_of_the_pipeline(printed, tmp_path):

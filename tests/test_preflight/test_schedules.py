@@ -5,6 +5,7 @@ from mmengine.logging import MMLogger
 from small_runs import CLASSIFIER
 
 from rkan_mm.apis import runner
+from rkan_mm.preflight import PreflightError
 
 ITERATIONS = ("""
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
@@ -41,6 +42,27 @@ ODD = {
     'averages that hardly move': (
         "custom_hooks = [dict(type='EMAHook')]\n",
         'averages, of which 99.8% are still the weights from before the training (momentum=0.0002, 12 updates)'),
+    'a longer decay': (
+        "param_scheduler = [dict(type='CosineAnnealingLR', T_max=9)]\n",
+        'made for a longer training than this one of 4 epochs (12 iterations): CosineAnnealingLR takes 9 epochs.'),
+    'a shorter cosine': (
+        "param_scheduler = [dict(type='CosineAnnealingLR', T_max=2)]\n",
+        'made for a shorter training than this one of 4 epochs (12 iterations): CosineAnnealingLR rises again after 2 '
+        'epochs (T_max).'),
+    'a shorter cosine of iterations': (
+        "param_scheduler = [dict(type='CosineAnnealingLR', T_max=9, end=9, by_epoch=False)]\n",
+        'made for a shorter training than this one of 4 epochs (12 iterations): CosineAnnealingLR leaves less than 5% '
+        'of the lr after 9 iterations.'),
+    'a shorter polynomial': (
+        "param_scheduler = [dict(type='PolyLR', end=2)]\n", 'PolyLR leaves less than 5% of the lr after 2 epochs.'),
+    'shorter periods': (
+        "param_scheduler = [dict(type='CosineRestartLR', periods=[2, 8], restart_weights=[1, 1], eta_min_ratio=0,\n"
+        "                        by_epoch=False)]\n",
+        'CosineRestartLR leaves less than 5% of the lr after 10 iterations.'),
+    'the worst on a plateau': (
+        "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
+        "param_scheduler[0] (ReduceOnPlateauLR): by rule='less' the worst accuracy/top1 is taken for the best. Write "
+        "rule='greater'."),
     'a late beginning': (
         "param_scheduler = [dict(type='CosineAnnealingLR', begin=5, end=9, T_max=4)]\n",
         'CosineAnnealingLR begins after 5 epochs.'),
@@ -55,7 +77,8 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.1, end=1, convert_to_ite
                    dict(type='CosineAnnealingLR', begin=1, end=4, T_max=3, convert_to_iter_based=True)]
 """,
     'iterations': ITERATIONS + "param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])\n",
-    'a plateau': ITERATIONS + "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')\n",
+    'a plateau': ITERATIONS + (
+        "param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater')\n"),
     'the best of some iterations alone': ITERATIONS + """
 default_hooks['checkpoint'] = dict(type='CheckpointHook', interval=-1, save_best='accuracy/top1')
 param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])
@@ -65,6 +88,15 @@ param_scheduler = dict(type='MultiStepLR', by_epoch=False, milestones=[1, 2])
     'averages that move': "custom_hooks = [dict(type='EMAHook', momentum=0.1)]\n",
     'averages that move at first': "custom_hooks = [dict(type='EMAHook', ema_type='MomentumAnnealingEMA')]\n",
     'averages from the second epoch on': "custom_hooks = [dict(type='EMAHook', begin_epoch=1)]\n",
+    'a last part with a low lr': """
+param_scheduler = [dict(type='CosineAnnealingLR', end=3, T_max=3, eta_min_ratio=0.05)]
+""",
+    'two cosines': """
+param_scheduler = [dict(type='CosineAnnealingLR', by_epoch=False, end=9, T_max=9),
+                   dict(type='CosineAnnealingLR', by_epoch=False, begin=9, end=12, T_max=3)]
+""",
+    'a cycle': "param_scheduler = [dict(type='OneCycleLR', eta_max=0.01, total_steps=11, by_epoch=False)]\n",
+    'a cycle as long as the training': "param_scheduler = [dict(type='OneCycleLR', eta_max=0.01)]\n",
     'none': '',
 }
 
@@ -96,6 +128,16 @@ def test_in_red(printed, case):
 @pytest.mark.parametrize('case', SOUND)
 def test_nothing_is_said(printed, case):
     assert 'WARNING: ' not in printed(SOUND[case])
+
+
+@pytest.mark.parametrize(('options', 'steps'), [
+    ('total_steps=10, by_epoch=False', 'total_steps=10, and the training takes 12 iterations'),
+    ('total_steps=2', 'total_steps=2, and the training takes 4 epochs'),
+    ('total_steps=3, convert_to_iter_based=True', 'total_steps=9, and the training takes 12 iterations'),
+])
+def test_a_cycle_that_would_stop_the_training(printed, options, steps):
+    with pytest.raises(PreflightError, match=rf'param_scheduler\[0\] \(OneCycleLR\) has {steps}: mmengine would stop'):
+        printed(f"param_scheduler = [dict(type='OneCycleLR', eta_max=0.01, {options})]\n")
 
 
 @pytest.mark.parametrize('case', TRIALS)
