@@ -69,6 +69,27 @@ def test_a_metric_that_counts_all_of_its_file(subject):
     assert Metric(other, None).num_images == 6
 
 
+def test_metrics_that_stand_in_an_evaluator(subject):
+    other = copy.copy(subject)
+    other.cfg = copy.deepcopy(subject.cfg)
+    metrics = [other.cfg.val_evaluator]
+    other.cfg.val_evaluator = dict(type='Evaluator', metrics=metrics)
+    assert [len(Metric(other, 3).truth['images']), Metric(other, 3).configs[0]['type']] == [3, 'CocoMetric']
+    other.cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=metrics, dataset_prefixes=['shapes'])
+    with pytest.raises(PreflightError, match='MultiDatasetsEvaluator has rules of its own .*one data set'):
+        Metric(other, 3)
+
+
+def test_labels_are_numbered_as_the_json_lists_categories(subject, monkeypatch):
+    """Whatever the config calls them, where that is allowed (preflight.classes=False)."""
+    metric = Metric(subject, None)
+    truth = perfect(subject, metric)
+    names = subject.dataset.metainfo['classes']
+    monkeypatch.setitem(subject.dataset._metainfo, 'classes', names[::-1])
+    draws = np.arange(6)[None]
+    assert metric._resampled_ap(truth, draws).tolist() == [1.0]
+
+
 def test_intervals_of_ap(subject):
     metric = Metric(subject, None)
     truth = perfect(subject, metric)

@@ -160,7 +160,7 @@ def test_given_images_without_a_validation_set(classifier, tmp_path):
     _, data = read(page)
     assert data['images'].startswith('3: b0.png')
     assert 'metric' not in data
-    assert 'No metric: the validation set of the config is not there' in page.read_text()
+    assert 'No metric on the validation set of the config: ' in page.read_text()
 
 
 def test_a_net_that_is_pruned_and_has_few_inputs(classifier, tmp_path):

@@ -212,14 +212,15 @@ class KANConvTranspose2d(KANConv, nn.ConvTranspose2d):
         if x.layout in NO_STRIDES:
             return self.of_dense(x, output_size)
         x = as_autocast(x)
-        if x.dim() == 3:
-            return self.forward(x.unsqueeze(0), output_size).squeeze(0)
         padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        return self._of_batch(x.unsqueeze(0), padding).squeeze(0) if x.dim() == 3 else self._of_batch(x, padding)
+
+    def _of_batch(self, x: Tensor, output_padding: list[int]) -> Tensor:
         normed = self.normed(x)
         if self.memory == 'low':
-            out = recompute(self._transposed, x, normed, padding, reads=self._read(x, normed))
+            out = recompute(self._transposed, x, normed, output_padding, reads=self._read(x, normed))
         else:
-            out = self._transposed(x, normed, padding)
+            out = self._transposed(x, normed, output_padding)
         return laid_out(out, x, self.weight)
 
     def _transposed(self, x: Tensor, normed: Tensor | None, output_padding: list[int]) -> Tensor:

@@ -14,6 +14,7 @@ from .folding import Folding
 PARTS = (
     ('mmpretrain.models.backbones.repvgg', 'RepVGGBlock', 'switch_to_deploy'),
     ('mmpretrain.models.backbones.mobileone', 'MobileOneBlock', 'switch_to_deploy'),
+    ('mmpretrain.models.backbones.repmlp', 'RepMLPBlock', 'local_inject'),
     ('mmpretrain.models.backbones.sparse_resnet', 'SparseResNet', 'dense_model_to_sparse'),
     ('mmdet.models.dense_heads.tood_head', 'TaskDecomposition', '__init__'),
     ('mmcv.cnn.rfsearch.operator', 'Conv2dRFSearchOp', '__init__'),

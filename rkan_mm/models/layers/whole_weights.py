@@ -41,8 +41,8 @@ class WholeWeights(LayerMixin):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Layouts such as channels_last are for the weights of an ordinary layer; these have one dimension more."""
         name = self.coefficients_name
-        # _v and _g are of torch's older weight norm
-        found = [self._parameters.get(each) for each in (name, f'{name}_v', f'{name}_g')]
+        # _v and _g are of torch's older weight norm, _orig of its pruning and older spectral norm
+        found = [self._parameters.get(each) for each in (name, f'{name}_v', f'{name}_g', f'{name}_orig')]
         if nn.utils.parametrize.is_parametrized(self, name):
             found += getattr(self, 'parametrizations')[name].parameters(recurse=False)  # noqa: B009
         shapes = {t.shape for t in found if t is not None}  # none: FSDP keeps them apart meanwhile
