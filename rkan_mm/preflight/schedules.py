@@ -166,16 +166,18 @@ def _length(schedule: Any) -> int:
     periods = getattr(schedule, 'cumulative_periods', None)
     if type(schedule).__name__.startswith('Poly'):
         return schedule.end - schedule.begin
-    return int(periods[-1] if periods else getattr(schedule, 'T_max', None) or getattr(schedule, 'total_steps', 0))
+    return periods[-1] if periods else next((steps for name in ('T_max', 'total_steps')
+                                             if (steps := getattr(schedule, name, 0))), 0)
 
 
 def _last_part(schedule: Any, length: int) -> float:
-    """What a cosine or polynomial leaves of an lr when it is through."""
+    """What a cosine, a polynomial or a cycle leaves of an lr when it is through."""
     base = schedule.base_values[0] or 1
-    least = (schedule.eta_min or 0) / base if getattr(schedule, 'eta_min_ratio', None) is None else (
+    least = (getattr(schedule, 'eta_min', None) or 0) / base if getattr(schedule, 'eta_min_ratio', None) is None else (
         schedule.eta_min_ratio)
     steps = getattr(schedule, 'periods', [length])[-1]  # mmengine comes to the last but one of a cosine
-    rest = 0 if type(schedule).__name__.startswith('Poly') else (1 + math.cos(math.pi * (steps - 1) / steps)) / 2
+    cosine = type(schedule).__name__.startswith('Cosine')
+    rest = (1 + math.cos(math.pi * (steps - 1) / steps)) / 2 if cosine else 0
     return least + (1 - least) * rest
 
 

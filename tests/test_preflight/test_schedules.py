@@ -55,6 +55,9 @@ ODD = {
         'of the lr after 9 iterations.'),
     'a shorter polynomial': (
         "param_scheduler = [dict(type='PolyLR', end=2)]\n", 'PolyLR leaves less than 5% of the lr after 2 epochs.'),
+    'a shorter cycle': (
+        "param_scheduler = [dict(type='OneCycleLR', eta_max=0.01, total_steps=9, end=9, by_epoch=False)]\n",
+        'OneCycleLR leaves less than 5% of the lr after 9 iterations.'),
     'shorter periods': (
         "param_scheduler = [dict(type='CosineRestartLR', periods=[2, 8], restart_weights=[1, 1], eta_min_ratio=0,\n"
         "                        by_epoch=False)]\n",
