@@ -58,6 +58,12 @@ class Metric:
         configs = subject.cfg.get('val_evaluator') or subject.cfg.get('test_evaluator')
         if not configs:
             raise PreflightError(f'{subject.cfg.filename} has no val_evaluator')
+        if isinstance(configs, dict) and 'metrics' in configs:
+            if kind(configs) not in ('', 'Evaluator'):
+                raise PreflightError(f'{kind(configs)} has rules of its own for what its metrics count, as of several '
+                                     'data sets. Give a config with one data set in val_dataloader, and its metric as '
+                                     'val_evaluator')
+            configs = configs['metrics']
         self.configs = [copy.deepcopy(config) for config in
                         (configs if isinstance(configs, Sequence) and not isinstance(configs, dict) else [configs])]
         self._folder = tempfile.mkdtemp()
@@ -141,20 +147,18 @@ class Metric:
         truth = COCO()
         truth.dataset = copy.deepcopy(self.truth)
         truth.createIndex()
-        names = self.subject.dataset.metainfo['classes']
-        ids = truth.getCatIds(catNms=names)
-        by_name = {truth.cats[i]['name']: i for i in ids}
+        ids = truth.getCatIds(catNms=self.subject.dataset.metainfo['classes'])  # as mmdet numbers labels
         found = []
         for result in run:
             instances = result.pred_instances
             boxes = instances.bboxes.numpy()
             for box, score, label in zip(boxes, instances.scores.tolist(), instances.labels.tolist(), strict=True):
-                found.append(dict(image_id=result.img_id, category_id=by_name[names[label]], score=score,
+                found.append(dict(image_id=result.img_id, category_id=ids[label], score=score,
                                   bbox=[*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]))
         if not found:
             return np.zeros(len(draws))
         own = COCOeval(truth, truth.loadRes(found), 'bbox')
-        own.params.catIds, own.params.imgIds = list(by_name.values()), [result.img_id for result in run]
+        own.params.catIds, own.params.imgIds = ids, [result.img_id for result in run]
         thresholds = next((config['iou_thrs'] for config in self.configs if config.get('iou_thrs') is not None), None)
         if thresholds is not None:
             own.params.iouThrs = np.atleast_1d(thresholds)
@@ -163,11 +167,11 @@ class Metric:
         order = {image: i for i, image in enumerate(own.params.imgIds)}  # evaluate sorts them
         places = np.array([order[result.img_id] for result in run])
         cells = np.array(own.evalImgs, dtype=object).reshape(len(own.params.catIds), 1, -1)
-        ids, values = list(own.params.imgIds), []
+        images, values = list(own.params.imgIds), []
         for draw in draws:
             chosen = places[draw]
             own.evalImgs = cells[..., chosen].ravel().tolist()
-            own.params.imgIds = own._paramsEval.imgIds = [ids[i] for i in chosen]
+            own.params.imgIds = own._paramsEval.imgIds = [images[i] for i in chosen]
             own.accumulate()
             precision = own.eval['precision']
             values.append(precision[precision > -1].mean() if (precision > -1).any() else 0.0)

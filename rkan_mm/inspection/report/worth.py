@@ -22,7 +22,7 @@ def show_worth(study: Study) -> list[Variant]:
     try:
         metric = study.metric
     except (OSError, PreflightError) as error:
-        section.text(f'No metric: the validation set of the config is not there ({error}).')
+        section.text(f'No metric on the validation set of the config: {str(error).rstrip(".")}.')
         return []
     runs = []
     for run, context in variants(study.subject.model, study.recorder):
