@@ -21,6 +21,11 @@ def tood_head(conv_cfg: dict | None) -> nn.Module:
         anchor_type='anchor_free', norm_cfg=dict(type='BN')))
 
 
+def repmlp_block(conv_cfg: dict | None) -> None:
+    from mmpretrain.models.backbones.repmlp import RepMLPBlock
+    RepMLPBlock(8, 4, 4, reparam_conv_kernels=(1, 3), conv_cfg=conv_cfg).local_inject()
+
+
 @pytest.mark.parametrize(('make', 'who'), [
     (lambda conv_cfg: MMENGINE_MODELS.build(dict(type='mmpretrain.RepVGG', arch='A0', conv_cfg=conv_cfg)
                                             ).switch_to_deploy(), r'RepVGGBlock\.switch_to_deploy'),
@@ -29,10 +34,11 @@ def tood_head(conv_cfg: dict | None) -> nn.Module:
     (lambda conv_cfg: MMENGINE_MODELS.build(dict(type='mmpretrain.SparseResNet', depth=50, base_channels=8,
                                                  stem_channels=8, norm_cfg=dict(type='BN'), conv_cfg=conv_cfg)),
      r'SparseResNet\.dense_model_to_sparse'),
+    (repmlp_block, r'RepMLPBlock\.local_inject'),
     (tood_head, 'TaskDecomposition'),
     (lambda conv_cfg: Conv2dRFSearchOp(build_conv_layer(conv_cfg, 4, 4, 3), dict(
         num_branches=3, exp_rate=0.5, mmin=1, mmax=24, init_alphas=0.01)), 'Conv2dRFSearchOp'),
-], ids=['repvgg', 'mobileone', 'sparse', 'tood', 'rfsearch'])
+], ids=['repvgg', 'mobileone', 'sparse', 'repmlp', 'tood', 'rfsearch'])
 def test_what_computes_with_the_weight_alone_is_refused(make, who):
     with pytest.raises(TypeError, match=f'{who} computes with the weight of each layer itself, which in a KAN'
                        ) as error:

@@ -7,6 +7,7 @@ import torch
 from mmcv.cnn import ConvModule, fuse_conv_bn
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from torch import nn
+from torch.fx.proxy import TraceError
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.testing import assert_close
 
@@ -193,3 +194,9 @@ def test_a_symbolic_trace_has_a_node_for_each_layer(name):
     nodes = [type(net.get_submodule(node.target)) for node in graph.graph.nodes if node.op == 'call_module']
     kinds = (KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear, SharedKANConv2d)
     assert sum(kind in kinds for kind in nodes) == sum(isinstance(each, kinds) for each in net.modules())
+
+
+@pytest.mark.parametrize('layer', [KANLinear(4, 3), KANConvTranspose2d(4, 3, 3), SharedKANConv2d(3)], ids=str)
+def test_a_layer_alone_has_no_symbolic_trace(layer):
+    with pytest.raises(TraceError, match=f'{type(layer).__name__}: a layer is one node .* a model that holds it'):
+        torch.fx.symbolic_trace(layer)

@@ -144,7 +144,13 @@ def test_transposed_is_its_definition(basis, args):
 
 def test_output_size_of_the_transposed():
     layer = KANConvTranspose2d(2, 2, 3, stride=2, padding=1)
-    assert layer(torch.rand(1, 2, 4, 4), output_size=[8, 8]).shape == (1, 2, 8, 8)
+    x = torch.rand(1, 2, 4, 4)
+    y = layer(x, output_size=[8, 8])
+    assert y.shape == (1, 2, 8, 8)
+    for size in ([8, 8], y[0].shape):  # without a batch, of height and width or of all
+        assert_close(layer(x[0], output_size=size), y[0])
+    with pytest.raises(ValueError, match='for 3D input, output_size must have 2 or 3 elements'):
+        layer(x[0], output_size=y.shape)
 
 
 LAYERS = {

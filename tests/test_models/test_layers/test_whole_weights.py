@@ -160,7 +160,9 @@ def test_torchs_helpers_for_layouts(kind, args, around):
 @pytest.mark.filterwarnings('ignore:`torch.nn.utils.weight_norm` is deprecated')
 @pytest.mark.parametrize('compute', [
     lambda layer, name: nn.utils.parametrize.register_parametrization(layer, name, nn.Tanh()),
-    nn.utils.parametrizations.weight_norm, nn.utils.weight_norm], ids=['tanh', 'weight_norm', 'older_weight_norm'])
+    parametrizations.weight_norm, weight_norm, lambda layer, name: spectral_norm(layer.eval(), name),
+    lambda layer, name: torch_prune.l1_unstructured(layer, name, 0.5),
+], ids=['tanh', 'weight_norm', 'older_weight_norm', 'older_spectral_norm', 'pruning'])
 def test_channels_last_of_computed_coefficients(compute):
     layer, x = KANConv2d(3, 4, 3), torch.rand(2, 3, 6, 6)
     compute(layer, 'basis_weight')
