@@ -105,9 +105,10 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
             if on['annotations'] and is_coco(dataset, cfg) and is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
         for _, evaluator in evaluators:
-            if on['paths'] and evaluator.get('ann_file'):
-                _check_path(evaluator['ann_file'], f'{kind(evaluator)}: annotation file', cfg.get('data_hint'),
-                            evaluator.get('backend_args'))
+            for key, what in dict(ann_file='annotation file', seg_prefix='folder of maps').items():
+                if on['paths'] and evaluator.get(key):
+                    _check_path(evaluator[key], f'{kind(evaluator)}: {what}', cfg.get('data_hint'),
+                                evaluator.get('backend_args'))
     if on['classes']:
         first = {split: next(data_sets(cfg.get(f'{split}_dataloader')), None) for split in ('train', 'val', 'test')}
         check_same_classes({split: class_names(dataset, cfg) for split, dataset in first.items()

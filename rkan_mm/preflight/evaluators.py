@@ -101,7 +101,9 @@ def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
         return
     numbered = coco.get_cat_ids(cat_names=list(classes))
     names = [coco.cats[key]['name'] for key in numbered]
-    if names != list(classes) and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
+    things = common(dataset.metainfo).get('thing_classes')  # of panoptic data, whose instances these are
+    alike = names in (list(classes), list(things or classes))
+    if not alike and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
         raise PreflightError(f'{name} of the {what} numbers labels as its ann_file does, {some(names)}, and '
                              f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
                              'the json alike, and leave sort_categories out. To run all the same: --cfg-options '

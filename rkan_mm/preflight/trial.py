@@ -36,7 +36,7 @@ from .config import is_mm
 from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
-          'AveragePrecision')  # metrics that give figures for one image
+          'AveragePrecision', 'CocoPanopticMetric')  # metrics that give figures for one image
 PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'ConfusionMatrix',
               'VOCMultiLabelMetric', 'VOCAveragePrecision')
 """Metrics that take in one image alone, without a figure."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.evaluators import _check_numbering
 from rkan_mm.preflight.run_hook import check_heads
 from rkan_mm.preflight.trial import _check_lvis
 
@@ -241,3 +242,14 @@ def test_heads_of_masks(meta, head, fusion, message):
         return check_heads(model, dataset, 'train')
     with pytest.raises(PreflightError, match=message):
         check_heads(model, dataset, 'train')
+
+
+@pytest.mark.parametrize(('names', 'message'), [
+    (('a', 'b'), None), (('a', 'b', 'c'), None), (('b', 'a'), 'CocoMetric of the test numbers labels .* does, b, a')])
+def test_instances_of_panoptic_data(names, message):
+    """Their json may have the classes of things alone, as in mm's config of Mask2Former."""
+    coco = SimpleNamespace(cats={i: dict(name=name) for i, name in enumerate(names)},
+                           get_cat_ids=lambda cat_names: [*range(len(names))])
+    dataset = SimpleNamespace(metainfo=PANOPTIC, cat_ids=[1, 2, 3])
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        _check_numbering(dataset, coco, 'CocoMetric', 'test')

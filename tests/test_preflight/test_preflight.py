@@ -84,9 +84,10 @@ def test_missing_parts_are_named(cfg, path, what):
         check(cfg, training=True)
 
 
-def test_missing_evaluator_file(cfg):
-    cfg.test_evaluator.ann_file = 'gone.json'
-    with pytest.raises(PreflightError, match="CocoMetric: annotation file 'gone.json' does not exist"):
+@pytest.mark.parametrize(('key', 'what'), [('ann_file', 'annotation file'), ('seg_prefix', 'folder of maps')])
+def test_missing_evaluator_file(cfg, key, what):
+    cfg.test_evaluator[key] = 'gone'
+    with pytest.raises(PreflightError, match=f"CocoMetric: {what} 'gone' does not exist"):
         check(cfg, training=False)
 
 
