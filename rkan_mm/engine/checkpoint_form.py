@@ -1,14 +1,15 @@
 """Checkpoints whose KAN layers have other parameters than the model's: finer grids, formulas in the place of functions.
 
-mmengine loads them when the optimizer, the wrapper for several processes and the averages are made, which know the
-parameters from before.
+mmengine loads them, and those of an ``init_cfg``, when the optimizer, the wrapper for several processes and the
+averages are made, which know the parameters from before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -19,6 +20,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
+from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.registry import HOOKS
 
@@ -27,6 +29,14 @@ from .wrapping import wrap_again
 
 def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+
+
+def _shapes(model: nn.Module) -> dict[nn.Parameter, torch.Size]:
+    return {parameter: parameter.shape for parameter in model.parameters()}
 
 
 def show_averages(runner: Runner) -> None:
@@ -46,6 +56,14 @@ def follow_parameters(runner: Runner) -> None:
         wrap_again(runner, runner.model.module)
 
 
+def forget_in(runner: Runner, parameters: Iterable[nn.Parameter]) -> None:
+    """`forget` in each of a runner's optimizers."""
+    wrapper = runner.optim_wrapper
+    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
+        if isinstance(each, OptimWrapper):
+            forget(each.optimizer, parameters)
+
+
 def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
     """Drop what an optimizer holds for parameters whose numbers are others now, perhaps in another shape."""
     state = getattr(optimizer, 'optim', optimizer).state  # a ZeroRedundancyOptimizer has one of this process
@@ -62,13 +80,12 @@ def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint: as ``after_load_checkpoint`` of a hook gets it.
     """
     model = unwrap(runner.model)
-    if any(isinstance(module, FullyShardedDataParallel) for module in runner.model.modules()) or not any(
-            isinstance(module, GridUpdate) for module in model.modules()):
+    if is_sharded(runner.model) or not any(isinstance(module, GridUpdate) for module in model.modules()):
         return
-    before = {parameter: parameter.shape for parameter in model.parameters()}
+    before = _shapes(model)
     state_dict = checkpoint.get('state_dict', checkpoint)
     load_state_dict(model, {name.removeprefix('module.'): value for name, value in state_dict.items()}, False, 'silent')
-    if before == {parameter: parameter.shape for parameter in model.parameters()}:
+    if before == _shapes(model):
         return
     wrapper = getattr(runner, 'optim_wrapper', None)
     named: dict[str | None, Any] = dict(wrapper.items()) if isinstance(wrapper, OptimWrapperDict) else {None: wrapper}
@@ -112,14 +129,45 @@ class CheckpointFormHook(Hook):
     """Let a run begin or go on with a checkpoint whose KAN layers have other grids, or formulas, than the model's.
 
     The model takes their form before the checkpoint is loaded; constants of formulas join the optimizer, the wrapper
-    for several processes is made anew (ranks would drift apart), and averages take the new tensors.
+    for several processes is made anew (ranks would drift apart), and averages take the new tensors. So it is with finer
+    grids in the weights of an ``init_cfg``; formulas in these mmengine refuses.
     `rkan_mm.apis.runner.train` and the ``KANGridUpdateHook`` do so by themselves; FSDP is left alone.
     """
 
     priority = 'LOWEST'  # after EMAHook, which loads its own
 
+    def __init__(self) -> None:
+        self._shapes: dict[nn.Parameter, torch.Size] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Before the weights of the ``init_cfg`` are loaded."""
+        self._shapes = {} if is_sharded(runner.model) else _shapes(runner.model)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._follow_init(runner)
         take_form(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
+        self._follow_init(runner)
+        for average, layer in _averaged(runner):
+            if average.coefficient_parameter.shape != layer.coefficient_parameter.shape:
+                average.load_state_dict(layer.state_dict())
         show_averages(runner)
+
+    def _follow_init(self, runner: Runner) -> None:
+        changed = [parameter for parameter, shape in self._shapes.items() if parameter.shape != shape]
+        self._shapes = {}
+        if changed:
+            forget_in(runner, changed)
+            follow_parameters(runner)
+
+
+def _averaged(runner: Runner) -> Iterator[tuple[GridUpdate, GridUpdate]]:
+    """KAN layers of averages, each with the layer that it averages."""
+    model = unwrap(runner.model)
+    for source, copies in followers(model).items():
+        yield from ((each, source) for each in copies)
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook) and hook.ema_model is not None:
+            named = dict(unwrap(hook.ema_model.module).named_modules())
+            yield from ((named[name], layer) for name, layer in model.named_modules() if isinstance(layer, GridUpdate))

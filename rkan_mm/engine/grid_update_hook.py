@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from mmengine.dist import broadcast, get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -21,7 +20,7 @@ from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
-from .checkpoint_form import CheckpointFormHook, follow_parameters, forget, show_averages, take_form, unwrap
+from .checkpoint_form import CheckpointFormHook, follow_parameters, forget_in, show_averages, unwrap
 from .layer_hooks import HereAlone, Uncompiled, refuse_shards
 
 
@@ -87,20 +86,29 @@ class KANGridUpdateHook(Hook):
         self._updates = self._moved = 0
         self._looked = -1
         self._uncompiled: Uncompiled | None = None
+        self._form = CheckpointFormHook()
 
     @staticmethod
     def layers(model: nn.Module) -> dict[str, GridUpdate]:
         return {name: module for name, module in unwrap(model).named_modules()
                 if isinstance(module, GridUpdate) and isinstance(module.basis, GridBasis)}
 
+    def before_run(self, runner: Runner) -> None:
+        if self._sees_to_form(runner):
+            self._form.before_run(runner)
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not any(isinstance(hook, CheckpointFormHook) for hook in runner.hooks):
-            take_form(runner, checkpoint)
+        if self._sees_to_form(runner):
+            self._form.after_load_checkpoint(runner, checkpoint)
+
+    @staticmethod
+    def _sees_to_form(runner: Runner) -> bool:
+        return not any(isinstance(hook, CheckpointFormHook) for hook in runner.hooks)
 
     def before_train(self, runner: Runner) -> None:
         self._stop()
         self._looked = -1
-        show_averages(runner)
+        self._form.before_train(runner)
         refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
             bases = {type(module.basis).__name__ for module in runner.model.modules() if isinstance(module, GridUpdate)}
@@ -235,6 +243,4 @@ class KANGridUpdateHook(Hook):
 
     @staticmethod
     def _forget(runner: Runner, layer: GridUpdate) -> None:
-        wrapper = runner.optim_wrapper
-        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-            forget(each.optimizer, (layer.coefficient_parameter, *layer.basis.parameters()))
+        forget_in(runner, (layer.coefficient_parameter, *layer.basis.parameters()))

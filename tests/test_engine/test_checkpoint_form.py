@@ -65,14 +65,11 @@ def test_constants_of_a_checkpoint_are_trained_and_resumed(tmp_path, basis, each
 
 def test_an_optimizer_that_knew_the_form_before(tmp_path):
     """Adagrad's sums are there when it is built."""
-    model = Model()
-    for layer in (model.conv, model.fc):
-        layer.refine_grid(10)
-    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'finer.pth')
+    save_finer(tmp_path / 'finer.pth')
     run = runner(tmp_path, [FORM], optimizer=dict(type='Adagrad', lr=1e-3), load_from=str(tmp_path / 'finer.pth'))
     run.train()
     state = run.optim_wrapper.optimizer.state
-    assert state[run.model.conv.basis_weight]['sum'].shape == model.conv.basis_weight.shape
+    assert state[run.model.conv.basis_weight]['sum'].shape == (4, 2, 13, 3, 3)
 
 
 @pytest.mark.parametrize('buffers', [False, True])
@@ -99,6 +96,39 @@ def test_averages_take_formulas(tmp_path):
     assert not average(run).module.fc.locked.constants.equal(torch.tensor([[1.0, 2.0, 0.0, 0.0]]))
 
 
+def pretrained(path):
+    model = Model()
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    return model
+
+
+def save_finer(path):
+    model = Model()
+    for layer in (model.conv, model.fc):
+        layer.refine_grid(10)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+
+
+@pytest.mark.parametrize('hook', [FORM, dict(REFINE, begin=100, end=101, refine={})], ids=lambda hook: hook['type'])
+@pytest.mark.parametrize('average', [dict(), dict(update_buffers=True), dict(begin_iter=2)], ids=str)
+def test_finer_grids_of_an_init_cfg(tmp_path, hook, average):
+    """They come when the averages have their form, and Adagrad its sums; what was refined and resumed keeps its own."""
+    save_finer(tmp_path / 'finer.pth')
+    hooks, optimizer = [hook, dict(type='EMAHook', momentum=0.5, **average)], dict(type='Adagrad', lr=1e-3)
+    runs = [runner(tmp_path / name, hooks, pretrained(tmp_path / 'finer.pth'), max_iters, resume=resume,
+                   optimizer=optimizer) for name, max_iters, resume in (('whole', 6, False), ('parts', 3, False),
+                                                                         ('parts', 6, True))]
+    for run in runs:
+        run.train()
+    whole, again = runs[0], runs[-1]
+    averages = [next(hook for hook in run.hooks if type(hook).__name__ == 'EMAHook').ema_model.module
+                for run in (whole, again)]
+    for state, name in ((whole.model.state_dict(), 'model'), (averages[0].state_dict(), 'average')):
+        assert state['conv.basis_weight'].shape == (4, 2, 13, 3, 3), name
+    assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert_close(averages[1].state_dict(), averages[0].state_dict(), rtol=0, atol=0)
+
+
 def train_in_ranks(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     allow_mmengine_globals()
@@ -119,12 +149,16 @@ def train_in_ranks(rank: int, folder: str) -> None:
 
     if rank == 0:
         torch.save(dict(state_dict=locked().state_dict(), meta={}), f'{folder}/small.pth')
+        save_finer(f'{folder}/finer.pth')
     torch.distributed.barrier()
     for unused in (True, False):
         name = f'loaded-{unused}'
         model = train(name, [FORM], Model(grid_size=10), unused, max_iters=3, load_from=f'{folder}/small.pth')
         assert model.conv.basis.grid_size == 5
         assert not model.fc.locked.constants.equal(torch.tensor([[1.0, 2.0, 0.0, 0.0]]))
+    for unused in (True, False):
+        model = train(f'begun-{unused}', [FORM], pretrained(f'{folder}/finer.pth'), unused, max_iters=3)
+        assert model.conv.basis.grid_size == 10
     train('refined', [REFINE], Model(), False, max_iters=3)
     model = train('refined', [REFINE], Model(), False, max_iters=6, resume=True)
     assert model.conv.basis.grid_size == 10
