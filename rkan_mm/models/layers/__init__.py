@@ -10,7 +10,7 @@ from .kan_conv import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d
 from .kan_layer import KANLayer
 from .kan_linear import KANLinear
 from .shared_kan_conv import SharedKANConv2d
-from .sparsity import prune
+from .sparsity import prune, teach_stacking
 from .whole_weights import teach_norms
 
 __all__ = [
@@ -21,3 +21,4 @@ __all__ = [
 
 teach_folding()
 teach_norms()
+teach_stacking()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -38,8 +40,8 @@ class KANLinear(KANLayer, nn.Linear):
         x = input
         if is_traced(x):
             return as_leaf(self, x)
-        if isinstance(x, Tensor) and x.is_nested and x.layout is torch.strided:
-            return self._of_nested(x)
+        if isinstance(x, Tensor) and x.is_nested and (x.layout is torch.strided or x.is_contiguous()):
+            return of_rows(self.forward, x)
         self.check_input(x)
         if x.layout in NO_STRIDES:
             return self.of_dense(x)
@@ -53,14 +55,6 @@ class KANLinear(KANLayer, nn.Linear):
         if self.memory == 'low':
             return recompute(self._forward, x, normed, reads=self._read(x, normed))
         return self._forward(x, normed)
-
-    def _of_nested(self, x: Tensor) -> Tensor:
-        """The rows of all tensors in a nested one at once, as in PyTorch's layer."""
-        parts = x.unbind()
-        rows = [part.reshape(-1, part.shape[-1]) for part in parts]
-        y = self.forward(torch.cat(rows)).split([len(each) for each in rows])
-        return torch.nested.as_nested_tensor([out.reshape(*part.shape[:-1], out.shape[-1])
-                                              for out, part in zip(y, parts, strict=True)])
 
     def _forward(self, x: Tensor, normed: Tensor | None) -> Tensor:
         kernel, bias = folded(self._kernel_and_bias, constant=not self.training)
@@ -84,3 +78,14 @@ class KANLinear(KANLayer, nn.Linear):
         else:
             planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
         return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)
+
+
+def of_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of rows, (N, ..., in) -> (N, ..., out), of those of all tensors in a nested one at once."""
+    if x.layout is not torch.strided:
+        return torch.nested.nested_tensor_from_jagged(function(x.values()), x.offsets())
+    parts = x.unbind()
+    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    y = function(torch.cat(rows)).split([len(each) for each in rows])
+    return torch.nested.as_nested_tensor([out.reshape(*part.shape[:-1], out.shape[-1])
+                                          for out, part in zip(y, parts, strict=True)])

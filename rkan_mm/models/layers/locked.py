@@ -16,6 +16,7 @@ from rkan_mm.models.ops import as_type_of
 from .grid_update import ELEMENTWISE
 from .half import in_full
 from .kan_layer import NO_STRIDES
+from .kan_linear import of_rows
 from .symbolic_trace import is_traced, layer_input
 
 
@@ -116,10 +117,8 @@ class LockedFunctions(nn.Module):
         x = layer_input(args, kwargs)
         if is_traced(x):  # the layer is a leaf, and runs this itself
             return out
-        if x.is_nested and x.layout is torch.strided:
-            parts = zip(x.unbind(), out.unbind(), strict=True)
-            return torch.nested.as_nested_tensor([each + as_type_of(own._value(layer, in_full(part), each), each)
-                                                  for part, each in parts])
+        if x.is_nested:
+            return out + of_rows(lambda rows: own._value(layer, in_full(rows), rows).to(out.dtype), x)
         value = own._value(layer, in_full(x.to_dense() if x.layout in NO_STRIDES else x), out)
         whole = out.to_dense() if out.is_mkldnn else out
         whole = whole + as_type_of(value, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rkan_mm.models.ops import as_type_of
+from rkan_mm.teaching import teach
 
 from .basis import GridBasis
 from .basis.grid import lasting
@@ -249,3 +251,20 @@ def prune(model: nn.Module, amount: float, run: Callable[[], object] | None = No
             each.keep((importance > limit).to(each.coefficient_parameter.device))
     total = sum(importance.numel() for importance in importances.values())
     return sum(layer.sparsity * importance.numel() for layer, importance in importances.items()) / total
+
+
+def teach_stacking() -> None:
+    """Have torch's ``stack_module_state`` stack masks, too: layers that are pruned otherwise would all have one."""
+    for module in ('torch._functorch.functional_call', 'torch.func'):
+        teach(importlib.import_module(module), 'stack_module_state', _stacked)
+
+
+def _stacked(plain: Callable, models: Sequence[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    parameters, buffers = plain(models)
+    for name, layer in models[0].named_modules():
+        masks = [model.get_submodule(name).mask for model in models] if isinstance(layer, Sparsity) else []
+        if any(mask is not None for mask in masks):
+            like = next(mask for mask in masks if mask is not None)
+            buffers[f'{name}.mask'.lstrip('.')] = torch.stack([torch.ones_like(like) if mask is None else mask
+                                                              for mask in masks])
+    return parameters, buffers

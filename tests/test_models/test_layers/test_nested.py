@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rkan_mm.models import KANLinear
+from rkan_mm.models.layers.locked import Fixed, lock
 
 
 @pytest.mark.parametrize('layout', [torch.strided, torch.jagged], ids=str)
@@ -20,6 +21,18 @@ def test_as_the_linear_layer(layout, args):
     found = torch.autograd.grad(sum(out.square().sum() for out in y.unbind()), list(layer.parameters()))
     expected = torch.autograd.grad(layer(torch.cat(parts)).square().sum(), list(layer.parameters()))
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize('locked', [False, True])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_jagged_ones_in_a_graph_and_with_formulas(locked, compiled):
+    layer, parts = KANLinear(4, 3), [torch.randn(3, 2, 4), torch.randn(5, 2, 4)]
+    if locked:
+        lock(layer, {(1, 2): Fixed('sin', (1.0, 2.0, 0.3, 0.1))})
+    run = torch.compile(layer, backend='eager', fullgraph=True) if compiled else layer
+    y = run(torch.nested.nested_tensor(parts, layout=torch.jagged))
+    for out, part in zip(y.unbind(), parts, strict=True):
+        assert_close(out, layer(part))
 
 
 def test_tensors_that_do_not_fit_are_an_error():

@@ -1,11 +1,13 @@
 """Regularisation, importance and pruning of functions."""
 
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, vmap
 from torch.testing import assert_close
 
 from rkan_mm.models import KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
@@ -219,3 +221,17 @@ def test_importance_of_shared_functions_is_of_all_channels():
     x[:, ::8] = 0
     others = x[:, [i for i in range(16) if i % 8]]
     assert_close(layer.importance(x) / layer.importance(others), torch.full((3, 3), (7 / 8)**0.5), rtol=0.1, atol=0)
+
+
+@layers
+@pytest.mark.parametrize('base', [0, 1, 'meta'])
+@pytest.mark.parametrize('amounts', [(0.3, 0.6), (None, 0.5)], ids=str)
+def test_layers_at_once_have_each_its_mask(kind, base, amounts):
+    """By torch's ``stack_module_state``, as its own pruned layers, of which the masks are buffers."""
+    models, x = [nn.Sequential(made(kind, 'BSpline')) for _ in amounts], torch.randn(LAYERS[kind][1]).double()
+    for model, amount in zip(models, amounts, strict=True):
+        if amount is not None:
+            model[0].prune(amount)
+    around = copy.deepcopy(models[1]).to('meta') if base == 'meta' else models[base]
+    found = vmap(lambda *state: functional_call(around, state, (x,)))(*torch.func.stack_module_state(models))
+    assert_close(found, torch.stack([model(x) for model in models]))
