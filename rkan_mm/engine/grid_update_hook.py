@@ -7,11 +7,11 @@ import operator
 from functools import partial
 
 import torch
-from mmengine.dist import broadcast, get_rank, is_distributed
+from mmengine.dist import broadcast, broadcast_object_list, get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
 from rkan_mm.models.layers.copies import followers
@@ -48,7 +48,8 @@ class KANGridUpdateHook(Hook):
     from the first layer to the last, each seeing what the updated ones before it give. What the optimizer holds for the
     coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
     compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
-    others follow. Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum
+    others follow; where they may run different layers (``find_unused_parameters=True``), not before a layer's forward
+    pass, but after the step. Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum
     encoder) share the grids of the layers that they average; so do copies of a layer that run under ``no_grad``. Of
     layers with tied coefficients the first that runs has its grid laid over its input, and the others share it.
 
@@ -85,6 +86,7 @@ class KANGridUpdateHook(Hook):
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._updates = self._moved = 0
         self._looked = -1
+        self._kept: dict[str, Tensor | None] | None = None
         self._uncompiled: Uncompiled | None = None
         self._form = CheckpointFormHook()
 
@@ -107,7 +109,7 @@ class KANGridUpdateHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._stop()
-        self._looked = -1
+        self._looked, self._kept = -1, None
         self._form.before_train(runner)
         refuse_shards(self, runner.model.modules())
         if not self.layers(runner.model):
@@ -146,28 +148,41 @@ class KANGridUpdateHook(Hook):
             self._uncompiled = Uncompiled(runner.model)
             trained = self._trained(runner)
             self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
-            self._handles = [layer.register_forward_pre_hook(
-                HereAlone(partial(self._update, runner, name, copies)), with_kwargs=True)
-                for name, (layer, copies) in trained.items()]
+            update = self._update
+            if is_distributed() and any(getattr(each, 'find_unused_parameters', False) for each in
+                                        runner.model.modules()):
+                self._kept, update = {}, self._keep
+            self._handles = [layer.register_forward_pre_hook(HereAlone(partial(update, runner, name, copies)),
+                                                             with_kwargs=True)
+                             for name, (layer, copies) in trained.items()]
             self._updates += 1
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         self._stop()
+        if self._kept is not None and self._pace(runner)[1]:
+            self._update_kept(runner, self._kept)
+            self._kept = None
 
     def _due(self, runner: Runner) -> range:
         """The iterations whose changes are made now: those since the last step, where gradients are accumulated.
 
         None before the next step, as a change would drop what was accumulated.
         """
-        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
-        slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
-        counts = getattr(slowest, '_accumulative_counts', 1)
-        if counts > 1 and slowest._inner_count % counts:
+        counts, has_stepped = self._pace(runner)
+        if not has_stepped:
             return range(0)
         first = max(runner.iter - counts, self._looked) + 1
         self._looked = runner.iter
         return range(first, runner.iter + 1)
+
+    @staticmethod
+    def _pace(runner: Runner) -> tuple[int, bool]:
+        """Of how many iterations gradients are accumulated for a step, and whether there are none since the last."""
+        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
+        slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
+        counts = getattr(slowest, '_accumulative_counts', 1)
+        return counts, counts == 1 or slowest._inner_count % counts == 0
 
     def _stop(self) -> None:
         """Also of a step that was broken off, after which somebody trains again."""
@@ -202,11 +217,36 @@ class KANGridUpdateHook(Hook):
                 self._forget(runner, layer)
             return
         copies = [*copies, *(each for each in self._without_grad if self._sources[each] is layer)]
+        self._lay(runner, name, copies, layer, layer_input(args, kwargs))
+
+    def _keep(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
+              kwargs: dict) -> None:
+        """In the place of `_update` where processes may run different layers, and must not wait for each other."""
+        if self._kept is None or name in self._kept or not unwrap(runner.model).training:
+            return
+        is_average = not torch.is_grad_enabled() and self._sources[layer] is not None
+        self._kept[name] = None if is_average or get_rank() else layer_input(args, kwargs).detach().clone()
+
+    def _update_kept(self, runner: Runner, kept: dict[str, Tensor | None]) -> None:
+        """In all processes at once, the layers that rank 0 ran."""
+        told = [[*kept], [name for name, x in kept.items() if x is None]]
+        broadcast_object_list(told)
+        trained = self._trained(runner)
+        averages = {layer: self._source(runner, layer) for layer in (trained[name][0] for name in told[1])}
+        for name in told[0]:
+            layer, copies = trained[name]
+            if layer not in averages and layer not in self._done:
+                copies = [*copies, *(each for each, source in averages.items() if source is layer)]
+                self._lay(runner, name, copies, layer, kept.get(name))
+        self._done = {}
+
+    def _lay(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, x: Tensor | None) -> None:
+        """Lay the grid of a layer over inputs, which rank 0 has, in all processes."""
         tied = tied_to(layer, *copies)
         self._done |= dict.fromkeys(tied, False)  # they share this change, and have none of their own
         changed = torch.zeros(1)
         if get_rank() == 0:
-            changed += layer.update_grid(layer_input(args, kwargs), followers=copies, **self.update)
+            changed += layer.update_grid(x, followers=copies, **self.update)
         if is_distributed():
             changed = changed.to(layer.coefficient_parameter.device)
             broadcast(changed)

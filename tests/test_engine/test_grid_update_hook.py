@@ -8,11 +8,14 @@ import torch
 from kan_runs import Model, Two, runner
 from killing import in_ranks
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel
+from mmengine.dist import get_rank
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.engine import KANGridUpdateHook, allow_mmengine_globals
+from rkan_mm.models import KANLinear
 
 
 def test_grids_are_updated_when_due(tmp_path):
@@ -208,3 +211,48 @@ def update_in_ranks(rank: int, store: str, folder: str) -> None:
 
 def test_ranks_stay_equal(tmp_path):
     in_ranks(update_in_ranks, str(tmp_path / 'store'), str(tmp_path))
+
+
+class Tasks(BaseModel):
+    """A head for each task, and no data of some tasks in a batch, as mmpretrain's MultiTaskHead has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.seen = Model(), 0
+        self.heads = nn.ModuleList(KANLinear(2, 2) for _ in range(3))
+
+    def forward(self, x, mode='tensor'):
+        x, self.seen = self.body(x), self.seen + 1
+        heads = [self.heads[(self.seen + get_rank()) % 3], *self.heads[:get_rank()]]
+        return dict(loss=sum(head(x).square().mean() for head in heads)) if mode == 'loss' else x
+
+
+def update_different_layers(rank: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{store}', rank=rank, world_size=2)
+    os.environ['LOCAL_RANK'] = str(rank)
+    for counts in (1, 2):
+        seen = []
+
+        class Watch(KANGridUpdateHook):
+            def _lay(self, runner, name, *args, seen=seen):
+                seen.append((runner.iter, name))
+                super()._lay(runner, name, *args)
+
+        model = MMDistributedDataParallel(Tasks(), find_unused_parameters=True)
+        run = runner(f'{folder}/{counts}', [Watch(interval=2, outside=0.0)], model, max_iters=6)
+        run._distributed = True  # what a launcher sets; those of mmengine want GPUs
+        run.optim_wrapper['accumulative_counts'] = counts
+        run.train()
+        own = ('body.conv', 'body.fc')
+        assert seen == [(i + counts - 1, name) for i in (0, 2, 4) for name in (*own, f'heads.{(i + 1) % 3}')]
+        assert run.model.module.body.conv.basis.interior().abs().max() > 3
+        states = [None, None]
+        torch.distributed.all_gather_object(states, run.model.module.state_dict())
+        assert_close(states[0], states[1], rtol=0, atol=0)
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_run_different_layers(tmp_path):
+    """The grid of one layer went to another."""
+    in_ranks(update_different_layers, str(tmp_path / 'store'), str(tmp_path))
