@@ -1,7 +1,8 @@
-"""Whether COCO's metric judges the images that are predicted, once each, by their own annotations."""
+"""Whether metrics judge the images that are predicted, once each, by their own annotations."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from mmengine.evaluator import Evaluator
+from mmengine.fileio import get_text
 
+from rkan_mm.engine.resume_state import sampler_of
 from rkan_mm.engine.run_error import PreflightError
 
 from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
@@ -19,10 +22,11 @@ from .datasets import common, names_of, parts_of
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
+OF_LINES = 'CrowdHumanMetric'
 
 
 def check_evaluator(loop: Any, what: str) -> None:
-    """Raise `PreflightError` if COCO's metric reads annotations of other images than those that will be predicted."""
+    """Raise `PreflightError` if a metric reads annotations of other images than those that will be predicted."""
     dataset: Any = loop.dataloader.dataset
     evaluator: Any = getattr(loop, 'evaluator', None)
     if type(evaluator) is Evaluator:
@@ -37,7 +41,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
                for part in (dataset, *parts_of(dataset))):
         return
     metrics = [metric for metric in metrics if is_mm(type(metric))
-               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS}]
+               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES}]
     if not metrics or not hasattr(dataset, 'get_data_info'):
         return
     if any(type(metric).__name__ == 'VOCMetric' for metric in metrics):
@@ -48,6 +52,8 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     if not all('img_id' in info and 'img_path' in info for info in infos):
         return
     for metric in metrics:
+        if type(metric).__name__ == OF_LINES:
+            _check_lines(infos, metric, sampler_of(loop.dataloader), what)
         if type(metric).__name__ not in OF_COCO:
             continue
         _check_once(infos, type(metric).__name__, what)
@@ -76,6 +82,22 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
             warn_in_red(f'{name} of the {what} judges {len(mine)} of the {len(theirs)} images of its ann_file: its '
                         'data set leaves out those without objects (by filter_cfg or indices), and what is found there '
                         'by mistake does not count. filter_cfg leaves out none with test_mode=True.')
+
+
+def _check_lines(infos: list[dict], metric: Any, sampler: Any, what: str) -> None:
+    """CrowdHuman's metric takes its lines and the predictions for each other in their order, as far as both go."""
+    lines = get_text(metric.ann_file, backend_args=metric.backend_args).strip().split('\n')
+    theirs = [str(json.loads(line)['ID']) for line in lines]
+    mine = [str(info['img_id']) for info in infos]
+    if getattr(sampler, 'shuffle', False):
+        raise PreflightError(f'{OF_LINES} of the {what} takes predictions in the order of its ann_file, and a sampler '
+                             "mixes them: give sampler=dict(type='DefaultSampler', shuffle=False).")
+    if mine != theirs:
+        place = next((i for i, pair in enumerate(zip(mine, theirs, strict=False)) if len({*pair}) > 1),
+                     min(len(mine), len(theirs)))
+        raise PreflightError(f'{OF_LINES} of the {what} has other lines in its ann_file ({len(theirs)}) than its data '
+                             f'set has images ({len(mine)}), from number {place + 1} on: give both the same, in one '
+                             'order. To run all the same: --cfg-options preflight.evaluator=False')
 
 
 def _check_rows(dataset: Any, what: str) -> None:

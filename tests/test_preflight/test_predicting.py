@@ -14,7 +14,7 @@ from torch import nn
 
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.evaluators import _check_numbering
+from rkan_mm.preflight.evaluators import _check_lines, _check_numbering
 from rkan_mm.preflight.run_hook import check_heads
 from rkan_mm.preflight.trial import _check_lvis
 
@@ -253,3 +253,14 @@ def test_instances_of_panoptic_data(names, message):
     dataset = SimpleNamespace(metainfo=PANOPTIC, cat_ids=[1, 2, 3])
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         _check_numbering(dataset, coco, 'CocoMetric', 'test')
+
+
+@pytest.mark.parametrize(('names', 'shuffle', 'message'), [
+    ('abc', False, None), ('abc', True, 'and a sampler mixes them'), ('ab', False, 'from number 3 on: give both'),
+    ('acb', False, 'has other lines in its ann_file .3. than its data set has images .3., from number 2 on')])
+def test_lines_of_crowds(tmp_path, names, shuffle, message):
+    """Where there are fewer pictures, mmdet gives the figures of the first ones; where they are others, it stops."""
+    (tmp_path / 'val.odgt').write_text(''.join(json.dumps(dict(ID=name)) + '\n' for name in 'abc'))
+    metric = SimpleNamespace(ann_file=str(tmp_path / 'val.odgt'), backend_args=None)
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        _check_lines([dict(img_id=name) for name in names], metric, SimpleNamespace(shuffle=shuffle), 'test')
