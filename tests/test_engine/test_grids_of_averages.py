@@ -105,6 +105,19 @@ def test_ema_hook_at_a_learning_rate_of_0(tmp_path, update_buffers, options):
     assert_close(average(X), run.model(X), rtol=1e-4, atol=1e-4)
 
 
+def test_an_average_follows_a_trained_grid_whose_points_have_crossed():
+    """Its own have not yet. It stayed as it was, in another shape than its layer."""
+    layer = KANLinear(2, 3, basis=dict(type='RSWAF', trainable_grid=True))
+    average, x = copy.deepcopy(layer), torch.rand(64, 2)
+    with torch.no_grad():
+        layer.basis.grid[:, 3] = layer.basis.grid[:, 4] + 0.1
+    expected = average(x)
+    layer.refine_grid(16, [average])
+    assert average.basis_weight.shape == layer.basis_weight.shape
+    assert_close(average.basis.grid, layer.basis.grid, rtol=0, atol=0)
+    assert (average(x) - expected).square().mean() < 0.01 * expected.var()
+
+
 class Prune(Hook):
     def before_train_iter(self, runner, *args, **kwargs):
         if runner.iter == 2:

@@ -115,7 +115,7 @@ class GridUpdate(Tied):
     @lasting
     def follow_grid(self, other: GridUpdate) -> None:
         """Take the grid of another such layer and fit these coefficients to it, as a moving average of it must."""
-        self._change_grid(lambda: take_grid(self.basis, other.basis), None)
+        self._change_grid(lambda: take_grid(self.basis, other.basis), None, must=True)
 
     def _grid_basis(self, method: str) -> GridBasis:
         if not isinstance(self.basis, GridBasis):
@@ -168,7 +168,8 @@ class GridUpdate(Tied):
         return norm(x.to(next(held, x.dtype)))
 
     def _change_grid(self, change: Callable[[], None], samples: Tensor | None,
-                     followers: Sequence[GridUpdate] = ()) -> bool:
+                     followers: Sequence[GridUpdate] = (), must: bool = False) -> bool:
+        """With ``must`` also where points lie apart no longer, as those of a layer may whose grid is trained."""
         before, old = state_of(self.basis), copy.deepcopy(self.basis).double()
         alike = [follower for follower in followers if same_grid(follower.basis, self.basis)]
         tied = {each: mates(each) for each in (self, *followers)}
@@ -176,7 +177,7 @@ class GridUpdate(Tied):
         change()
         new = copy.deepcopy(self.basis).double()
         transform = None
-        if _apart(self.basis) or not _apart(old):
+        if must or _apart(self.basis) or not _apart(old):
             with contextlib.suppress(torch.linalg.LinAlgError):
                 transform = fit(old, new, samples)  # (rows, F_new, F_old)
         weight = None if transform is None else self._fitted(transform)
