@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import Runner
+from torch import Tensor
 
 from rkan_mm.engine.run_error import PreflightError
 
@@ -11,27 +16,39 @@ from .config import dicts_with, is_mm, kind
 from .red import warn_in_red
 
 
-def check_monitors(runner: Runner, figures: dict[str, float] | None) -> None:
+def check_monitors(runner: Runner, figures: dict[str, Any] | None) -> None:
     """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
     if figures is None or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
         return
+    numbers = [key for key, value in figures.items() if _is_number(value)]
     waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
-            if 'auto' in getattr(hook, 'key_indicators', ()):
+            keys = getattr(hook, 'key_indicators', ())
+            if 'auto' in keys:
                 _tell_best(figures, runner.val_loop.evaluator.dataset_meta)
-            waiting[f'{type(hook).__name__}(save_best)'] = [key for key in getattr(hook, 'key_indicators', ())
-                                                            if key not in ('auto', None)]
+            waiting[f'{type(hook).__name__}(save_best)'] = [key for key in ([*figures][:1] if 'auto' in keys else keys)
+                                                            if key is not None]
         elif isinstance(hook, EarlyStoppingHook):
             waiting[f'{type(hook).__name__}(monitor)'] = [hook.monitor]
     for _, scheduler in dicts_with(runner.cfg.get('param_scheduler'), 'type'):
         if kind(scheduler).startswith('ReduceOnPlateau'):
             waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
     for who, keys in waiting.items():
-        if missing := [key for key in keys if key not in figures]:
-            given = f'{", ".join(sorted(figures))}. Name one of these' if figures else 'no figure (format_only)'
+        if missing := [key for key in keys if key not in numbers]:
+            given = f'{", ".join(sorted(numbers))}. Name one of these' if numbers else (
+                'no number' if figures else 'no figure (format_only)')
+            if (first := missing[0]) in figures:
+                given += f' ({first} is a {type(figures[first]).__name__})'
             raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives {given}. To run all '
                                  'the same: --cfg-options preflight.trial=False')
+
+
+def _is_number(value: Any) -> bool:
+    """Whether mmengine can compare a figure: one number, and no list of classes and no matrix."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return math.prod(value.shape) == 1
+    return isinstance(value, (int, float, np.number))
 
 
 def is_of_one_class(figure: str, meta: dict | None) -> bool:

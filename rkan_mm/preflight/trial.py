@@ -36,8 +36,8 @@ from .config import is_mm
 from .images import check_sizes
 
 JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
-          'AveragePrecision', 'CocoPanopticMetric')  # metrics that give figures for one image
-PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'ConfusionMatrix',
+          'AveragePrecision', 'ConfusionMatrix', 'CocoPanopticMetric')  # metrics that give figures for one image
+PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric',
               'VOCMultiLabelMetric', 'VOCAveragePrecision')
 """Metrics that take in one image alone, without a figure."""
 
@@ -66,7 +66,7 @@ CURES = (
 )
 
 
-def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, float] | None:
+def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, Any] | None:
     """Run a loop's first image through data, model and metrics, and leave everything as it was.
 
     What fails so is tried again with the first batch, as the loop will take it, and only then refused.
@@ -77,7 +77,8 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
         what: ``'validation'`` or ``'test'``, for messages.
 
     Returns:
-        The figures that the metrics will give, with values of no meaning; None where that cannot be known.
+        The figures that the metrics will give, in their order, with values of no meaning; None where that cannot be
+        known.
 
     Raises:
         PreflightError: what the loop would fail at.
@@ -131,7 +132,7 @@ class Trial:
         self.batch: Any = None
         self.metric: BaseMetric | None = None
 
-    def run(self, loader: DataLoader, what: str) -> dict[str, float] | None:
+    def run(self, loader: DataLoader, what: str) -> dict[str, Any] | None:
         """The figures of all metrics; None where some are unknown."""
         model, loop = self.runner.model, self.loop
         self.batch = next(iter(loader))
@@ -139,17 +140,18 @@ class Trial:
         with torch.no_grad(), autocast(enabled=loop.fp16):
             outputs = (model.val_step if type(loop) is ValLoop else model.test_step)(self.batch)
         outputs, losses = _update_losses(outputs, {})
-        figures: list[dict[str, float] | None] = [_parse_losses(losses, 'val') if losses else {}]
+        figures: list[dict[str, Any] | None] = []
         for self.metric in loop.evaluator.metrics:
             figures.append(_figures(self.metric, self.batch, outputs, judged=type(loop.evaluator) is Evaluator))
         if type(loop.evaluator) is not Evaluator:
             return None
-        counts = Counter(key for each in figures[1:] for key in each or ())
+        counts = Counter(key for each in figures for key in each or ())
         if double := [key for key, count in counts.items() if count > 1]:
             raise PreflightError(f'{len(loop.evaluator.metrics)} metrics of the {what} give {double[0]}, and mmengine '
                                  "stops at that when all is predicted: give them other names by prefix='...'.")
         if None in figures:
             return None
+        figures.append(_parse_losses(losses, 'val') if losses else {})
         return {key: value for each in figures if each for key, value in each.items()}
 
     def problem(self, error: Exception, what: str) -> PreflightError:
@@ -169,7 +171,7 @@ def _cure(text: str) -> str:
     return next((f' ({cure})' for pattern, cure in CURES if re.search(pattern, text)), '')
 
 
-def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dict[str, float] | None:
+def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dict[str, Any] | None:
     """What a metric makes of a batch, None where that cannot be known; the metric is as before then.
 
     Where the batch may be none that it will have to judge, it takes it in alone.

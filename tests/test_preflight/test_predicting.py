@@ -211,6 +211,29 @@ def test_weights_of_another_width(train, tmp_path, capsys):
     assert 'WARNING: ' not in capsys.readouterr().out
 
 
+CLASSWISE = """
+val_evaluator = [dict(type='SingleLabelMetric', average=None, num_classes=3), dict(type='Accuracy', topk=1)]
+"""
+MATRIX = "val_evaluator = [dict(type='ConfusionMatrix'), dict(type='Accuracy', topk=1)]\n"
+BEST = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', rule='greater', save_best='{}'))\n"
+STOP = "custom_hooks = [dict(type='EarlyStoppingHook', rule='greater', monitor='{}')]\n"
+EACH = 'single-label/f1-score_classwise'
+
+
+@pytest.mark.parametrize(('lines', 'message'), [
+    (CLASSWISE + BEST.format(EACH), rf'save_best. waits for {EACH}, and the validation gives accuracy/top1. Name one '
+                                    rf'of these .{EACH} is a list'),
+    (CLASSWISE + STOP.format(EACH), rf'EarlyStoppingHook.monitor. waits for {EACH}, and the validation gives accuracy'),
+    (MATRIX + BEST.format('auto'), r'confusion_matrix/result is a Tensor'),
+    (MATRIX + BEST.format('accuracy/top1'), None),
+    ("val_evaluator = dict(type='Accuracy', topk=1)\n" + BEST.format('auto'), None),
+])
+def test_figures_that_are_no_numbers(printed, lines, message):
+    """Of which mmengine cannot tell the best: it stopped at the first validation."""
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        printed(CLASSIFIER, lines)
+
+
 class Mask2Former(nn.Module):
     """Heads as mmdet has them; the numbers of classes are all that counts here."""
 

@@ -43,8 +43,9 @@ class RKANet(BackboneAttributes):
         block: config of the blocks; in/out channels and stride are measured, ``last`` is true for the stage behind
             which the backbone has no further convolution.
         fusion: config of the fusion, ``'Addition'``, ``'Gating'`` or ``'SE'``.
-        input_size: height and width of the image with which the stages are measured once; None takes 64 x 64, or the
-            first of 224, 256 and 384 that the backbone takes and in which no stage has a single pixel.
+        input_size: height and width of the image with which the stages are measured once, or one number for both; None
+            takes 64 x 64, or the first of 224, 256 and 384 that the backbone takes and in which no stage has a single
+            pixel.
         with_cp, norm_eval: of the blocks; those of the inner backbone stand in its own config.
         frozen_stages: names of the stages whose blocks and fusions are frozen: no gradients, norms in eval mode.
         pretrained, out_indices: of the inner backbone, before those in its config, where others write them for any
@@ -68,7 +69,7 @@ class RKANet(BackboneAttributes):
                  stages: Sequence[str] | dict[str, dict | None] = ('layer4',),
                  block: dict = dict(type='RKANBlock'),  # noqa: B006
                  fusion: dict = dict(type='Addition'),  # noqa: B006
-                 input_size: tuple[int, int] | None = None,
+                 input_size: tuple[int, int] | int | None = None,
                  with_cp: bool = False,
                  norm_eval: bool = False,
                  frozen_stages: Sequence[str] = (),
@@ -93,7 +94,8 @@ class RKANet(BackboneAttributes):
         while isinstance(backbone, dict) and 'in_channels' not in backbone and 'backbone' in backbone:
             backbone = backbone['backbone']  # of a PluggedBackbone
         in_channels = backbone.get('in_channels') if isinstance(backbone, dict) else None
-        measured = measure(self.backbone, spans, input_size, in_channels)
+        size = (input_size, input_size) if isinstance(input_size, int) else input_size
+        measured = measure(self.backbone, spans, size, in_channels)
 
         self.bridges = ModuleDict()
         self._stages: dict[str, BridgedStage] = {}  # under the keys of bridges, where others may take their places

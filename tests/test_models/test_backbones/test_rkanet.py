@@ -267,7 +267,7 @@ def test_hrnet_has_maps_inside_its_stages(image):
 ], ids=['swin', 'hrnet'])
 def test_stages_of_tokens_or_of_several_maps(cfg, stage, message):
     with pytest.raises(ValueError, match=message + r'; an RKAN block needs feature maps \(B, C, H, W\)'):
-        RKANet(cfg, (stage,), input_size=(224, 224))
+        RKANet(cfg, (stage,), input_size=224)
 
 
 def test_stage_that_does_not_run():
