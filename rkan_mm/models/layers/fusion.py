@@ -42,7 +42,11 @@ class Gating(nn.Module):
         self.gate = nn.Conv2d(channels, channels, 1)
 
     def forward(self, out: Tensor, residual: Tensor) -> Tensor:
-        return torch.lerp(residual, out, self.gate(residual).sigmoid())
+        gate = self.gate(residual).sigmoid()
+        if not residual.dtype == out.dtype == gate.dtype:  # under autocast, which does not make them alike for lerp
+            dtype = torch.promote_types(torch.promote_types(residual.dtype, out.dtype), gate.dtype)
+            residual, out, gate = residual.to(dtype), out.to(dtype), gate.to(dtype)
+        return torch.lerp(residual, out, gate)
 
 
 @FUSIONS.register_module('SE')

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -43,6 +45,19 @@ def test_context_weighs_the_residual_by_what_the_stage_sees(tensors):
     gate = (channel[:, :, None, None] + place[:, None]).sigmoid()
     assert_close(fusion(out, residual), out + gate * residual)
     assert_close(fusion(out, 3 * residual) - out, 3 * (fusion(out, residual) - out))  # gated by out alone
+
+
+@pytest.mark.parametrize('kind', sorted(FUSIONS.module_dict))
+@pytest.mark.parametrize('half', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('halved', [*itertools.product([False, True], repeat=2)], ids=str)
+def test_under_autocast_either_may_be_in_half_precision(tensors, kind, half, halved):
+    """As the stages of ConvNeXt and norms by layer or group are not."""
+    out, residual = tensors
+    fusion = build(FUSIONS, dict(type=kind), 'x', channels=32)
+    with torch.autocast('cpu', half):
+        found = fusion(*(t.to(half) if is_half else t for t, is_half in zip(tensors, halved, strict=True)))
+    assert found.dtype == (half if all(halved) else torch.float32)
+    assert_close(found.float(), fusion(out, residual), rtol=3e-2, atol=3e-2)
 
 
 def test_se_keeps_a_unit_for_few_channels():
