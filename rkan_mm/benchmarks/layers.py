@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,10 +69,13 @@ def step_of(layer: nn.Module, x: Tensor, training: bool, running: Running = CPU)
 
 
 def multiplications(layer: nn.Module, outputs: int) -> int:
-    """Of a forward pass that gives so many numbers: one by each coefficient of each."""
+    """Of a forward pass that gives so many numbers: one by each coefficient of each, but for those of constants."""
     if isinstance(layer, SharedKANConv2d):
-        return outputs * (layer.weight.numel() + layer.kernel_size[0] * layer.kernel_size[1])
-    return outputs * sum(p[0].numel() for name, p in layer.named_parameters() if p.dim() > 1 and 'scaler' not in name)
+        functions = layer.basis.num_functions - layer.basis.constant_first
+        return outputs * (functions + 1) * math.prod(layer.kernel_size)
+    own = sum(p[0].numel() for name, p in layer.named_parameters() if p.dim() > 1 and 'scaler' not in name)
+    constants = layer.basis_weight[0, :, 0].numel() if getattr(layer, 'without_constant', False) else 0
+    return outputs * (own - constants)
 
 
 def reached(layer: nn.Module, x: Tensor, training: bool, seconds: float, running: Running) -> dict[str, float]:

@@ -4,13 +4,14 @@ import weakref
 
 import pytest
 import torch
+from mmengine.analysis import FlopAnalyzer
 from torch import nn
 from torch.testing import assert_close
 
 from rkan_mm.benchmarks import layers, timing
 from rkan_mm.benchmarks.cases import CASES, Autograd, Case, Unfolded, linear
 from rkan_mm.benchmarks.layers import MODELS, markdown, saved_bytes
-from rkan_mm.models import KANConv2d, SharedKANConv2d
+from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
 
 SMALL = {
     'shared': Case('shared', (2, 4, 6, 6), lambda: nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False),
@@ -34,6 +35,16 @@ def test_forms_compute_the_same(case):
     if len(case.shape) == 4:
         x = torch.randn(1, *case.shape[1:])
         assert case.rival()(x).shape == ours(x).shape
+
+
+@pytest.mark.parametrize('basis', [dict(type='Chebyshev', degree=2), dict(type='BSpline', grid_size=4)])
+def test_multiplications_are_those_that_mmengine_counts(basis):
+    """Constants are none: they are added up before."""
+    x = torch.rand(1, 4, 6, 6)
+    for layer, x in ((SharedKANConv2d(3, 2, 1, basis=basis), x), (KANLinear(6, 5, basis=basis), x),
+                     (KANConv2d(4, 8, 3, padding=1, groups=2, with_base=False, basis=basis), x)):
+        counted = FlopAnalyzer(layer.eval(), x).unsupported_ops_warnings(False).total()
+        assert layers.multiplications(layer, layer(x).numel()) == counted > 0
 
 
 def test_saved_bytes_are_counted():
