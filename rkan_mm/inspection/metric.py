@@ -22,7 +22,8 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from rkan_mm.engine.run_error import PreflightError
-from rkan_mm.preflight.config import kind
+from rkan_mm.preflight.config import kind, switches
+from rkan_mm.preflight.evaluators import check_part
 from rkan_mm.preflight.monitors import is_of_one_class
 from rkan_mm.spread import spread
 
@@ -46,7 +47,8 @@ class Metric:
 
     Raises:
         FileNotFoundError: the validation set is not there.
-        PreflightError: the config has no evaluator, or one that cannot be brought to count those images alone.
+        PreflightError: the config has no evaluator, or one that cannot be brought to count those images alone, or has
+            annotations of others.
     """
 
     def __init__(self, subject: Subject, num_images: int | None) -> None:
@@ -72,18 +74,22 @@ class Metric:
         for i, config in enumerate(self.configs):
             given = str(config.get('ann_file') or '')
             if given.endswith('.json'):
-                config['ann_file'] = self._reduced(given, i)
-            if given and config['ann_file'] == given and self.num_images < total:
+                config['ann_file'] = self._reduced(given, config, i)
+            if given and config['ann_file'] != given:
+                config.pop('backend_args', None)  # the part is a file here
+            elif given and self.num_images < total:
                 raise PreflightError(f'{kind(config)} counts all objects of {given!r}, also those of images that are '
                                      'not predicted: --eval-images all predicts all.')
 
-    def _reduced(self, ann_file: str, i: int) -> str:
-        content = mmengine.load(ann_file)
+    def _reduced(self, ann_file: str, config: dict, i: int) -> str:
+        content = mmengine.load(ann_file, backend_args=config.get('backend_args'))
         if not isinstance(content, dict) or 'images' not in content:
             return ann_file
         ids = {self.subject.dataset.get_data_info(place)['img_id'] for place in self.chosen}
         content['images'] = [image for image in content['images'] if image['id'] in ids]
         content['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
+        if switches(self.subject.cfg)['evaluator']:
+            check_part(self.subject.dataset, self.chosen, content, config, 'validation')
         self.truth = content
         path = Path(self._folder, f'{i}.json')
         path.write_text(json.dumps(content))

@@ -26,8 +26,9 @@ from rkan_mm.engine.run_error import PreflightError
 from rkan_mm.preflight import load_for_testing
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.classification import check_classification
-from rkan_mm.preflight.config import scope
+from rkan_mm.preflight.config import scope, switches
 from rkan_mm.preflight.datasets import check_data_sets, common
+from rkan_mm.preflight.run_hook import check_classes, learned_classes
 from rkan_mm.spread import spread
 from rkan_mm.visualization.overlay import read_rgb
 
@@ -48,8 +49,8 @@ class Subject:
         allow_partial: see `load_for_testing`.
 
     Raises:
-        PreflightError: the model has no KAN layer, the checkpoint is of another model, the device cannot be used, or
-            there are no images.
+        PreflightError: the model has no KAN layer, the checkpoint is of another model or other classes, the device
+            cannot be used, or there are no images.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, images: Sequence[str] = (), num_images: int = 20,
@@ -111,10 +112,11 @@ class Subject:
         """The config's validation set, built at its first use.
 
         Raises:
-            PreflightError: its files are not there.
+            PreflightError: its files are not there, or it has other classes than the model or the checkpoint.
         """
         if self._dataset is None:
-            self._dataset = self._built(self._loader.dataset)
+            what = 'validation' if self.cfg.get('val_dataloader') else 'test'
+            self._dataset = self._built(self._loader.dataset, what)
         return self._dataset
 
     def of_training(self, number: int) -> Samples:
@@ -125,12 +127,12 @@ class Subject:
         """
         if not self.cfg.get('train_dataloader'):
             raise PreflightError(f'{self.cfg.filename} has no training data: give images.')
-        dataset = self._built(with_pipeline(self.cfg.train_dataloader.dataset, self.pipeline))
+        dataset = self._built(with_pipeline(self.cfg.train_dataloader.dataset, self.pipeline), 'train')
         places = spread(len(dataset), number)
         return Samples(lambda i: dataset[places[i]], len(places))
 
-    def _built(self, dataset: ConfigDict) -> Any:
-        """A data set whose files are there."""
+    def _built(self, dataset: ConfigDict, what: str) -> Any:
+        """A data set whose files are there, and whose classes are those of the model and the checkpoint."""
         alone = copy.deepcopy(self.cfg)
         for name in ('train_dataloader', 'val_dataloader', 'test_evaluator'):
             alone.pop(name, None)
@@ -141,6 +143,8 @@ class Subject:
             built = DATASETS.build(copy.deepcopy(dataset))
             if hasattr(built, 'full_init'):
                 built.full_init()
+        if switches(self.cfg)['classes']:
+            check_classes(self.model, self.cfg, {what: built}, learned_classes(self._meta))
         return built
 
     @property

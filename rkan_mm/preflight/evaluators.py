@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
-from .config import is_mm
+from .config import is_mm, kind
 from .datasets import common, names_of, parts_of
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 OF_LINES = 'CrowdHumanMetric'
+CURE = 'Give the evaluator the ann_file of this data set. To run all the same: --cfg-options preflight.evaluator=False'
 
 
 def check_evaluator(loop: Any, what: str) -> None:
@@ -37,8 +39,7 @@ def check_evaluator(loop: Any, what: str) -> None:
 
 
 def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) -> None:
-    if not all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
-               for part in (dataset, *parts_of(dataset))):
+    if not _is_read_by_mm(dataset):
         return
     metrics = [metric for metric in metrics if is_mm(type(metric))
                and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES}]
@@ -60,24 +61,13 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
         if (coco := getattr(metric, '_coco_api', None)) is None:
             continue
         name = type(metric).__name__
-        _check_numbering(dataset, coco, name, what)
-        if metric.classwise:
-            _check_columns(dataset, coco, name, what)
+        _check_truth(dataset, infos, coco, name, metric.classwise, what)
         mine, theirs = {info['img_id']: info for info in infos}, coco.imgs
-        odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, theirs.get(key))]
-        if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
-            strange = [info['img_path'] for info in mine.values() if not _shares_boxes(info, coco)]
-            odd = strange if 2 * len(strange) > len(mine) else []
-        cure = ('Give the evaluator the ann_file of this data set. To run all the same: --cfg-options '
-                'preflight.evaluator=False')
-        if odd:
-            raise PreflightError(f'{name} of the {what} has other annotations than its data set: {len(odd)} of '
-                                 f'{len(mine)} images are not so in its ann_file, such as {some(odd[:3])}. {cure}')
         missing = [str(theirs[key]['file_name']) for key in theirs if key not in mine and coco.imgToAnns[key]]
         if missing:
             raise PreflightError(f'{name} of the {what} would count the objects of {len(missing)} images as missed, '
                                  'which its data set leaves out (by filter_cfg or indices), such as '
-                                 f'{some(missing[:3])}. {cure}')
+                                 f'{some(missing[:3])}. {CURE}')
         if len(mine) < len(theirs):
             warn_in_red(f'{name} of the {what} judges {len(mine)} of the {len(theirs)} images of its ann_file: its '
                         'data set leaves out those without objects (by filter_cfg or indices), and what is found there '
@@ -98,6 +88,50 @@ def _check_lines(infos: list[dict], metric: Any, sampler: Any, what: str) -> Non
         raise PreflightError(f'{OF_LINES} of the {what} has other lines in its ann_file ({len(theirs)}) than its data '
                              f'set has images ({len(mine)}), from number {place + 1} on: give both the same, in one '
                              'order. To run all the same: --cfg-options preflight.evaluator=False')
+
+
+def check_part(dataset: Any, places: Sequence[int], content: dict, metric: dict, what: str) -> None:
+    """`check_evaluator` for a part of a data set that is judged by the content of a json.
+
+    Args:
+        dataset: of mm; others are not looked at.
+        places: in it, of the images that are predicted.
+        content: of the json.
+        metric: config of the metric; only COCO's are looked at.
+        what: the data set is called.
+    """
+    name = kind(metric).rpartition('.')[2]
+    if name not in OF_COCO or not _is_read_by_mm(dataset) or not hasattr(dataset, 'get_data_info'):
+        return
+    from mmdet.datasets.api_wrappers import COCO
+    infos = [dataset.get_data_info(place) for place in places]
+    if all('img_id' in info and 'img_path' in info for info in infos):
+        _check_once(infos, name, what)
+        coco = COCO()
+        coco.dataset = content
+        with contextlib.redirect_stdout(None):
+            coco.createIndex()
+        _check_truth(dataset, infos, coco, name, metric.get('classwise', False), what)
+
+
+def _is_read_by_mm(dataset: Any) -> bool:
+    return all(is_mm(type(part)) or is_mm(type(part), 'load_data_list', 'parse_data_info')
+               for part in (dataset, *parts_of(dataset)))
+
+
+def _check_truth(dataset: Any, infos: Sequence[dict], coco: Any, name: str, classwise: bool, what: str) -> None:
+    """Whether a json has the objects of these images, under the numbers that their classes have in the data set."""
+    _check_numbering(dataset, coco, name, what)
+    if classwise:
+        _check_columns(dataset, coco, name, what)
+    mine = {info['img_id']: info for info in infos}
+    odd = [info['img_path'] for key, info in mine.items() if not _is_of(info, coco.imgs.get(key))]
+    if not odd:  # two splits may number and name their images alike; where labels were but mended, most boxes stay
+        strange = [info['img_path'] for info in mine.values() if not _shares_boxes(info, coco)]
+        odd = strange if 2 * len(strange) > len(mine) else []
+    if odd:
+        raise PreflightError(f'{name} of the {what} has other annotations than its data set: {len(odd)} of '
+                             f'{len(mine)} images are not so in its ann_file, such as {some(odd[:3])}. {CURE}')
 
 
 def _check_rows(dataset: Any, what: str) -> None:

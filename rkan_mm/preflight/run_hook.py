@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -48,13 +49,12 @@ class CheckRunHook(Hook):
     priority = 'LOWEST'  # other hooks may prepare the model or the data
 
     def __init__(self, test: bool = False) -> None:
-        self.test, self._trains, self._begun, self._learned = test, False, False, None
+        self.test, self._trains, self._begun = test, False, False
+        self._learned: tuple[str, ...] | None = None
         self._end_watch: Callable[[], None] = lambda: None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        meta = checkpoint.get('meta') or {}
-        meta = common(meta.get('dataset_meta')) or meta  # of mm 2
-        self._learned = meta.get('classes') or meta.get('CLASSES')
+        self._learned = learned_classes(checkpoint.get('meta') or {})
 
     def has_begun(self) -> bool:
         """Whether the first step has been taken, so that errors are those of the run."""
@@ -92,27 +92,9 @@ class CheckRunHook(Hook):
         on, model = switches(runner.cfg), innermost(runner.model)
         data = {what: loop.dataloader.dataset for what, loop in loops.items()
                 if hasattr(getattr(loop, 'dataloader', None), 'dataset')}
-        if on['classes'] and _answers_by_labels(model):
-            with checking('Classes of the data'):
-                found = {who: names for what, dataset in data.items()
-                         for who, names in names_by_part(dataset, what).items()}
-                learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
-                check_same_classes({'the checkpoint': None if isinstance(learned, str) else learned, **found}, found)
-                for what, dataset in data.items():
-                    loader = runner.cfg.get(f'{"val" if what == "validation" else what}_dataloader')
-                    for part in parts_of(dataset) if is_main_process() else ():
-                        check_same_classes(names_written(part, loader), ['the config'])
-            for what, dataset in data.items():
-                with checking(f'Heads and labels of the {what}'):
-                    check_heads(model, dataset, what)
-        if on['classes'] and _is_classifier(model):
-            with checking('Labels of folders'):
-                check_same_folders(data)
-                for what, dataset in data.items():
-                    check_names_of_folders(dataset, what)
-            for what, dataset in data.items():
-                with checking(f'Classes in the data of the {what}'):
-                    tell_absent_labels(dataset, _num_classes(model), what)
+        if on['classes']:
+            learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
+            check_classes(model, runner.cfg, data, learned)
         if on['images'] and is_main_process():
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
@@ -150,6 +132,44 @@ class CheckRunHook(Hook):
                     figures = try_first(runner, loop, what)
                     if what == 'validation':
                         check_monitors(runner, figures)
+
+
+def learned_classes(meta: dict) -> tuple[str, ...] | None:
+    """Names of the classes that a checkpoint was trained on, by its ``meta``; None where it does not tell."""
+    meta = common(meta.get('dataset_meta')) or meta  # of mm 2
+    names = meta.get('classes') or meta.get('CLASSES')
+    return None if not names or isinstance(names, str) else tuple(names)
+
+
+def check_classes(model: nn.Module, cfg: Config, data: dict[str, Any], learned: tuple[str, ...] | None) -> None:
+    """Raise `PreflightError` if classes have other numbers, or other names, in one of these than in another.
+
+    Args:
+        model: whose heads are looked at.
+        cfg: its config.
+        data: data sets, by ``'train'``, ``'validation'`` and ``'test'``.
+        learned: classes of the checkpoint; None where unknown.
+    """
+    if _answers_by_labels(model):
+        with checking('Classes of the data'):
+            found = {who: names for what, dataset in data.items()
+                     for who, names in names_by_part(dataset, what).items()}
+            check_same_classes({'the checkpoint': learned, **found}, found)
+            for what, dataset in data.items():
+                loader = cfg.get(f'{"val" if what == "validation" else what}_dataloader')
+                for part in parts_of(dataset) if is_main_process() else ():
+                    check_same_classes(names_written(part, loader), ['the config'])
+        for what, dataset in data.items():
+            with checking(f'Heads and labels of the {what}'):
+                check_heads(model, dataset, what)
+    if _is_classifier(model):
+        with checking('Labels of folders'):
+            check_same_folders(data)
+            for what, dataset in data.items():
+                check_names_of_folders(dataset, what)
+        for what, dataset in data.items():
+            with checking(f'Classes in the data of the {what}'):
+                tell_absent_labels(dataset, _num_classes(model), what)
 
 
 def _is_classifier(model: nn.Module) -> bool:

@@ -41,8 +41,8 @@ def test_forms_compute_the_same(case):
 def test_multiplications_are_those_that_mmengine_counts(basis):
     """Constants are none: they are added up before."""
     x = torch.rand(1, 4, 6, 6)
-    for layer, x in ((SharedKANConv2d(3, 2, 1, basis=basis), x), (KANLinear(6, 5, basis=basis), x),
-                     (KANConv2d(4, 8, 3, padding=1, groups=2, with_base=False, basis=basis), x)):
+    for layer in (SharedKANConv2d(3, 2, 1, basis=basis), KANLinear(6, 5, basis=basis),
+                  KANConv2d(4, 8, 3, padding=1, groups=2, with_base=False, basis=basis)):
         counted = FlopAnalyzer(layer.eval(), x).unsupported_ops_warnings(False).total()
         assert layers.multiplications(layer, layer(x).numel()) == counted > 0
 

@@ -1,10 +1,13 @@
 """Metrics on a part of a validation set, intervals of differences, and which predictions differ."""
 
 import copy
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
@@ -78,6 +81,47 @@ def test_metrics_that_stand_in_an_evaluator(subject):
     other.cfg.val_evaluator = dict(type='MultiDatasetsEvaluator', metrics=metrics, dataset_prefixes=['shapes'])
     with pytest.raises(PreflightError, match='MultiDatasetsEvaluator has rules of its own .*one data set'):
         Metric(other, 3)
+
+
+def test_a_json_of_other_images_under_the_same_numbers(subject):
+    """As where only the data set was turned to another split; it was an AP of 0, without a word."""
+    other, truth = copy.copy(subject), Path(subject.cfg.val_evaluator.ann_file)
+    other.cfg = copy.deepcopy(subject.cfg)
+    content = json.loads(truth.read_text())
+    for image in content['images']:
+        image['file_name'] = f'other-{image["file_name"]}'
+    other.cfg.val_evaluator.ann_file = str(truth.with_name('other.json'))
+    Path(other.cfg.val_evaluator.ann_file).write_text(json.dumps(content))
+    with pytest.raises(PreflightError, match='CocoMetric of the validation has other annotations than its data set: 3'):
+        Metric(other, 3)
+    other.cfg.preflight = dict(evaluator=False)
+    assert Metric(other, 3).num_images == 3
+
+
+def test_a_json_that_is_read_by_a_backend(subject):
+    class Elsewhere(LocalBackend):
+        def get_text(self, filepath, encoding='utf-8'):
+            return super().get_text(str(filepath).removeprefix('elsewhere:'), encoding)
+
+    register_backend('elsewhere', Elsewhere, force=True)
+    other = copy.copy(subject)
+    other.cfg = copy.deepcopy(subject.cfg)
+    other.cfg.val_evaluator.update(ann_file=f'elsewhere:{subject.cfg.val_evaluator.ann_file}',
+                                   backend_args=dict(backend='elsewhere'))
+    metric = Metric(other, 3)
+    assert len(metric.truth['images']) == 3
+    assert 'backend_args' not in metric.configs[0]
+
+
+def test_a_checkpoint_of_classes_in_another_order(subject, tmp_path):
+    content = torch.load(subject.checkpoint)
+    names = subject.dataset.metainfo['classes']
+    torch.save(content | dict(meta=dict(dataset_meta=dict(classes=names[::-1]))), tmp_path / 'net.pth')
+    with pytest.raises(PreflightError, match='the checkpoint has the classes ring, .*they differ from number 0 on'):
+        Subject(subject.cfg, str(tmp_path / 'net.pth'), device='cpu')
+    cfg = copy.deepcopy(subject.cfg)
+    cfg.preflight = dict(classes=False)
+    assert Subject(cfg, str(tmp_path / 'net.pth'), device='cpu').classes == names
 
 
 def test_labels_are_numbered_as_the_json_lists_categories(subject, monkeypatch):
