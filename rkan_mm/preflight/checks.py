@@ -131,8 +131,8 @@ def check_checkpoint(name: str, hint: str | None = None) -> None:
             return  # there is a server, which does not like to be asked
         reason = getattr(error, 'reason', error)
         raise PreflightError(f'Checkpoint {name!r} is not in {cache} and cannot be downloaded ({reason}): put '
-                             f'{Path(address).name} there, or start from random weights by setting its init_cfg to '
-                             'None with --cfg-options.') from error
+                             f'{Path(address).name} there, or give no weights by --cfg-options: load_from=None, or '
+                             'init_cfg=None of the part of the model that names them.') from error
 
 
 def load_weights(path: str) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ def check_later(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
             _check_arguments(hook, hook.args, runner.save_checkpoint)
+            _check_name(hook.filename_tmpl)
         for epoch, pipeline in _pipelines(hook):
             if is_mm(type(hook)) and switches(runner.cfg)['trial'] and isinstance(
                     runner.train_loop, EpochBasedTrainLoop) and epoch < runner.train_loop.max_epochs:
@@ -45,6 +46,15 @@ def _check_arguments(hook: Hook, given: dict[str, Any], function: Any) -> None:
         cure = f'did you mean {near[0]}?' if near else f'it has {", ".join(known)}.'
         raise PreflightError(f'The checkpoint hook has no argument {", ".join(extra)}, and would fail at the '
                              f'first checkpoint; {cure}')
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.format(1)
+    except (LookupError, ValueError) as error:
+        raise PreflightError(f'default_hooks.checkpoint.filename_tmpl={name!r} would fail at the first checkpoint '
+                             f'({type(error).__name__}: {error}): the number stands at {{}}, as in epoch_{{}}.pth'
+                             ) from error
 
 
 def _pipelines(hook: Any) -> Iterator[tuple[int, Any]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 from mmengine.config import Config
-from mmengine.registry import LOOPS, MODELS
+from mmengine.registry import HOOKS, LOOPS, MODELS
 
 from rkan_mm.engine.run_error import PreflightError
 
@@ -21,6 +24,8 @@ UNLIMITED = {'YOLACTHead', 'PAAHead', 'GARetinaHead', 'CenterNetHead', 'CornerHe
 
 OF_PRECISION = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'LVISMetric')
 """Metrics that go through all scores."""
+
+NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?', re.I)
 
 HIGH = 0.2
 """From which on a score_thr is for pictures; those of mm's configs that are measured so are 0.1 at most."""
@@ -64,6 +69,8 @@ def check_ranges(cfg: Config, training: bool) -> None:
         return
     if training and cfg.get('val_cfg') is not None and (cfg.get('train_cfg') or {}).get('val_interval') == 0:
         raise PreflightError('train_cfg.val_interval=0: give at least 1, or --no-validate for no validation.')
+    if training:
+        _check_texts(cfg)
     check_predictions(cfg)
     for split in ('val',) if training else ('test',):
         evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
@@ -73,6 +80,20 @@ def check_ranges(cfg: Config, training: bool) -> None:
             if kind(evaluator).endswith('CocoMetric') and evaluator.get('metric', 'bbox') in ([], (), ''):
                 raise PreflightError(f'{".".join(filter(None, (f"{split}_evaluator", path)))}: metric is empty, and '
                                      f'nothing would be measured: give bbox, or [bbox,segm].{IN_QUESTION}')
+
+
+def _check_texts(cfg: Config) -> None:
+    """A number in quotes, for which mm's hooks and loops have a default: most of them fail at it epochs later."""
+    for name, registry in dict(train_cfg=LOOPS, default_hooks=HOOKS, custom_hooks=HOOKS).items():
+        for path, part in dicts_with(cfg.get(name), 'type'):
+            cls = built_from(part['type'], registry, cfg)
+            defaults = {key: each.default for base in getattr(cls, '__mro__', ())[::-1] if is_mm(base)
+                        for key, each in inspect.signature(base.__init__).parameters.items()}
+            for key, value in part.items() if isinstance(cls, type) and is_mm(cls) else ():
+                if isinstance(value, str) and type(defaults.get(key)) in (int, float) and NUMBER.fullmatch(value):
+                    where = f'{name}{"" if not path or path.startswith("[") else "."}{path}.{key}'
+                    raise PreflightError(f'{where}={value!r} is a text, and a number is wanted there: leave the '
+                                         f'quotes out.{IN_QUESTION}')
 
 
 def _warn_of_high_scores(cfg: Config) -> None:

@@ -30,6 +30,7 @@ DRAWN = "default_hooks = dict(visualization=dict(type='VisualizationHook', enabl
 
 @pytest.mark.parametrize(('text', 'lines', 'message'), [
     (CLASSIFIER, CHECKPOINT.format('max_keep_ckpt=2'), 'no argument max_keep_ckpt, .*did you mean max_keep_ckpts'),
+    (CLASSIFIER, CHECKPOINT.format("filename_tmpl='{epoch}.pth'"), "filename_tmpl='{epoch}.pth' would fail at"),
     (DETECTOR, CHECKPOINT.format("keep='best'"), 'no argument keep, and would fail at .*; it has interval, '),
     (DETECTOR, SWITCH.format(1, "*load, dict(type='PackDetInput')"),
      'PipelineSwitchHook: its pipeline, from epoch 2 on, .*preflight.trial=False.: .*did you mean PackDetInputs'),

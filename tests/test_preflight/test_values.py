@@ -2,7 +2,7 @@
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import LOOPS, MODELS
+from mmengine.registry import HOOKS, LOOPS, MODELS
 from mmengine.runner import ValLoop
 
 from rkan_mm.preflight import PreflightError
@@ -12,6 +12,12 @@ from rkan_mm.preflight.values import check_ranges, check_types
 @MODELS.register_module()
 class HeadOfOwn:
     pass
+
+
+@HOOKS.register_module()
+class HookOfOwn:
+    def __init__(self, interval=1):
+        pass
 
 
 @LOOPS.register_module()
@@ -66,4 +72,24 @@ def test_an_interval_of_validations_that_there_are_not():
     check_ranges(cfg, training=True)
     cfg.val_cfg = {}
     with pytest.raises(PreflightError, match='val_interval=0'):
+        check_ranges(cfg, training=True)
+
+
+LOOP = dict(type='rkan_mm.ResumableEpochLoop', max_epochs=2)
+
+
+@pytest.mark.parametrize(('parts', 'where'), [
+    (dict(train_cfg=dict(LOOP, val_interval='1')), 'train_cfg.val_interval='),
+    (dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval='2'))), 'default_hooks.checkpoint.interv'),
+    (dict(custom_hooks=[dict(type='EarlyStoppingHook', monitor='a', min_delta='1e-3')]), r'custom_hooks.0..min_delta='),
+    (dict(train_cfg=LOOP, default_hooks=dict(checkpoint=dict(
+        type='CheckpointHook', interval=2, filename_tmpl='1', save_best='2')), custom_hooks=[dict(
+            type='HookOfOwn', interval='2')]), None),
+])
+def test_numbers_in_quotes(parts, where):
+    """Most fail after the first epoch."""
+    cfg = Config(dict(parts, default_scope='mmengine'))
+    if where is None:
+        return check_ranges(cfg, training=True)
+    with pytest.raises(PreflightError, match=f'{where}.* is a text, and a number is wanted there'):
         check_ranges(cfg, training=True)
