@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
 
@@ -99,7 +99,7 @@ def draw_functions(layer: nn.Module, statistics: Statistics | None = None,
 def _range(functions, statistics: Statistics | None, index: tuple[int, ...]) -> tuple[float, float]:
     """Of the inputs, with the grid where there is one; without inputs a usual one."""
     if statistics is not None:
-        low, high = statistics.range(index)
+        low, high = _seen(functions, statistics, index)[1:]
     else:
         low, high = (-3.0, 3.0) if not isinstance(functions.basis, GridBasis) else (math.inf, -math.inf)
     if isinstance(functions.basis, GridBasis):
@@ -109,9 +109,19 @@ def _range(functions, statistics: Statistics | None, index: tuple[int, ...]) -> 
         ends = [point for point in (points[row, 0].item(), points[row, -1].item())
                 if functions.normalization != 'tanh' or abs(point) < 0.999]
         low, high = min([low, *map(scale, ends)]), max([high, *map(scale, ends)])
-        if not math.isfinite(low):
-            low, high = -3.0, 3.0
+    if not math.isfinite(low):
+        low, high = -3.0, 3.0
     return (low, high) if high > low else (low - 1, high + 1)
+
+
+def _seen(functions, statistics: Statistics, index: tuple[int, ...]) -> tuple[Tensor, float, float]:
+    """Inputs of a function, their least and their greatest; without inf and NaN, which fp16 or a bad picture bring."""
+    samples = statistics.samples(index)[1 if functions.two_arguments else 0]
+    low, high = statistics.range(index)
+    if not math.isfinite(low - high):
+        samples = samples[samples.isfinite()]
+        low, high = (samples.min().item(), samples.max().item()) if len(samples) else (math.inf, -math.inf)
+    return samples, low, high
 
 
 def _background(axis: Axes, functions, statistics: Statistics | None, index: tuple[int, ...],
@@ -123,10 +133,11 @@ def _background(axis: Axes, functions, statistics: Statistics | None, index: tup
                   transform=axis.get_xaxis_transform(), label='grid')
     if statistics is None:
         return
-    low, high = statistics.range(index)
+    samples, low, high = _seen(functions, statistics, index)
+    if low > high:
+        return
     for start, stop in ((ends[0], low), (high, ends[1])):
         axis.axvspan(start, stop, color=COLOURS['unused'], lw=0, zorder=0)
-    samples = statistics.samples(index)[1 if functions.two_arguments else 0]
     if len(samples) and high > low:
         counts, edges = np.histogram(samples, BINS, (low, high))
         heights = np.sqrt(counts / max(1, counts.max()))

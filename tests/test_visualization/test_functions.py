@@ -51,6 +51,21 @@ def test_every_kind_is_drawn(layer, with_data, tmp_path):
     figure.savefig(tmp_path / 'functions.png')
 
 
+@pytest.mark.parametrize('bad', [float('inf'), -float('inf'), float('nan')])
+@pytest.mark.parametrize('basis', ['Chebyshev', 'BSpline'])
+@pytest.mark.parametrize('everywhere', [False, True])
+def test_inputs_that_are_no_numbers_are_left_out(bad, basis, everywhere, tmp_path):
+    layer, x = KANLinear(1, 1, basis=dict(type=basis)), 5 * torch.rand(64, 1) + 1
+    x[:64 if everywhere else 1] = bad
+    with Recorder(layer) as recorder:
+        layer(x)
+    figure = draw_functions(layer, recorder[''])
+    figure.savefig(tmp_path / 'functions.png')
+    low, high = figure.axes[0].get_xlim()
+    assert -4 < low < high < 8
+    assert (high > 5) != everywhere
+
+
 def test_chosen_functions():
     layer = KANLinear(8, 8)
     figure = draw_functions(layer, indices=[(3, 4), (0, 1)])
