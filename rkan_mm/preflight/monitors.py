@@ -18,23 +18,16 @@ from .red import warn_in_red
 
 def check_monitors(runner: Runner, figures: dict[str, Any] | None) -> None:
     """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
-    if figures is None or any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
+    if any(not is_mm(type(hook), 'after_val_epoch') for hook in runner.hooks):
+        return
+    if type(runner.val_loop).__name__ == 'TeacherStudentValLoop' and is_mm(type(runner.val_loop)):
+        _check_of_whom(_waiting(runner, {}))
+    if figures is None:
         return
     numbers = [key for key, value in figures.items() if _is_number(value)]
-    waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.save_best:
-            keys = getattr(hook, 'key_indicators', ())
-            if 'auto' in keys:
-                _tell_best(figures, runner.val_loop.evaluator.dataset_meta)
-            waiting[f'{type(hook).__name__}(save_best)'] = [key for key in ([*figures][:1] if 'auto' in keys else keys)
-                                                            if key is not None]
-        elif isinstance(hook, EarlyStoppingHook):
-            waiting[f'{type(hook).__name__}(monitor)'] = [hook.monitor]
-    for _, scheduler in dicts_with(runner.cfg.get('param_scheduler'), 'type'):
-        if kind(scheduler).startswith('ReduceOnPlateau'):
-            waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
-    for who, keys in waiting.items():
+    if figures and any('auto' in getattr(hook, 'key_indicators', ()) for hook in runner.hooks):
+        _tell_best(figures, runner.val_loop.evaluator.dataset_meta)
+    for who, keys in _waiting(runner, figures).items():
         if missing := [key for key in keys if key not in numbers]:
             given = f'{", ".join(sorted(numbers))}. Name one of these' if numbers else (
                 'no number' if figures else 'no figure (format_only)')
@@ -42,6 +35,31 @@ def check_monitors(runner: Runner, figures: dict[str, Any] | None) -> None:
                 given += f' ({first} is a {type(figures[first]).__name__})'
             raise PreflightError(f'{who} waits for {", ".join(missing)}, and the validation gives {given}. To run all '
                                  'the same: --cfg-options preflight.trial=False')
+
+
+def _waiting(runner: Runner, figures: dict[str, Any]) -> dict[str, list[str]]:
+    """The figures that are waited for, by who does; 'auto' stands for the first."""
+    waiting = {'wanted_metrics of the table': list(runner.cfg.get('wanted_metrics') or ())}
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            keys = getattr(hook, 'key_indicators', ())
+            waiting[f'{type(hook).__name__}(save_best)'] = [key for key in ([*figures][:1] if 'auto' in keys else keys)
+                                                            if key is not None]
+        elif isinstance(hook, EarlyStoppingHook):
+            waiting[f'{type(hook).__name__}(monitor)'] = [hook.monitor]
+    for _, scheduler in dicts_with(runner.cfg.get('param_scheduler'), 'type'):
+        if kind(scheduler).startswith('ReduceOnPlateau'):
+            waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
+    return waiting
+
+
+def _check_of_whom(waiting: dict[str, list[str]]) -> None:
+    """A validation of a teacher and a student gives the figures of each under its name."""
+    for who, keys in waiting.items():
+        if odd := [key for key in keys if not key.startswith(('teacher/', 'student/'))]:
+            raise PreflightError(f'{who} waits for {odd[0]}, and the validation gives the figures of two models: name '
+                                 f'teacher/{odd[0]}, or student/{odd[0]}. To run all the same: --cfg-options '
+                                 'preflight.trial=False')
 
 
 def _is_number(value: Any) -> bool:

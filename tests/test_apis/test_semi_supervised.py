@@ -75,6 +75,13 @@ def test_labels_are_asked_of_the_labelled_data_alone(config, tmp_path):
                       'train_dataloader.dataset.datasets.0.ann_file=annotations/unlabelled.json'])
 
 
+def test_the_best_is_of_the_teacher_or_of_the_student(config, tmp_path):
+    with pytest.raises(PreflightError, match='waits for coco/bbox_mAP, and the validation gives the figures of two mod'
+                                             'els: name teacher/coco/bbox_mAP, or student/coco/bbox_mAP'):
+        runner.train([str(config), '--work-dir', str(tmp_path), '--cfg-options',
+                      'default_hooks.checkpoint.save_best=coco/bbox_mAP'])
+
+
 def test_a_head_of_other_classes_is_named_as_the_config_has_it(config, tmp_path):
     with pytest.raises(PreflightError, match='Set model.detector.roi_head.bbox_head.num_classes=5. To run all the'):
         runner.train([str(config), '--work-dir', str(tmp_path), '--cfg-options',
