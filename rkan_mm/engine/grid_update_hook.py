@@ -64,7 +64,7 @@ class KANGridUpdateHook(Hook):
             processes, since ranks would differ in shape.
 
     Raises:
-        TypeError: an argument that neither has.
+        TypeError: an argument that neither has; in ``before_train``: coefficients that are computed from others.
         ValueError: wrong numbers; in ``before_train``: no layer with a grid, one that cannot be as small as ``refine``
             says, all of them frozen, or sharded by FSDP.
     """
@@ -123,6 +123,10 @@ class KANGridUpdateHook(Hook):
             raise ValueError(f'KANGridUpdateHook: all KAN layers of {type(unwrap(runner.model)).__name__} are frozen; '
                              'their grids stay as they are')
         for name, (layer, _) in trained.items():
+            if layer.coefficients_name not in layer._parameters:
+                raise TypeError(f'KANGridUpdateHook: the {layer.coefficients_name} of {name} are computed from others, '
+                                'by a parametrization or pruning of torch.nn.utils, and cannot be fitted to another '
+                                'grid. Remove that, or this hook')
             if self.refine and min(self.refine.values()) < layer.basis.least:
                 raise ValueError(f'KANGridUpdateHook: refine={self.refine}, but a grid of {type(layer.basis).__name__} '
                                  f'({name}) needs at least {layer.basis.least}')

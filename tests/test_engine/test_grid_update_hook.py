@@ -12,6 +12,7 @@ from mmengine.dist import get_rank
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from rkan_mm.engine import KANGridUpdateHook, allow_mmengine_globals
@@ -43,6 +44,17 @@ def test_a_hook_that_never_moved_a_grid_says_so(tmp_path, monkeypatch, outside, 
     run.train()
     text = 'KANGridUpdateHook moved no grid in 3 updates: no more than 90% of the inputs of any layer lay outside'
     assert any(text in warning for warning in warnings) == said
+
+
+@pytest.mark.parametrize('change', [
+    lambda layer: nn.utils.parametrizations.weight_norm(layer, 'basis_weight'),
+    lambda layer: prune.l1_unstructured(layer, 'basis_weight', 0.3)], ids=['weight norm', 'pruning'])
+def test_coefficients_that_cannot_be_fitted_are_told_before_the_run(tmp_path, change):
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', begin=4, refine={5: 10})])
+    change(run.model.conv)
+    with pytest.raises(TypeError, match='the basis_weight of conv are computed from others'):
+        run.train()
+    assert run.iter == 0
 
 
 def test_several_optimizers(tmp_path):
