@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
@@ -27,6 +28,7 @@ from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind
 from rkan_mm.preflight.config import scope as scope_of
+from rkan_mm.preflight.red import warn_in_red
 
 from .timing import Running, Step, add_arguments, compare, running_of
 
@@ -49,6 +51,37 @@ def build(model_cfg: dict, scope: str) -> nn.Module:
     parts = ('backbone', 'neck', 'head') if scope == 'mmpretrain' else ('backbone', 'neck')
     modules = [MMENGINE_MODELS.build(model_cfg[part]) for part in parts if model_cfg.get(part)]
     return nn.Sequential(*modules)
+
+
+def _attention_macs(inputs: list, outputs: list) -> int:
+    query, key, value = (get_shape(each) for each in inputs[:3])  # (..., places, channels)
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _deformable_macs(inputs: list, outputs: list) -> int:
+    """Of mmcv's convolutions: the weight, (out, in / groups, height, width), stands behind offsets and, in v2, a mask."""
+    weight = get_shape(inputs[3 if len(inputs) > 3 else 2])
+    return math.prod(get_shape(outputs[0])) * math.prod(weight[1:])
+
+
+UNKNOWN_TO_MMENGINE = {
+    'aten::scaled_dot_product_attention': _attention_macs,
+    'prim::PythonOp.DeformConv2dFunction': _deformable_macs,
+    'prim::PythonOp.ModulatedDeformConv2dFunction': _deformable_macs,
+}
+
+
+def macs_of(model: nn.Module, image: torch.Tensor) -> int:
+    """MACs of a forward pass, as mmengine counts them, and of attention and deformable convolutions, which it does not.
+
+    Other operations outside of PyTorch, of which nothing is known, are told in red.
+    """
+    with torch.no_grad():  # mm's blocks in activation checkpoints would be one operation each
+        found = FlopAnalyzer(model.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        total = int(found.set_op_handle(**UNKNOWN_TO_MMENGINE).total())
+        if unknown := [name for name in found.unsupported_ops() if not name.startswith('aten::')]:
+            warn_in_red(f'The MACs are without those of {", ".join(unknown)}, of which nothing is known.')
+    return total
 
 
 def runner_of(model: nn.Module, image: torch.Tensor, training: bool, running: Running = CPU) -> Step:
@@ -145,9 +178,8 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, ru
         models = {name: running.place(build(part, scope)) for name, part in cfgs.items()}
         image = running.place(torch.rand(shape))
         for name, model in models.items():
-            flops = FlopAnalyzer(model.eval(), image[:1]).unsupported_ops_warnings(False)
             rows[name] = dict(backbone=names[name], params=sum(p.numel() for p in model.parameters()),
-                              macs=int(flops.uncalled_modules_warnings(False).total()))
+                              macs=macs_of(model, image[:1]))
     ratio = None
     if rounds:
         times = compare({name: runner_of(model, image, training, running) for name, model in models.items()}, rounds,

@@ -6,7 +6,10 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+import torch.nn.functional as F
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmengine.config import Config
+from torch import nn
 
 from rkan_mm.benchmarks import detectors, steps, timing
 from rkan_mm.benchmarks import models as benchmark
@@ -27,6 +30,35 @@ model = dict(
 def config(tmp_path):
     (tmp_path / 'tiny.py').write_text(CONFIG)
     return str(tmp_path / 'tiny.py')
+
+
+@pytest.mark.parametrize('kind', [DeformConv2dPack, ModulatedDeformConv2dPack])
+def test_macs_of_deformable_convolutions(kind):
+    """Mmengine has none for them, so that a backbone with DCN seemed to have less than the plain one."""
+    pytest.importorskip('mmcv._ext', reason='needs the compiled ops of mmcv')
+    conv = kind(8, 6, 3, stride=2, padding=1, groups=2)
+    offsets = conv.conv_offset.out_channels * 8 * 9
+    assert benchmark.macs_of(nn.Sequential(conv), torch.rand(1, 8, 12, 10)) == 6 * 5 * (offsets + 6 * 4 * 9)
+
+
+def test_macs_of_attention_and_of_what_is_not_known(capsys):
+    class Attention(nn.Module):
+        def forward(self, x):
+            return F.scaled_dot_product_attention(x, x[..., :4, :], x[..., :4, :6])
+
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x @ x
+
+    class Unknown(nn.Module):
+        def forward(self, x):
+            return Own.apply(x)
+
+    assert benchmark.macs_of(Attention(), torch.rand(2, 3, 5, 8)) == 2 * 3 * 5 * 4 * (8 + 6)
+    assert capsys.readouterr().out == ''
+    assert benchmark.macs_of(Unknown(), torch.rand(4, 4)) == 0
+    assert 'The MACs are without those of prim::PythonOp.Own, of which nothing is known.' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('flags', [[], ['--train']])
