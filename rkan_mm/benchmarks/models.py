@@ -59,7 +59,7 @@ def _attention_macs(inputs: list, outputs: list) -> int:
 
 
 def _deformable_macs(inputs: list, outputs: list) -> int:
-    """Of mmcv's convolutions: the weight, (out, in / groups, height, width), stands behind offsets and, in v2, a mask."""
+    """Of mmcv's convolutions: the weight, (out, in / groups, height, width), is behind offsets and, in v2, a mask."""
     weight = get_shape(inputs[3 if len(inputs) > 3 else 2])
     return math.prod(get_shape(outputs[0])) * math.prod(weight[1:])
 
