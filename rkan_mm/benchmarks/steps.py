@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text('[\n' + ',\n'.join(f' {json.dumps(result)}' for result in results) + '\n]\n')
     table = Table(title='one training step with the optimizer, one prediction; random weights and images')
-    for column in ('config', 'images', 'size', 'training, s', 'prediction, s', 'peak, MiB'):
+    for column in ('config', 'images', 'size', 'training, CPU s', 'prediction, CPU s', 'peak, MiB'):
         table.add_column(column, justify='left' if column == 'config' else 'right')
     for result in results:
         table.add_row(result['config'], str(result['images']), 'x'.join(map(str, result['size'])),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rkan_mm.inspection import Branch
 
 IMAGES = 4
+LARGEST = 10
+"""Size up to which channels are told apart; larger ones stand there."""
 
 
 def draw_branch(branch: Branch, images: Sequence[np.ndarray] = (), title: str | None = None) -> Figure:
@@ -41,10 +43,11 @@ def draw_branch(branch: Branch, images: Sequence[np.ndarray] = (), title: str | 
     figure = Figure((9, 2.2 + 2.1 * len(images)), layout='constrained')
     grid = figure.add_gridspec(rows, 4, height_ratios=[1.1] + [1] * len(images))
     axis = figure.add_subplot(grid[0, :])
-    finite = sizes[np.isfinite(sizes)]
-    axis.hist(np.clip(finite, 0, 10), 60, color='#1f4e9c')
+    axis.hist(np.clip(sizes[~np.isnan(sizes)], 0, LARGEST), 60, color='#1f4e9c')
     axis.axvline(branch.size, color='#d95f02', lw=1.5, label=f'all channels: {branch.size:.3g}')
-    axis.set_xlabel('size of the branch beside the output of the stage (root mean squares), by channel', fontsize=8)
+    beyond = int((sizes > LARGEST).sum())  # infinite where the stage gives nothing
+    axis.set_xlabel('size of the branch beside the output of the stage (root mean squares), by channel'
+                    + (f'; {beyond} are above {LARGEST}' if beyond else ''), fontsize=8)
     axis.set_ylabel('channels', fontsize=8)
     axis.tick_params(labelsize=7)
     axis.legend(fontsize=7, frameon=False)

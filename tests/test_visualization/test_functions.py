@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from rkan_mm.inspection import LayerFunctions, Recorder
+from rkan_mm.inspection import Branch, LayerFunctions, Recorder
 from rkan_mm.models import KANConv2d, KANLinear, SharedKANConv2d
-from rkan_mm.visualization import draw_functions
+from rkan_mm.visualization import draw_branch, draw_functions
 
 
 def curves(axis) -> dict:
@@ -72,3 +72,14 @@ def test_chosen_functions():
     assert [axis.get_title() for axis in figure.axes] == ['in 4, out 3', 'in 1, out 0']
     with pytest.raises(TypeError, match='expected a KAN layer'):
         draw_functions(nn.Linear(2, 2))
+
+
+def test_channels_in_which_the_stage_gives_little():
+    """They stand at the end of the histogram; those in which it gives nothing were left out."""
+    branch, out = Branch('layer4'), torch.ones(1, 5, 2, 2)
+    out[:, 0] = out[:, 4] = 0
+    added = torch.tensor([0.5, 20, 0.5, 0.5, 0])[:, None, None]
+    branch.add(out, out + added)
+    axis = draw_branch(branch).axes[0]
+    assert sum(bar.get_height() for bar in axis.patches) == 4  # in one neither gives anything
+    assert axis.get_xlabel().endswith('by channel; 2 are above 10')
