@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, METRICS, Registry
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.config import built_from, dicts_with, kind, scope
+from rkan_mm.preflight.config import built_from, dicts_with, kind, library
 from rkan_mm.preflight.datasets import data_sets
 
 from .command_line import file_to_write, folder_to_write, positive
@@ -67,7 +67,7 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and args.out_item != 'metrics':
         _dump(cfg, args.out)
     if args.tta:
-        if scope(cfg) == 'mmpretrain' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
+        if library(cfg) == 'mmpretrain' and cfg.get('default_hooks', {}).get('visualization', {}).get('enable'):
             raise PreflightError('--tta: mmpretrain cannot draw several views of one picture. Leave out --show and '
                                  '--show-dir, and default_hooks.visualization.enable=True of the config.')
         _use_tta(cfg)
@@ -80,7 +80,7 @@ def _dump(cfg: Config, path: str) -> None:
     if kind(given if isinstance(given, dict) else None) == 'MultiDatasetsEvaluator':
         raise PreflightError('--out: MultiDatasetsEvaluator has one metric for each of its data sets, and none for the '
                              'predictions of all: test one data set, or add --out-item metrics for the figures.')
-    dump = 'mmdet.DumpDetResults' if scope(cfg) == 'mmdet' else 'DumpResults'
+    dump = 'mmdet.DumpDetResults' if library(cfg) == 'mmdet' else 'DumpResults'
     metrics = [*evaluators_of(cfg), dict(type=dump, out_file_path=path)]
     cfg.test_evaluator = {**given, 'metrics': metrics} if isinstance(given, dict) and 'metrics' in given else metrics
 
@@ -108,7 +108,7 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
     hooks = cfg.setdefault('default_hooks', ConfigDict())
     given = hooks.get('visualization') or {}
     hook = given if given.get('type') else dict(
-        type='mmdet.DetVisualizationHook' if scope(cfg) == 'mmdet' else 'mmpretrain.VisualizationHook')
+        type='mmdet.DetVisualizationHook' if library(cfg) == 'mmdet' else 'mmpretrain.VisualizationHook')
     takes = _arguments(hook['type'], cfg)
     on = 'enable' if 'enable' in takes else 'draw'  # of mmpretrain, and of mmdet and others
     values = {on: True, 'show': args.show, 'wait_time': args.wait_time, 'interval': args.interval,
@@ -116,7 +116,7 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
     hooks['visualization'] = {**hook, **{name: value for name, value in values.items() if name in takes or (
         name == 'wait_time' and {'enable', 'kwargs'} <= takes)}}
     if not cfg.get('visualizer'):
-        name = 'mmdet.DetLocalVisualizer' if scope(cfg) == 'mmdet' else 'mmpretrain.UniversalVisualizer'
+        name = 'mmdet.DetLocalVisualizer' if library(cfg) == 'mmdet' else 'mmpretrain.UniversalVisualizer'
         cfg.visualizer = dict(type=name, vis_backends=[dict(type='LocalVisBackend')])
     if args.show_dir and not {'test_out_dir', 'out_dir'} & takes:  # as mmsegmentation's
         cfg.visualizer['save_dir'] = args.show_dir
@@ -136,7 +136,7 @@ def _arguments(name: str | type, cfg: Config, registry: Registry = HOOKS) -> set
 
 def _use_tta(cfg: Config) -> None:
     """As mm's tools/test.py: what the config says, or the picture and its mirror image."""
-    detector = scope(cfg) == 'mmdet'
+    detector = library(cfg) == 'mmdet'
     if detector and any('segm' in str(evaluator.get('metric')) for evaluator in evaluators_of(cfg)):
         raise PreflightError('--tta: mmdet merges boxes alone, and the test evaluator asks for masks (segm): add '
                              '--cfg-options test_evaluator.metric=bbox')

@@ -55,6 +55,16 @@ LIBRARIES = ('mmdet', 'mmpretrain', 'mmseg', 'mmrotate')
 MM = ('mmengine', 'mmcv', *LIBRARIES, 'rkan_mm')
 
 
+def library(cfg: Config) -> str | None:
+    """The library of mm whose hooks and metrics a config's model goes with: its scope, or that of which it inherits."""
+    name, model = scope(cfg), cfg.get('model') or {}
+    if name in LIBRARIES or 'type' not in model:
+        return name
+    packages = [base.__module__.partition('.')[0] for base in getattr(
+        built_from(model['type'], MODELS, cfg), '__mro__', ())]
+    return next((package for package in packages if package in LIBRARIES), name)
+
+
 def is_mm(cls: Callable, *methods: str) -> bool:
     """Whether a class or function, or all methods of these names, are mm's or ours: others may do as they please."""
     owners = [getattr(getattr(cls, name), '__module__', None) or '' for name in methods] or [cls.__module__]

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, Registry
 
 from rkan_mm.apis import infer, loading, runner
+from rkan_mm.apis.testing_options import _use_tta
 from rkan_mm.benchmarks import models
 from rkan_mm.inspection.subject import Subject
 from rkan_mm.preflight import PreflightError
@@ -112,6 +113,19 @@ def test_the_package_of_a_plugin_comes_before_the_one_that_it_inherits_from(monk
     assert scope(cfg) == 'mmpretrain'
     monkeypatch.setitem(MODELS.children, 'plugin', Registry('model', scope='plugin'))
     assert scope(cfg) == 'plugin'
+
+
+def test_a_detector_of_a_plugin_is_tested_like_others(monkeypatch):
+    """--tta and --show-dir took it for a classifier."""
+    from mmdet.models import RetinaNet
+    registry = Registry('model', scope='plugin')
+    registry.register_module('Own', module=type('Own', (RetinaNet,), dict(__module__='plugin.models')))
+    monkeypatch.setitem(MODELS.children, 'plugin', registry)
+    cfg = Config(dict(default_scope='plugin', model=dict(type='Own'), test_evaluator=[], test_dataloader=dict(
+        dataset=dict(type='Own', pipeline=[dict(type='PackDetInputs')]))))
+    assert scope(cfg) == 'plugin'
+    _use_tta(cfg)
+    assert cfg.model.type == 'rkan_mm.BoxTTAModel'
 
 
 def test_a_model_whose_module_fails(tmp_path, monkeypatch, capsys):
