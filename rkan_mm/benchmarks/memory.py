@@ -19,7 +19,7 @@ from rkan_mm.apis.command_line import at_least, command_line, file_to_write, pos
 from rkan_mm.apis.runner import load_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
-from rkan_mm.preflight.config import scope
+from rkan_mm.preflight.config import kind, scope
 from rkan_mm.preflight.red import warn_in_red
 
 from .steps import annotated
@@ -49,10 +49,10 @@ def activations(model_cfg: dict, size: int, objects: int) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def states(model_cfg: dict, moments: int) -> int:
-    """Bytes of the parameters, and of gradients and ``moments`` of the optimizer for those that are trained."""
+def states(model_cfg: dict, moments: int, averages: int = 0) -> int:
+    """Bytes of the parameters and moving averages, and of gradients and ``moments`` for those that are trained."""
     parameters = list(MMENGINE_MODELS.build(model_cfg).parameters())
-    return 4 * sum(p.numel() * (2 + moments if p.requires_grad else 1) for p in parameters)
+    return 4 * sum(p.numel() * (1 + averages + (1 + moments if p.requires_grad else 0)) for p in parameters)
 
 
 def moments_of(cfg: Config) -> int:
@@ -96,10 +96,12 @@ def main(argv: Sequence[str] | None = None) -> float:
             moments = 1
             warn_in_red(f'The optimizer of {args.config} cannot be tried here ({error}): it is counted with one number '
                         'for each weight, as SGD has. Give what it keeps by --moments.')
+    averages = sum(kind(hook).endswith('EMAHook') for hook in cfg.get('custom_hooks') or ())
     with building('The model cannot be built'):
-        fixed = states(copy.deepcopy(model_cfg), moments)
+        fixed = states(copy.deepcopy(model_cfg), moments, averages)
     table = Table(title=f'{args.config}: {args.batch} x {args.size} px a GPU, {args.objects} objects an image')
-    for column in ('', 'activations an image', 'weights, gradients, optimizer', 'together, GiB'):
+    kept = f'weights, {"averages, " if averages else ""}gradients, optimizer'
+    for column in ('', 'activations an image', kept, 'together, GiB'):
         table.add_column(column, justify='left' if not column else 'right')
     image = activations(copy.deepcopy(model_cfg), args.size, args.objects)
     total = (fixed + args.batch * image) / GIB

@@ -47,6 +47,9 @@ def test_the_optimizer_of_the_config_counts(root, tmp_path, monkeypatch, capsys)
         memory.main([str(config), '--out', str(tmp_path / 'out.json'), *options])
         assert json.loads((tmp_path / 'out.json').read_text())['bytes'] == pytest.approx(4 * numbers * count)
     assert '--moments' not in capsys.readouterr().out
+    config.write_text(f"{config.read_text()}\ncustom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA')]")
+    assert memory.main([str(config)]) == pytest.approx(4 * 5 * count / memory.GIB)
+    assert 'averages' in capsys.readouterr().out
     config.write_text(f"{text}optim_wrapper = dict(optimizer=dict(_delete_=True, type='LBFGS', lr=0.1))")  # wants more
     assert memory.main([str(config)]) == pytest.approx(4 * 3 * count / memory.GIB)
     assert 'Give what it keeps by --moments' in capsys.readouterr().out
