@@ -12,6 +12,7 @@ import torch
 from mmcv.cnn.bricks import ContextBlock
 from torch import Tensor, nn
 
+from rkan_mm.models.ops import HALF
 from rkan_mm.registry import MODELS
 
 # size: kernel, channels in a group of the convolution, groups of the norm
@@ -149,7 +150,10 @@ class SimAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         d = (x - x.mean((2, 3), keepdim=True)).square()
         places = x.shape[2] * x.shape[3]
-        variance = d.sum((2, 3), keepdim=True) / (places - 1 + (places == 1))  # one place: d and its sum are 0
+        rest = places - 1 + (places == 1)  # one place: d and its sum are 0
+        # half precision cannot hold the sum over a large map
+        half = d.dtype in HALF or torch.jit.is_tracing()
+        variance = d.mean((2, 3), keepdim=True) * (places / rest) if half else d.sum((2, 3), keepdim=True) / rest
         return x * (d / (4 * (variance + self.e_lambda)) + 0.5).sigmoid()
 
     def extra_repr(self) -> str:

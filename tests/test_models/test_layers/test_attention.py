@@ -94,6 +94,18 @@ def test_simam_by_hand(x):
     assert SimAM(32)(x[:, :, :1, :1]).isfinite().all()
 
 
+@pytest.mark.parametrize('kind', LAYERS)
+@pytest.mark.parametrize('traced', [False, True])
+def test_large_maps_in_half_precision(kind, traced):
+    """As those of a detector's first stage: half precision cannot hold a sum over its pixels."""
+    _, layer = build_plugin_layer(dict(type=f'rkan_mm.{kind}'), in_channels=128)
+    x = torch.randn(1, 128, 1, 1) + torch.randn(1, 1, 250, 300)
+    with torch.no_grad():
+        expected = layer(x)
+        half = (torch.jit.trace(layer, x, check_trace=False) if traced else layer).half()
+        assert (half(x.half()) - expected).norm() <= 1e-2 * expected.norm()
+
+
 @pytest.mark.parametrize(('size', 'kernel', 'groups', 'norm_groups'),
                          [('T', 5, 32, 32), ('B', 7, 32, 16), ('S', 5, 4, 16), ('L', 7, 4, 16)])
 def test_ela_sizes(size, kernel, groups, norm_groups, x):
