@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine import allow_mmengine_globals, safe_loading
 
 
 def is_whole(path: Path) -> bool:
@@ -39,6 +39,9 @@ def newest_whole(cfg: Config) -> str | None:
     folder, as sharded strategies write it, and an address are taken as ``last_checkpoint`` names them. What that file
     names elsewhere, as in a copied work dir, counts only where nothing is here. What it names here is the newest, but
     for what was saved after it, by clock and iteration: machines may have clocks of other zones.
+
+    Raises:
+        PreflightError: all that is there holds more than plain data.
     """
     logger = MMLogger.get_current_instance()
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -77,4 +80,6 @@ def newest_whole(cfg: Config) -> str | None:
         if ages[path] is not None and is_whole(path):
             return str(path)
         logger.warning(f'{path} is torn or no checkpoint of a training run; it is passed over')
+    for path in filter(is_whole, found):
+        safe_loading.read(str(path))  # to begin anew would write over what cannot be read as it is
     return None

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.utils import digit_version
 
 
-def _history_method(owner: type[HistoryBuffer], name: str):
-    """What mmengine's checkpoints need of ``getattr``: the statistics of a HistoryBuffer, and nothing else."""
+class _Cycle:
+    """Stands for the class of OneCycleLR, of which a checkpoint needs these, and which nothing is to build."""
+
+    _annealing_cos = staticmethod(OneCycleParamScheduler._annealing_cos)
+    _annealing_linear = staticmethod(OneCycleParamScheduler._annealing_linear)
+
+
+CYCLE = _Cycle()
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """What mmengine's checkpoints need of ``getattr``: the statistics of a HistoryBuffer, the curves of OneCycleLR."""
+    if owner is CYCLE and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(CYCLE, name)
     if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
         raise TypeError(f'checkpoint asks for attribute {name!r} of {owner!r}, which mmengine does not write')
     return HistoryBuffer._statistics_methods[name]
@@ -26,7 +41,8 @@ def allow_mmengine_globals() -> None:
     HistoryBuffer()  # the first one registers the statistics
     arrays = (np._core if hasattr(np, '_core') else np.core).multiarray
     torch.serialization.add_safe_globals([
-        HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype,
+        HistoryBuffer, (_attribute, 'builtins.getattr'), np.ndarray, np.dtype,
+        (CYCLE, f'{OneCycleParamScheduler.__module__}.{OneCycleParamScheduler.__name__}'),
         *((getattr(arrays, name), f'numpy.{core}.multiarray.{name}')  # under numpy 2 and 1, whichever reads it
           for core in ('_core', 'core') for name in ('_reconstruct', 'scalar')),
         *{type(np.dtype(code)) for code in np.typecodes['All'] if code != 'O'},
