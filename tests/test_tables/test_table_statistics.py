@@ -165,3 +165,14 @@ def summary():
 def test_the_page_sums_up_the_records(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert summary() in PAGE.read_text(), f'{PAGE.name} lacks this table:\n{summary()}'
+
+
+def test_the_readme_has_the_figures_of_the_tables(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tables = '\n'.join(path.read_text() for path in ROOT.glob('configs/*/README.md'))
+    rows = [line for line in (ROOT / 'README.md').read_text().splitlines() if '(ours' in line and ' ± ' in line]
+    rows = [line for line in rows if 'fresh seeds' not in line]  # a part of the seeds of a table
+    assert len(rows) >= 5
+    for line in rows:
+        for figure in re.findall(r'[-+]?\d+\.\d\d ± \d+\.\d\d', line):
+            assert f' {figure} ' in tables, f'no table in configs/ has {figure} of {line}'
