@@ -41,7 +41,7 @@ def newest_whole(cfg: Config) -> str | None:
     for what was saved after it, by clock and iteration: machines may have clocks of other zones.
 
     Raises:
-        PreflightError: all that is there holds more than plain data.
+        PreflightError: the newest that is there holds more than plain data.
     """
     logger = MMLogger.get_current_instance()
     hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
@@ -76,10 +76,11 @@ def newest_whole(cfg: Config) -> str | None:
         behind = known is not None and path != named and not (age[0] >= known[0] and age[1] > known[1])
         return 0 if behind else 1 if path == named else 2, age
 
+    latest = max((path.stat().st_mtime for path, age in ages.items() if age is not None), default=0)
     for path in sorted(found, key=rank, reverse=True):
         if ages[path] is not None and is_whole(path):
             return str(path)
+        if path.stat().st_mtime > latest and is_whole(path):
+            safe_loading.read(str(path))  # to go on from an older one, or anew, would write over what it refuses
         logger.warning(f'{path} is torn or no checkpoint of a training run; it is passed over')
-    for path in filter(is_whole, found):
-        safe_loading.read(str(path))  # to begin anew would write over what cannot be read as it is
     return None

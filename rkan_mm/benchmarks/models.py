@@ -9,7 +9,7 @@ import json
 import math
 import multiprocessing
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -71,12 +71,23 @@ UNKNOWN_TO_MMENGINE = {
 }
 
 
+@contextlib.contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """PyTorch has one operation for all of a ``nn.MultiheadAttention`` without gradients."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def macs_of(model: nn.Module, image: torch.Tensor) -> int:
     """MACs of a forward pass, as mmengine counts them, and of attention and deformable convolutions, which it does not.
 
     Other operations outside of PyTorch, of which nothing is known, are told in red.
     """
-    with torch.no_grad():  # mm's blocks in activation checkpoints would be one operation each
+    with torch.no_grad(), _attention_in_parts():  # mm's blocks in activation checkpoints would be one operation each
         found = FlopAnalyzer(model.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         total = int(found.set_op_handle(**UNKNOWN_TO_MMENGINE).total())
         if unknown := [name for name in found.unsupported_ops() if not name.startswith('aten::')]:

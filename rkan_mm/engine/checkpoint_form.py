@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel, is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
@@ -60,7 +60,7 @@ def forget_in(runner: Runner, parameters: Iterable[nn.Parameter]) -> None:
     """`forget` in each of a runner's optimizers."""
     wrapper = runner.optim_wrapper
     for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-        if isinstance(each, OptimWrapper):
+        if isinstance(each, BaseOptimWrapper):
             forget(each.optimizer, parameters)
 
 
@@ -149,7 +149,7 @@ class CheckpointFormHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._follow_init(runner)
-        for average, layer in _averaged(runner):
+        for average, layer in () if is_sharded(runner.model) else _averaged(runner):
             if average.coefficient_parameter.shape != layer.coefficient_parameter.shape:
                 average.load_state_dict(layer.state_dict())
         show_averages(runner)
@@ -170,4 +170,5 @@ def _averaged(runner: Runner) -> Iterator[tuple[GridUpdate, GridUpdate]]:
     for hook in runner.hooks:
         if isinstance(hook, EMAHook) and hook.ema_model is not None:
             named = dict(unwrap(hook.ema_model.module).named_modules())
-            yield from ((named[name], layer) for name, layer in model.named_modules() if isinstance(layer, GridUpdate))
+            yield from ((average, layer) for name, layer in model.named_modules() if isinstance(layer, GridUpdate)
+                        and isinstance(average := named.get(name), GridUpdate))

@@ -49,10 +49,10 @@ class KANGridUpdateHook(Hook):
     coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
     compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
     others follow; where they may run different layers (``find_unused_parameters=True``), not before a layer's forward
-    pass, but after the step. Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a
-    momentum encoder) share the grids of the layers that they average; so do copies of a layer that run under
-    ``no_grad``. Of layers with tied coefficients the first that runs has its grid laid over its input, and the others
-    share it.
+    pass, but after the step, up to which rank 0 keeps a copy of each layer's input. Frozen layers stay as they are, but
+    moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids of the layers that they
+    average; so do copies of a layer that run under ``no_grad``. Of layers with tied coefficients the first that runs
+    has its grid laid over its input, and the others share it.
 
     Args:
         interval: iterations from one update to the next.

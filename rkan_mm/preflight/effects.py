@@ -159,9 +159,13 @@ def _size(loader: Any) -> int | None:
 
 
 def _batching(loader: Any) -> tuple[int | None, bool]:
-    """Images of a batch, and whether the last one is left out where it has less; a batch sampler has its own."""
+    """Images of a batch, and whether the last one is left out where it has less; a batch sampler has its own.
+
+    Those of mmdet's MultiDataAspectRatioBatchSampler are a list, of which nothing is known here.
+    """
     batches = getattr(loader, 'batch_sampler', None)
-    return getattr(batches, 'batch_size', None), bool(getattr(batches, 'drop_last', False))
+    size = getattr(batches, 'batch_size', None)
+    return size if isinstance(size, int) else None, bool(getattr(batches, 'drop_last', False))
 
 
 def _check_batches(loader: Any) -> None:

@@ -74,7 +74,8 @@ class CheckRunHook(Hook):
         self._check(runner, loops)
         with checking('What hooks do later'):
             check_later(runner)
-        self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
+        with checking('What batch norms would make of the last batch'):
+            self._end_watch = watch_small_maps(runner.model, getattr(runner.train_loop, 'dataloader', None))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         if not self._begun:

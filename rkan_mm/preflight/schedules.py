@@ -51,9 +51,10 @@ def check_schedules(runner: Runner) -> None:
     loop = runner.train_loop
     if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
         return
-    longer, shorter, schedules = [], [], list(schedules_of(runner))
-    for where, schedule in schedules:
-        name = where.removeprefix('param_scheduler').partition('[')[0].lstrip('.')
+    longer, shorter = [], []
+    schedules = [(where.removeprefix('param_scheduler').partition('[')[0].lstrip('.'), where, schedule)
+                 for where, schedule in schedules_of(runner)]
+    for name, where, schedule in schedules:
         who = f'{name} {type(schedule).__name__}'.lstrip()
         if getattr(schedule, 'need_val_args', False):
             if not runner.val_loop:
@@ -64,7 +65,7 @@ def check_schedules(runner: Runner) -> None:
             warn_in_red(f'{where} {odd}')
         elif odd := _beyond(schedule, loop):
             longer.append(f'{who} {odd}')
-        elif odd := _over_early(schedule, loop, [other for _, other in schedules]):
+        elif odd := _over_early(schedule, loop, [other for its, _, other in schedules if its == name]):
             shorter.append(f'{who} {odd}')
     epochs, steps = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else 0, _count(loop.max_iters, 'iteration')
     length = f'{_count(epochs, "epoch")} ({steps})' if epochs else steps

@@ -185,30 +185,31 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
         _check_lvis()
     if coco:
         _check_coco(metric)
-    try:
-        metric.results = []
-        metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
-        if name in PROCESSING or not judged:
-            return None
-        if getattr(metric, 'format_only', False):
-            return {}
-        if coco:
-            metric.img_ids = [result['img_id'] for _, result in metric.results]
-            _find_something(metric.results)
-        with tempfile.TemporaryDirectory() as folder:
-            metric.outfile_prefix = f'{folder}/trial'
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            metric.results, metric.outfile_prefix = [], f'{folder}/trial'
+            if name == 'CocoPanopticMetric':
+                metric.seg_out_dir = folder  # it draws each picture when it takes it in
+            metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
+            if name in PROCESSING or not judged:
+                return None
+            if getattr(metric, 'format_only', False):
+                return {}
+            if coco:
+                metric.img_ids = [result['img_id'] for _, result in metric.results]
+                _find_something(metric.results)
             try:
                 found = metric.compute_metrics(metric.results)
             except Exception as error:
                 if _cure(f'{type(error).__name__}: {error}'):
                     raise
                 return None  # it may be that there is too little for it in one batch
-        if not found:
-            return None
-        return {f'{metric.prefix}/{key}' if metric.prefix else key: value for key, value in found.items()}
-    finally:
-        vars(metric).clear()
-        vars(metric).update(before)
+            if not found:
+                return None
+            return {f'{metric.prefix}/{key}' if metric.prefix else key: value for key, value in found.items()}
+        finally:
+            vars(metric).clear()
+            vars(metric).update(before)
 
 
 def _check_coco(metric: Any) -> None:

@@ -57,6 +57,9 @@ def test_macs_of_attention_and_of_what_is_not_known(capsys):
 
     assert benchmark.macs_of(Attention(), torch.rand(2, 3, 5, 8)) == 2 * 3 * 5 * 4 * (8 + 6)
     assert capsys.readouterr().out == ''
+    heads = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)  # one operation without gradients, else
+    assert benchmark.macs_of(heads, torch.rand(3, 5, 8)) >= 3 * 5 * (4 * 8 * 8 + 2 * 8 * 16 + 2 * 5 * 8)
+    assert torch.backends.mha.get_fastpath_enabled()
     assert benchmark.macs_of(Unknown(), torch.rand(4, 4)) == 0
     assert 'The MACs are without those of prim::PythonOp.Own, of which nothing is known.' in capsys.readouterr().out
 

@@ -1,15 +1,18 @@
 """Runs that begin or go on with checkpoints of other grids and of formulas."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from kan_runs import Model, runner
 from killing import in_ranks
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import BaseOptimWrapper
 from torch.testing import assert_close
 
 from rkan_mm.engine import allow_mmengine_globals
+from rkan_mm.engine.checkpoint_form import _averaged, forget_in
 from rkan_mm.models.layers.locked import Fixed, lock
 
 FORM = dict(type='rkan_mm.CheckpointFormHook')
@@ -167,3 +170,26 @@ def train_in_ranks(rank: int, folder: str) -> None:
 
 def test_ranks_stay_equal_after_a_checkpoint_of_another_form(tmp_path):
     in_ranks(train_in_ranks, str(tmp_path))
+
+
+def test_an_optimizer_in_a_wrapper_of_another_kind_forgets():
+    """As those of mmengine's strategies are."""
+    own = type('Wrapper', (BaseOptimWrapper,), dict.fromkeys(BaseOptimWrapper.__abstractmethods__))
+    weight = torch.nn.Parameter(torch.zeros(1))
+    weight.grad = torch.ones(1)
+    optimizer = torch.optim.Adam([weight])
+    optimizer.step()
+    assert weight in optimizer.state
+    forget_in(SimpleNamespace(optim_wrapper=own(optimizer)), [weight])
+    assert weight not in optimizer.state
+
+
+def test_averages_of_a_model_that_got_other_layers_since(tmp_path):
+    """A hook may have put them in after the average was copied."""
+    run = runner(tmp_path, [FORM, dict(type='EMAHook')], Model())
+    ema = next(hook for hook in run.hooks if type(hook).__name__ == 'EMAHook')
+    ema.before_run(run)
+    copied = ema.ema_model.module
+    assert list(_averaged(run)) == [(copied.conv, run.model.conv), (copied.fc, run.model.fc)]
+    copied.fc = torch.nn.Linear(4, 2)
+    assert list(_averaged(run)) == [(copied.conv, run.model.conv)]

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -75,7 +77,15 @@ param_scheduler = dict(type='OneCycleLR', eta_max=0.01, total_steps=9, by_epoch=
     assert 'accuracy/top1' in runner.test([*argv, str(tmp_path / 'work/epoch_3.pth'), *work])
 
 
-def test_what_cannot_be_read_is_not_written_over(tmp_path):
-    torch.save(dict(meta=dict(of=Reach(HistoryBuffer, '__init__'))), tmp_path / 'epoch_1.pth')
-    with pytest.raises(PreflightError, match="epoch_1.pth' cannot be read as plain weights"):
+@pytest.mark.parametrize('older', [False, True])
+def test_what_cannot_be_read_is_not_written_over(tmp_path, older):
+    """By a run from the beginning, or from a checkpoint before it."""
+    if older:
+        torch.save(dict(meta=dict(time='20260101_000000', iter=3), state_dict={}), tmp_path / 'epoch_1.pth')
+        assert newest_whole(Config(dict(work_dir=str(tmp_path)))) == str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(meta=dict(of=Reach(HistoryBuffer, '__init__'))), tmp_path / 'epoch_2.pth')
+    with pytest.raises(PreflightError, match="epoch_2.pth' cannot be read as plain weights"):
         newest_whole(Config(dict(work_dir=str(tmp_path))))
+    if older:
+        os.utime(tmp_path / 'epoch_2.pth', (0, 0))
+        assert newest_whole(Config(dict(work_dir=str(tmp_path)))) == str(tmp_path / 'epoch_1.pth')

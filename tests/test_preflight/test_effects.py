@@ -4,10 +4,12 @@ import cv2
 import numpy as np
 import pytest
 from small_runs import CLASSIFIER, DETECTOR, make_pictures
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from rkan_mm.apis import runner
 from rkan_mm.engine import RunError
-from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight import PreflightError, effects
 from rkan_mm.preflight.images import look_at
 from rkan_mm.tables.table import NOTE, locked
 
@@ -137,6 +139,14 @@ def test_a_batch_sampler_that_leaves_no_batch(train):
     with pytest.raises(PreflightError, match='batch_size=3 with drop_last=True leaves no batch of 2 images'):
         train('det', 'train_dataloader.batch_sampler.type=AspectRatioBatchSampler', 'train_dataloader.batch_size=3',
               'train_dataloader.batch_sampler.drop_last=True')
+
+
+def test_a_batch_sampler_with_several_sizes():
+    """As mmdet's for several data sets has them."""
+    loader = DataLoader([1, 2, 3], batch_sampler=BatchSampler(SequentialSampler([1, 2, 3]), 2, True))
+    loader.batch_sampler.batch_size = [1, 1]
+    effects._check_batches(loader)
+    effects.watch_small_maps(nn.BatchNorm2d(1), loader)()
 
 
 def test_iterations_that_are_validated_late(train):

@@ -1,11 +1,17 @@
 """Schedules and averages made for another length of training are told in red, in a trial calmly; sound ones are not."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 from mmengine.logging import MMLogger
+from mmengine.optim import CosineAnnealingLR
+from mmengine.runner import EpochBasedTrainLoop
 from small_runs import CLASSIFIER
 
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.schedules import check_schedules
 
 ITERATIONS = ("""
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=4)
@@ -154,3 +160,15 @@ param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch=False, end
     monkeypatch.setattr(MMLogger, 'info', lambda self, text, *args, **kwargs: log.append(str(text)))
     assert 'WARNING: ' not in printed(loop + lines, length)
     assert [text.partition('longer training ')[2] for text in log if 'param_scheduler is made' in text] == [said]
+
+
+def test_each_optimizer_has_its_own_schedules(capsys):
+    """A long one of another optimizer does not follow a short one."""
+    def cosine(epochs):
+        return CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), T_max=epochs, end=epochs)
+
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    loop._max_epochs, loop._max_iters = 50, 500
+    check_schedules(SimpleNamespace(train_loop=loop, val_loop=None,
+                                    param_schedulers=dict(first=[cosine(25)], second=[cosine(50)])))
+    assert 'first CosineAnnealingLR leaves less than 5% of the lr after 25 epochs.' in capsys.readouterr().out

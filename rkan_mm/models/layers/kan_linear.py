@@ -40,7 +40,7 @@ class KANLinear(KANLayer, nn.Linear):
         x = input
         if is_traced(x):
             return as_leaf(self, x)
-        if isinstance(x, Tensor) and x.is_nested and (x.layout is torch.strided or x.is_contiguous()):
+        if isinstance(x, Tensor) and x.is_nested and has_rows(x):
             return of_rows(self.forward, x)
         self.check_input(x)
         if x.layout in NO_STRIDES:
@@ -78,6 +78,11 @@ class KANLinear(KANLayer, nn.Linear):
         else:
             planes = expand(x.reshape(-1, self.in_features), *recipe, False, own=True)  # (B, in) -> (B, P, in)
         return planes.reshape(*x.shape[:-1], planes.shape[-2] * self.in_features)
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether the tensors in a nested one differ in their first dimension alone, so that rows lie side by side."""
+    return x.layout is torch.strided or (x.is_contiguous() and getattr(x, '_ragged_idx', 0) == 1)
 
 
 def of_rows(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

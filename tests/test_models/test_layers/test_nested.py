@@ -35,6 +35,13 @@ def test_jagged_ones_in_a_graph_and_with_formulas(locked, compiled):
         assert_close(out, layer(part))
 
 
+def test_jagged_ones_without_rows_are_an_error():
+    """They differ in their second dimension, and call themselves contiguous."""
+    x = torch.nested.nested_tensor([torch.randn(3, 2, 4), torch.randn(3, 5, 4)], layout=torch.jagged)
+    with pytest.raises((ValueError, RuntimeError)):
+        KANLinear(4, 3)(x)
+
+
 def test_tensors_that_do_not_fit_are_an_error():
     with pytest.raises(RuntimeError, match='shapes cannot be multiplied|Sizes of tensors must match'):
         KANLinear(4, 3)(torch.nested.nested_tensor([torch.randn(3, 5), torch.randn(2, 5)]))
