@@ -115,8 +115,9 @@ def test_init_cfg_is_checked(cfg):
 
 
 def test_weights_that_cannot_be_downloaded(offline):
-    with pytest.raises(PreflightError, match=r"'torchvision://resnet50' is not in .*checkpoints and cannot be "
-                                             r'downloaded \(no network\): put resnet50-\w+.pth there, or start'):
+    with pytest.raises(PreflightError, match=(
+            r"'torchvision://resnet50' is not in .*checkpoints and cannot be downloaded \(no network\): put "
+            r'resnet50-\w+.pth there, or give no weights by --cfg-options: load_from=None, or init_cfg=None')):
         check_checkpoint('torchvision://resnet50')
     offline.mkdir(parents=True)
     (offline / 'model.pth').touch()
