@@ -4,13 +4,11 @@ import json
 import re
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from small_runs import CLASSIFIER, DETECTOR, write_run
 from torch import nn
 
@@ -18,7 +16,7 @@ from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.evaluators import _check_lines, _check_numbering
 from rkan_mm.preflight.run_hook import check_heads
-from rkan_mm.preflight.trial import _check_lvis, _figures
+from rkan_mm.preflight.trial import _check_lvis
 
 VAL = 'val_dataloader = dict(val_dataloader, dataset='
 STEPS = VAL + """dict(val_dataloader['dataset'], pipeline=[
@@ -289,16 +287,3 @@ def test_lines_of_crowds(tmp_path, names, shuffle, message):
     metric = SimpleNamespace(ann_file=str(tmp_path / 'val.odgt'), backend_args=None)
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         _check_lines([dict(img_id=name) for name in names], metric, SimpleNamespace(shuffle=shuffle), 'test')
-
-
-def test_a_metric_that_draws_leaves_nothing_behind(tmp_path):
-    """CocoPanopticMetric has a folder for its maps from the beginning."""
-    def draw(metric, batch, outputs):
-        (Path(metric.seg_out_dir) / 'map.png').write_text('')
-
-    panoptic = type('CocoPanopticMetric', (BaseMetric,), dict(
-        __module__='mmdet.evaluation', process=draw, compute_metrics=lambda metric, results: dict(PQ=1.0)))()
-    panoptic.seg_out_dir = str(tmp_path)
-    assert _figures(panoptic, None, [], judged=True) == dict(PQ=1.0)
-    assert panoptic.seg_out_dir == str(tmp_path)
-    assert not [*tmp_path.iterdir()]

@@ -3,10 +3,12 @@
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from PIL import Image
 from small_runs import CLASSIFIER, DETECTOR, make_pictures
@@ -17,6 +19,7 @@ from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
+from rkan_mm.preflight.trial import _figures
 
 
 @pytest.fixture
@@ -217,3 +220,16 @@ def test_in_the_midst_of_a_run(error, sentence):
     """What its user can mend is a sentence; other errors of a run stay as they are."""
     with pytest.raises(RunError if sentence else OSError, match=sentence or error), building('It', lambda: True):
         raise OSError(error)
+
+
+def test_a_metric_that_draws_leaves_nothing_behind(tmp_path):
+    """CocoPanopticMetric has a folder for its maps from the beginning."""
+    def draw(metric, batch, outputs):
+        (Path(metric.seg_out_dir) / 'map.png').write_text('')
+
+    panoptic = type('CocoPanopticMetric', (BaseMetric,), dict(
+        __module__='mmdet.evaluation', process=draw, compute_metrics=lambda metric, results: dict(PQ=1.0)))()
+    panoptic.seg_out_dir = str(tmp_path)
+    assert _figures(panoptic, None, [], judged=True) == dict(PQ=1.0)
+    assert panoptic.seg_out_dir == str(tmp_path)
+    assert not [*tmp_path.iterdir()]
