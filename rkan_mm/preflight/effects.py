@@ -142,7 +142,7 @@ def _judged(runner: Runner) -> Iterator[tuple[str, str, str | None]]:
                 yield f'{name}(save_best)', str(key), rule
         elif isinstance(hook, EarlyStoppingHook):
             yield f'{name}(monitor)', hook.monitor, hook.rule
-    for where, schedule in schedules_of(runner):
+    for _, where, schedule in schedules_of(runner):
         if getattr(schedule, 'need_val_args', False):  # mmengine's rule is 'less' where none is given
             yield where, schedule.monitor, schedule.rule
 

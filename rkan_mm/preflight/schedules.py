@@ -32,12 +32,12 @@ LOW = 0.05
 """Part of an lr below which hardly anything is learned; mm's own configs go on with this much at the end."""
 
 
-def schedules_of(runner: Runner) -> Iterator[tuple[str, Any]]:
-    """The schedules of a runner, which may be those of several optimizers, each behind its place in the config."""
+def schedules_of(runner: Runner) -> Iterator[tuple[str, str, Any]]:
+    """Each schedule of a runner, behind the name of its optimizer ('' for the only one) and its place in the config."""
     given = runner.param_schedulers or []
     for name, schedules in given.items() if isinstance(given, dict) else [('', given)]:
         for i, schedule in enumerate(schedules):
-            yield f'param_scheduler{f".{name}" if name else ""}[{i}] ({type(schedule).__name__})', schedule
+            yield name, f'param_scheduler{f".{name}" if name else ""}[{i}] ({type(schedule).__name__})', schedule
 
 
 def check_schedules(runner: Runner) -> None:
@@ -51,9 +51,7 @@ def check_schedules(runner: Runner) -> None:
     loop = runner.train_loop
     if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
         return
-    longer, shorter = [], []
-    schedules = [(where.removeprefix('param_scheduler').partition('[')[0].lstrip('.'), where, schedule)
-                 for where, schedule in schedules_of(runner)]
+    longer, shorter, schedules = [], [], list(schedules_of(runner))
     for name, where, schedule in schedules:
         who = f'{name} {type(schedule).__name__}'.lstrip()
         if getattr(schedule, 'need_val_args', False):
