@@ -121,12 +121,12 @@ def main(argv: Sequence[str] | None = None) -> Comparison | None:
                     f'{found.difference:.1e}; {comparison.TOLERANCE:.0e} was expected')
             raise PreflightError(f'{args.out} is not written: {told}.')
         size = unfinished.stat().st_size
-    print_comparison(found, args.out, size)
+    print_comparison(found, args.out, size, args.format)
     return found
 
 
-def print_comparison(found: Comparison, path: str, size: int) -> None:
-    """A table of the file beside PyTorch."""
+def print_comparison(found: Comparison, path: str, size: int, form: str) -> None:
+    """A table of the file, of such a format, beside PyTorch."""
     table = Table(title=f'{path}, {size / 2 ** 20:.1f} MiB, on {found.pictures} pictures')
     for column in ('', 'PyTorch', 'file', 'difference'):
         table.add_column(column, justify='left' if not column else 'right')
@@ -138,5 +138,10 @@ def print_comparison(found: Comparison, path: str, size: int) -> None:
     console.print(table)
     console.print(f'Agreement: {100 * found.agreement:.2f} % of the pictures have the same '
                   f'{"class" if found.single else "classes, in the same order"}; '
-                  f'scores differ by up to {found.difference:.1e}.\n'
-                  f'Time: median, one picture at a time, in turns, {torch.get_num_threads()} threads each.')
+                  f'scores differ by up to {found.difference:.1e}.')
+    if found.boxes:
+        console.print(f'Boxes: {found.boxes[0]:,} of {found.boxes[1]:,} are in the file, too (the same class, an IoU '
+                      f'of at least 0.5), within {found.pixels:.2g} pixels.')
+    threads = torch.get_num_threads()
+    console.print('Time: median, one picture at a time, in turns, '
+                  + (f'{threads} threads of PyTorch, one of the file.' if form == 'c' else f'{threads} threads each.'))

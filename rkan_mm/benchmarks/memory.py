@@ -51,7 +51,9 @@ def activations(model_cfg: dict, size: int, objects: int) -> int:
 
 def states(model_cfg: dict, moments: int, averages: int = 0) -> int:
     """Bytes of the parameters and moving averages, and of gradients and ``moments`` for those that are trained."""
-    parameters = list(MMENGINE_MODELS.build(model_cfg).parameters())
+    model = MMENGINE_MODELS.build(model_cfg)
+    model.train()  # where some backbones of mm freeze their stages
+    parameters = list(model.parameters())
     return 4 * sum(p.numel() * (1 + averages + (1 + moments if p.requires_grad else 0)) for p in parameters)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 
+from rkan_mm.inspection.comparison import changes, plain_boxes
 from rkan_mm.inspection.metric import Metric
 from rkan_mm.inspection.subject import Subject
 
@@ -37,6 +38,9 @@ class Comparison:
         milliseconds: of a picture, PyTorch's and the file's: the median of rounds that alternate.
         single: whether a picture has one label.
         metrics: of the config's evaluators on the validation set, PyTorch's and the file's.
+        boxes: of detectors: how many of PyTorch's the file has, too, and of how many. Those of one class with an IoU of
+            at least 0.5 are the same box.
+        pixels: the largest difference of a coordinate of these.
     """
 
     pictures: int
@@ -45,6 +49,8 @@ class Comparison:
     milliseconds: tuple[float, float]
     single: bool
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    boxes: tuple[int, int] | None = None
+    pixels: float = 0.0
 
 
 def compare(subject: Subject, leaving: Departure, path: Path, form: str, eval_images: int | None = None,
@@ -72,8 +78,10 @@ def compare(subject: Subject, leaving: Departure, path: Path, form: str, eval_im
     pairs = [(_predicted(a), _predicted(b)) for a, b in zip(before, after, strict=True)]
     difference = float(np.max([_difference(a[0], b[0]) for a, b in pairs], initial=0))  # nan where one is
     agreement = statistics.fmean(a[1].tolist() == b[1].tolist() for a, b in pairs)
-    return Comparison(len(pairs), difference, agreement, _time(subject, leaving, exported),
-                      info['task'] == 'classification', metrics)
+    single = info['task'] == 'classification'
+    boxes, pixels = (None, 0.0) if single else _boxes(before, after)
+    return Comparison(len(pairs), difference, agreement, _time(subject, leaving, exported), single, metrics, boxes,
+                      pixels)
 
 
 def _predicted(sample: BaseDataElement) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +91,16 @@ def _predicted(sample: BaseDataElement) -> tuple[np.ndarray, np.ndarray]:
     instances = sample.pred_instances
     order = instances.scores.argsort(descending=True, stable=True)
     return instances.scores[order].cpu().numpy(), instances.labels[order].cpu().numpy()
+
+
+def _boxes(before: Sequence[BaseDataElement], after: Sequence[BaseDataElement]) -> tuple[tuple[int, int], float]:
+    """How many of the first are among the others, of how many, and the largest difference of these in pixels."""
+    total, distances = 0, []
+    for own, other in zip(before, after, strict=True):
+        boxes = [plain_boxes(each.pred_instances) for each in (own, other)]
+        total += len(boxes[0])
+        distances += [(boxes[0][i] - boxes[1][j]).abs().max().item() for i, j in changes(own, other, 0.0).kept]
+    return (len(distances), total), max(distances, default=0.0)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

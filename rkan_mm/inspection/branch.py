@@ -72,7 +72,7 @@ class Branch:
     def _pairs(self, one: Tensor, other: Tensor) -> None:
         """Second moments between channels of both, at drawn places."""
         if len(one) > PLACES:
-            places = torch.randint(len(one), (PLACES,), generator=self.generator).to(one.device)
+            places = torch.randperm(len(one), generator=self.generator)[:PLACES].to(one.device)
             one, other = one[places], other[places]
         one, other = one.double().cpu(), other.double().cpu()
         both = [(t, t.square().sum(1)) for t in (one, other)]

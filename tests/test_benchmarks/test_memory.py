@@ -19,6 +19,21 @@ def test_activations_of_a_detector(root):
     assert memory.states(cfg.model, 1) == 12 * count
 
 
+def test_what_is_frozen_when_a_training_begins():
+    """Some backbones of mm freeze their stages in ``train`` alone: they had gradients and moments here."""
+    init_default_scope('mmdet')
+    model_cfg = dict(type='mmdet.CSPNeXt', deepen_factor=0.17, widen_factor=0.125, frozen_stages=4)
+    count = sum(p.numel() for p in memory.MMENGINE_MODELS.build(model_cfg).parameters())
+    assert memory.states(model_cfg, 1) == 4 * count
+
+
+def test_the_page_has_the_figures_of_the_record(root):
+    (count,) = (step['results']['bytes'] for step in json.loads(
+        (root / 'configs/imagenet/logs/check_gpu_h100.json').read_text())['steps'] if step['name'] == 'memory by count')
+    assert f'**{count / memory.GIB:.1f} GiB a GPU at batch 8 in fp32**' in (root / 'docs/many-gpus.md').read_text()
+    assert f'{count / 1e6:,.0f} MB of `tools/memory.py`' in (root / 'docs/gpu.md').read_text()
+
+
 def test_a_detector_of_one_class(root):
     cfg = load_config(str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py'))
     for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):

@@ -211,22 +211,32 @@ def test_a_file_that_computes_something_else_is_not_kept(trained, tmp_path, monk
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_file_that_finds_nothing(monkeypatch):
-    """COCO's evaluator then has no metric at all."""
+@pytest.mark.parametrize(('count', 'shift', 'metric', 'scores', 'boxes', 'pixels'), [
+    (0, 0, float('nan'), (1.0, 0.0), (0, 2), 0), (2, 0, 0.5, (0.0, 1.0), (2, 2), 0),
+    (2, 1.5, 0.5, (0.0, 1.0), (2, 2), 1.5), (2, 9, 0.5, (0.0, 1.0), (0, 2), 0)])
+def test_a_file_that_finds_nothing_or_boxes_elsewhere(count, shift, metric, scores, boxes, pixels, monkeypatch, capsys):
+    """COCO's evaluator then has no metric at all; boxes elsewhere were told by no figure where there is no metric."""
     from types import SimpleNamespace
 
     from mmengine.structures import BaseDataElement, InstanceData
 
+    from rkan_mm.apis.export import print_comparison
     from rkan_mm.deploy import comparison
 
-    def found(count):
-        return [BaseDataElement(pred_instances=InstanceData(scores=torch.ones(count), labels=torch.zeros(count)))]
+    def found(count, shift=0.0):
+        corners = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])[:count] + torch.tensor([shift, 0, shift, 0])
+        return [BaseDataElement(pred_instances=InstanceData(
+            bboxes=corners, scores=torch.ones(count), labels=torch.zeros(count)))]
 
     model = object()
     monkeypatch.setattr(comparison.files, 'read', lambda path, form: (None, dict(task='detection')))
     monkeypatch.setattr(comparison, 'Metric', lambda subject, number: lambda net: (
-        ({'coco/bbox_mAP': 0.5}, found(2)) if net is model else ({}, found(0))))
+        ({'coco/bbox_mAP': 0.5}, found(2)) if net is model else ({'coco/bbox_mAP': 0.5} if count else {},
+                                                                 found(count, shift))))
     monkeypatch.setattr(comparison, '_time', lambda *args: (1.0, 1.0))
     result = comparison.compare(SimpleNamespace(model=model), SimpleNamespace(is_bgr=True), 'net.onnx', 'onnx')
-    assert result.metrics['coco/bbox_mAP'] == pytest.approx((0.5, float('nan')), nan_ok=True)
-    assert (result.difference, result.agreement) == (1.0, 0.0)
+    assert result.metrics['coco/bbox_mAP'] == pytest.approx((0.5, metric), nan_ok=True)
+    assert (result.difference, result.agreement) == scores
+    assert (result.boxes, result.pixels) == (boxes, pixels)
+    print_comparison(result, 'net.onnx', 1, 'onnx')
+    assert f'Boxes: {boxes[0]} of 2 are in the file, too' in capsys.readouterr().out

@@ -57,9 +57,10 @@ def unbiased(one: torch.Tensor, other: torch.Tensor) -> float:
     return (torch.trace(k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()).item()
 
 
-def test_alignment_of_fewer_places_than_channels():
+@pytest.mark.parametrize(('channels', 'side'), [(200, 5), (400, 17)])  # of 17 x 17 places some are drawn, each once
+def test_alignment_of_fewer_places_than_channels(channels, side):
     torch.manual_seed(0)
-    out, other = torch.randn(2, 4, 200, 5, 5)
+    out, other = torch.randn(2, 4, channels, side, side)
     branch = Branch('stage')
     for one, two in zip(out.split(1), other.split(1), strict=True):
         branch.add(one, two)
