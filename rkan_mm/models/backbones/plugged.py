@@ -79,9 +79,10 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
         raise ValueError(f'no position {position!r} in {type(block).__name__}; there are '
                          + ', '.join([*following, last]))
     conv = following.get(position)
+    channels = getattr(block, last_conv).out_channels if conv is None else next(
+        part.in_channels for part in conv.modules() if hasattr(part, 'in_channels'))  # ResNeSt's has its conv within
     args = dict(cfg)
-    name, layer = build_plugin_layer(args, args.pop('postfix', ''),
-                                     in_channels=conv.in_channels if conv else getattr(block, last_conv).out_channels)
+    name, layer = build_plugin_layer(args, args.pop('postfix', ''), in_channels=channels)
     if hasattr(block, name):
         raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
     block.add_module(name, layer)

@@ -31,13 +31,13 @@ def image():
     return torch.rand(2, 3, 64, 64)
 
 
-@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmpretrain.ResNet', 'mmdet.ResNeSt'])
 @pytest.mark.parametrize('position', POSITIONS)
-def test_equals_mmdets_own_plugins(scope, position, image):
+def test_equals_mmdets_own_plugins(kind, position, image):
     plugins = [plugin(stages=(False, True, True, True), position=position),
                plugin(CONTEXT, stages=(True, False, False, True), position=position)]
-    theirs = MMENGINE_MODELS.build(resnet('mmdet', plugins=copy.deepcopy(plugins)))
-    ours = plugged_backbone(resnet(scope), plugins)
+    theirs = MMENGINE_MODELS.build(dict(resnet(plugins=copy.deepcopy(plugins)), type=kind.replace('pretrain', 'det')))
+    ours = plugged_backbone(dict(resnet(), type=kind), plugins)
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.2)
     ours.load_state_dict(theirs.state_dict(), strict=True)
