@@ -66,6 +66,14 @@ CURES: tuple[tuple[str, str], ...] = (
     ('KeyError: (width|height)$', 'the annotations lack the width and height of pictures, by which filter_cfg and '
                                   'AspectRatioBatchSampler go: write them, or leave these two out'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
+    ('KeyError: img_path$', "the folder of mmpretrain's pictures is data_prefix='...', or dict(img_path='...'): img "
+                            'is of mmdet'),
+    ('meta information of the .*dataset', 'the parts of a ConcatDataset name the same classes: write them in each'),
+    ('num_classes should equal to cls_score', 'model.head.loss has a num_classes of its own: set it as that of the '
+                                              'head, or leave it out'),
+    ('Top-[0-9]+ accuracy is unavailable', 'topk of the head is more than there are classes: lower it, or leave '
+                                           'cal_acc out'),
+    ('weight tensor should be defined', 'class_weight of the loss has a number for each class of the head'),
     ('^KeyError: (debug|info|warning|error)$', 'levels are written in capitals, such as INFO'),
     ('to have [0-9]+ channels, but got', 'a part takes another number of channels than it is given: look at its '
                                          'in_channels, and with benchmark at --shape, which is B C H W'),

@@ -103,6 +103,44 @@ def check_labels(dataset: Any, num_classes: int | None) -> None:
             _check_labels(part, num_classes)
 
 
+def check_tasks(dataset: Any, head: Any, what: str) -> None:
+    """Compare the labels that mmpretrain's MultiTaskDataset has for each task with the head of that task.
+
+    A head without any label is told in red.
+
+    Raises:
+        PreflightError: a label that the head of its task has no class for.
+    """
+    heads = getattr(head, 'task_heads', None)
+    if heads is None or type(dataset).__name__ != 'MultiTaskDataset' or not is_mm(type(dataset)):
+        return
+    known = sorted({task for info in dataset.data_list for task in info['gt_label']})
+    for task, each in heads.items():
+        if task in known:
+            _check_labels(_Task(dataset, task), getattr(each, 'num_classes', None))
+        else:
+            warn_in_red(f'MultiTaskDataset of the {what} has no label for the task {task!r} of the head, but for '
+                        f'{some(known)}: {"it cannot be learned" if what == "train" else "its figures will be 0"}.')
+
+
+class _Task:
+    """The pictures of a data set that have a label for a task, with it."""
+
+    def __init__(self, dataset: Any, task: str) -> None:
+        self.name = f'{type(dataset).__name__}, task {task!r}'
+        self.infos = [{**info, 'gt_label': info['gt_label'][task]} for info in dataset.data_list
+                      if task in info['gt_label']]
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def get_data_info(self, i: int) -> dict:
+        return self.infos[i]
+
+    def get_cat_ids(self, i: int) -> list[int]:
+        return np.atleast_1d(self.infos[i]['gt_label']).tolist()
+
+
 _LABELS: WeakKeyDictionary[Any, tuple[int, np.ndarray]] = WeakKeyDictionary()
 """Labels of data sets that have been read, which takes seconds for a million images, by how many there were."""
 
@@ -134,7 +172,7 @@ def all_labels(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _check_labels(dataset: Any, num_classes: int | None) -> None:
-    who = type(dataset).__name__
+    who = getattr(dataset, 'name', type(dataset).__name__)
     found = all_labels(dataset)
     if found is None:
         return
@@ -175,7 +213,7 @@ def tell_figures(dataset: Any, metrics: Iterable[Any], num_classes: int | None, 
         what: ``'validation'`` or ``'test'``.
     """
     for metric in metrics:
-        most = max(getattr(metric, 'topk', None) or [0]) if is_mm(type(metric)) else 0
+        most = max(metric.topk) if type(metric).__name__ == 'Accuracy' and is_mm(type(metric)) else 0
         if most and most == num_classes:
             warn_in_red(f'top{most} of the {what} will be 100: there are {num_classes} classes.')
     if not hasattr(dataset, 'get_data_info') or not all(is_mm(type(part)) for part in (dataset, *parts_of(dataset))):

@@ -18,6 +18,7 @@ from rkan_mm.engine.run_error import PreflightError
 from .annotations import check_annotations, some
 from .config import built_from, dicts_with, is_mm, kind, switches
 from .images import READERS
+from .lists import check_list
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
 
@@ -102,6 +103,8 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
             if on['paths']:
                 check_paths(dataset, cfg)
             class_names(dataset, cfg)
+            if on['annotations'] and is_first_process():
+                check_list(dataset, dataset_class(dataset, cfg))
             if on['annotations'] and is_coco(dataset, cfg) and is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
         for _, evaluator in evaluators:

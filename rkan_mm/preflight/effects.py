@@ -28,6 +28,9 @@ from .schedules import check_schedules, schedules_of, tell_averages
 HIGHER = 'mAP|AP50|accuracy|top[0-9]|f1-score|precision|recall|IoU'
 """Figures that are good when they are high."""
 
+UNEVEN = ('RepeatAugSampler', 'ClassAwareSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')
+"""Samplers for training, which take images as often as is good for it."""
+
 LOOKED_UP = 1000
 """Images of the training, evenly spread, that are looked for among those of the validation."""
 
@@ -192,6 +195,10 @@ def check_predicting(loop: Any, what: str) -> None:
     if isinstance(sampler_of(loader), InfiniteSampler) and is_mm(type(loop)):
         raise PreflightError(f'The {what} would never end: its sampler is an InfiniteSampler. Give '
                              "sampler=dict(type='DefaultSampler', shuffle=False).")
+    if is_mm(type(sampler_of(loader)), '__iter__') and type(sampler_of(loader)).__name__ in UNEVEN:
+        raise PreflightError(f'The {what} would take some images several times and others never: its sampler is a '
+                             f"{type(sampler_of(loader)).__name__}. Give sampler=dict(type='DefaultSampler', "
+                             'shuffle=False). To run all the same: --cfg-options preflight.evaluator=False')
     size, (batch_size, drop_last) = _size(loader), _batching(loader)
     if size and batch_size and drop_last and (left_out := size % batch_size):
         raise PreflightError(f'The {what} would leave out {left_out} of {size} images: set drop_last=False. To run all '

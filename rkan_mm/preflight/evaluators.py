@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_text
+from mmengine.utils import digit_version
 
 from rkan_mm.engine.resume_state import sampler_of
 from rkan_mm.engine.run_error import PreflightError
@@ -205,3 +209,38 @@ def _shares_boxes(info: dict, coco: Any) -> bool:
         annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
     overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
     return not mine or overlaps.max(initial=0) > 0.5
+
+
+def check_settings(metric: Any) -> None:
+    """Raise `ValueError` if a metric of mmdet would fail, or give a figure of nothing, when all is predicted."""
+    _check_recall(metric)
+    if type(metric).__name__ == 'LVISMetric':
+        _check_lvis()
+    if type(metric).__name__.endswith('CocoMetric'):
+        _check_coco(metric)
+
+
+def _check_coco(metric: Any) -> None:
+    """Settings at which COCO's evaluation of more than one image fails."""
+    if len(metric.proposal_nums) < 3:
+        raise ValueError(f"proposal_nums={tuple(metric.proposal_nums)}, and COCO's summary is of three")
+    if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
+        raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
+                         f'{tuple(metric.proposal_nums)}: let one be 100')
+
+
+def _check_recall(metric: Any) -> None:
+    """Mmdet puts overlaps of all pictures into one array, though each picture has its own number of objects."""
+    if digit_version(np.__version__) < digit_version('1.24'):
+        return
+    for asked, cure in dict(proposal_fast='proposal', recall='mAP').items():
+        if asked in (*(getattr(metric, 'metrics', None) or ()), getattr(metric, 'metric', None)):
+            raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
+
+
+def _check_lvis() -> None:
+    """The lvis of PyPI, 0.5.3, asks numpy for what it has no more, when all is predicted."""
+    evaluation = importlib.import_module('lvis.eval')
+    if not hasattr(np, 'float') and re.search(r'np\.float\b', inspect.getsource(evaluation)):
+        raise ValueError(f"this lvis asks for np.float, which numpy {np.__version__} has no more: write float in "
+                         f'{evaluation.__file__}, or take numpy 1.23')

@@ -98,10 +98,10 @@ def check_pictures(dataset: Any, what: str, maps_alone: bool = False) -> None:
     reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
              and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
     labelled = any(getattr(step, 'with_seg', False) for step in steps)
-    if not reads or not reads_as_mm(type(dataset)) or not hasattr(dataset, 'get_data_info') or (
-            maps_alone and not labelled):
+    info_of = getattr(dataset, 'get_data_info', getattr(dataset, 'data_list', []).__getitem__)  # of MultiTaskDataset
+    if not reads or not reads_as_mm(type(dataset)) or (maps_alone and not labelled):
         return
-    infos = [dataset.get_data_info(i) for i in spread(len(dataset), LOOKED_AT)]
+    infos = [info_of(i) for i in spread(len(dataset), LOOKED_AT)]
     pictures = {} if maps_alone else _paths(infos, 'img_path')
     maps = _paths(infos, 'seg_map_path') if labelled else {}
     paths = [*{**pictures, **maps}]

@@ -19,7 +19,7 @@ from .absent import tell_absent_labels, tell_unnamed
 from .annotations import some
 from .beginnings import tell_order, tell_random
 from .building import checking
-from .classification import check_labels, check_names_of_folders, check_same_folders, tell_figures
+from .classification import check_labels, check_names_of_folders, check_same_folders, check_tasks, tell_figures
 from .config import is_mm, switches
 from .datasets import check_same_classes, common, names_by_part, names_of, names_written, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
@@ -197,6 +197,7 @@ def check_heads(model: nn.Module, dataset: Any, what: str) -> None:
     if _is_classifier(model):
         number = _num_classes(model)
         check_labels(dataset, number)
+        check_tasks(dataset, model.head, what)
         if classes and isinstance(number, int) and number > len(classes):
             warn(f'head ({type(model.head).__name__}) has num_classes={number}, {name} of the {what} has '
                  f'{len(classes)} classes ({some(classes)}): is model.head.num_classes as you want it?')

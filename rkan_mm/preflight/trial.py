@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
-import inspect
 import io
 import logging
 import re
@@ -24,7 +22,6 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 from mmengine.runner.amp import autocast
 from mmengine.runner.loops import _parse_losses, _update_losses
-from mmengine.utils import digit_version
 from torch.utils.data import DataLoader, IterableDataset
 
 from rkan_mm.engine.loss_check_hook import image_paths
@@ -33,10 +30,16 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
 from .config import is_mm
+from .evaluators import check_settings
 from .images import check_sizes
 
-JUDGED = ('CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'Accuracy', 'SingleLabelMetric', 'MultiLabelMetric',
-          'AveragePrecision', 'ConfusionMatrix', 'CocoPanopticMetric')  # metrics that give figures for one image
+OF_LABELS = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision', 'ConfusionMatrix',
+             'RetrievalRecall', 'RetrievalAveragePrecision')
+"""Metrics of classifiers, which take any number of images: what fails with one fails with all."""
+
+JUDGED = (*OF_LABELS, 'CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoPanopticMetric')
+"""Metrics that give figures for one image."""
+
 PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric',
               'VOCMultiLabelMetric', 'VOCAveragePrecision')
 """Metrics that take in one image alone, without a figure."""
@@ -61,6 +64,12 @@ CURES = (
      'topk is more than there are classes: lower it in the evaluator'),
     ('to have [0-9]+ channels, but got|shapes cannot be multiplied|expected input.* channels',
      'in_channels of the neck or head are not those that the part before gives'),
+    ('length of score [0-9]+ should be equal to the num_classes',
+     'data_preprocessor.num_classes is that of the head: set both alike'),
+    ("'NoneType' object has no attribute 'predict'", 'the model has no head'),
+    ("KeyError: 'pred_(label|score)'", 'it is a metric of one task; of several it is MultiTasksMetric'),
+    ('batched. input to conv2d, but got input of size', 'a head of maps, such as CSRAClsHead, goes without '
+     'GlobalAveragePooling: leave the neck out'),
     ('index [0-9]+ is out of bounds|tuple index out of range|list index out of range',
      'the head may have more classes than the data: set num_classes'),
 )
@@ -177,14 +186,12 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
     Where the batch may be none that it will have to judge, it takes it in alone.
     """
     name, before = type(metric).__name__, dict(vars(metric))
+    if name == 'MultiTasksMetric' and is_mm(type(metric)):
+        return _figures_of_tasks(metric, batch, outputs, judged)
     if name not in JUDGED + PROCESSING or not is_mm(type(metric)) or getattr(metric, 'use_mp_eval', False):
         return None
     coco = name.endswith('CocoMetric')
-    _check_recall(metric)
-    if name == 'LVISMetric':
-        _check_lvis()
-    if coco:
-        _check_coco(metric)
+    check_settings(metric)
     with tempfile.TemporaryDirectory() as folder:
         try:
             metric.results, metric.outfile_prefix = [], f'{folder}/trial'
@@ -201,7 +208,7 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
             try:
                 found = metric.compute_metrics(metric.results)
             except Exception as error:
-                if _cure(f'{type(error).__name__}: {error}'):
+                if name in OF_LABELS or _cure(f'{type(error).__name__}: {error}'):
                     raise
                 return None  # it may be that there is too little for it in one batch
             if not found:
@@ -212,30 +219,20 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
             vars(metric).update(before)
 
 
-def _check_coco(metric: Any) -> None:
-    """Settings at which COCO's evaluation of more than one image fails."""
-    if len(metric.proposal_nums) < 3:
-        raise ValueError(f"proposal_nums={tuple(metric.proposal_nums)}, and COCO's summary is of three")
-    if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
-        raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
-                         f'{tuple(metric.proposal_nums)}: let one be 100')
-
-
-def _check_recall(metric: Any) -> None:
-    """Mmdet puts overlaps of all pictures into one array, though each picture has its own number of objects."""
-    if digit_version(np.__version__) < digit_version('1.24'):
-        return
-    for asked, cure in dict(proposal_fast='proposal', recall='mAP').items():
-        if asked in (*(getattr(metric, 'metrics', None) or ()), getattr(metric, 'metric', None)):
-            raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
-
-
-def _check_lvis() -> None:
-    """The lvis of PyPI, 0.5.3, asks numpy for what it has no more, when all is predicted."""
-    evaluation = importlib.import_module('lvis.eval')
-    if not hasattr(np, 'float') and re.search(r'np\.float\b', inspect.getsource(evaluation)):
-        raise ValueError(f"this lvis asks for np.float, which numpy {np.__version__} has no more: write float in "
-                         f'{evaluation.__file__}, or take numpy 1.23')
+def _figures_of_tasks(metric: Any, batch: Any, outputs: list, judged: bool) -> dict[str, Any] | None:
+    """Of a metric with metrics for each task, on the images that have a label for it."""
+    samples = [output.to_dict() for output in outputs]
+    known = [task for task, sample in samples[0].items() if 'eval_mask' in sample]
+    if odd := [task for task in metric._metrics if task not in known]:
+        raise ValueError(f'task_metrics names the task {odd[0]!r}, and the heads of the model are for '
+                         f'{", ".join(known)}')
+    found: list[dict[str, Any] | None] = []
+    for task, metrics in metric._metrics.items():
+        labelled = [sample[task] for sample in samples if sample[task]['eval_mask']]
+        for each in metrics:
+            figures = _figures(each, batch, labelled, judged) if labelled else None
+            found.append(figures and {f'{task}_{key}': value for key, value in figures.items()})
+    return None if None in found else {key: value for each in found if each for key, value in each.items()}
 
 
 def _find_something(results: list[tuple[dict, dict]]) -> None:

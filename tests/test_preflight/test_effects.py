@@ -127,6 +127,13 @@ def test_an_epoch_without_an_end(train):
           'train_cfg.type=IterBasedTrainLoop', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2')
 
 
+def test_a_validation_of_some_images_several_times(train):
+    with pytest.raises(PreflightError, match='The validation would take some images several times '
+                                             'and others never: its sampler is a RepeatAugSampler. Give sampler=dict'):
+        train('cls', 'val_dataloader.sampler.type=RepeatAugSampler')
+    train('cls', 'train_dataloader.sampler.type=RepeatAugSampler')
+
+
 def test_a_last_batch_of_one_image(train):
     """With 32 pixels and a stride of 32 the last norms see one pixel; with 64 they see four."""
     with pytest.raises(PreflightError, match='The last of 2 batches has one image, and a batch norm for 32 channels '

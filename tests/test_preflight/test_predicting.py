@@ -14,9 +14,8 @@ from torch import nn
 
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.evaluators import _check_lines, _check_numbering
+from rkan_mm.preflight.evaluators import _check_lines, _check_lvis, _check_numbering
 from rkan_mm.preflight.run_hook import check_heads
-from rkan_mm.preflight.trial import _check_lvis
 
 VAL = 'val_dataloader = dict(val_dataloader, dataset='
 STEPS = VAL + """dict(val_dataloader['dataset'], pipeline=[

@@ -234,3 +234,25 @@ def test_what_is_unpacked_needs_no_network(root, tmp_path, offline, monkeypatch)
     init_default_scope('mmpretrain')
     sample = DATASETS.build(cfg.train_dataloader.dataset)[1]
     assert (sample['inputs'].shape, sample['data_samples'].gt_label.tolist()) == ((3, 128, 128), [99])
+
+
+AUGMENTED = "model.update(train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)]))\n"
+
+
+@pytest.mark.parametrize(('lines', 'message'), [
+    ("train_dataloader['dataset']['data_prefix'] = dict(img='train')\n", "KeyError: img_path .*data_prefix='...', or "),
+    ("train_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[train_dataloader['dataset'], dict(\n"
+     "    val_dataloader['dataset'], classes=('a', 'b', 'c'))])\n", 'name the same classes: write them in each'),
+    (AUGMENTED + "model['data_preprocessor'] = dict(num_classes=1000)\n",
+     'length of score 3 .*data_preprocessor.num_classes is that of the head: set both alike'),
+    ("model['head'].update(loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=1000))\n",
+     'model.head.loss has a num_classes of its own'),
+    ("model['head'].update(topk=(1, 5), cal_acc=True)\n", 'topk of the head is more than there are classes'),
+    ("model['head'].update(loss=dict(type='CrossEntropyLoss', class_weight=[1., 2.]))\n", 'a number for each class'),
+    ("model['head'] = dict(type='CSRAClsHead', num_classes=3, in_channels=32, num_heads=1, lam=0.1)\n",
+     'goes without GlobalAveragePooling: leave the neck out'),
+    ("model['head'] = None\n", 'the model has no head'),
+])
+def test_numbers_of_classes_in_several_places(printed, lines, message):
+    with pytest.raises(PreflightError, match=message):
+        printed(CLASSIFIER, lines)

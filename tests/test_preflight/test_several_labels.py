@@ -91,3 +91,72 @@ def test_labels_that_are_no_numbers_of_classes(printed, tmp_path, labels, messag
     lines = SEVERAL.replace('{folder}', str(tmp_path)).replace('num_classes=3', f'num_classes={len(classes)}')
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         printed(CLASSIFIER, lines)
+
+
+TASKS = """
+pipeline = [dict(type='LoadImageFromFile'), dict(type='PackMultiTaskInputs', multi_task_fields=('gt_label',))]
+model['head'] = dict(type='MultiTaskHead', in_channels=32, task_heads=dict(
+    animal=dict(type='LinearClsHead', num_classes=3), asleep=dict(type='LinearClsHead', num_classes=2)))
+for split, loader in (('train', train_dataloader), ('val', val_dataloader)):
+    loader['dataset'] = dict(type='MultiTaskDataset', ann_file=f'{folder}/{split}.json', pipeline=pipeline,
+                             data_root=f'{data_root}/{split}')
+val_evaluator = dict(type='MultiTasksMetric', task_metrics=dict(animal=[dict(type='Accuracy')],
+                                                                asleep=[dict(type='Accuracy')]))
+"""
+TOP = "val_evaluator['task_metrics']['asleep'] = [dict(type='Accuracy', topk=(1, 5))]\n"
+OTHER = "val_evaluator['task_metrics']['awake'] = [dict(type='Accuracy')]\n"
+BEST = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', save_best='{}accuracy/top1'))\n"
+WEAR = "model['head']['task_heads']['asleep'] = dict(type='MultiLabelLinearClsHead', num_classes=3)\n"
+OF_TASKS = {  # labels of pictures, lines of the config, and what is said: an error, or in red
+    'whole': ([dict(animal=0, asleep=1), dict(animal=1)], BEST.format('animal_'), None, None),
+    'a metric of no task': ([dict(animal=0, asleep=1)], OTHER, "the task 'awake', and the heads .* are for animal, as",
+                            None),
+    'too many places': ([dict(animal=0, asleep=1)], TOP, 'Top-5 accuracy is unavailable .*lower it', None),
+    'a figure of no task': ([dict(animal=0, asleep=1)], BEST.format(''), 'and the validation gives animal_accuracy/top1'
+                            ', asleep_accuracy/top1', None),
+    'a label too many': ([dict(animal=0, asleep=0), dict(animal=1, asleep=2)], '', "Dataset, task 'asleep': .*dog/0.png"
+                         ' has the label 2, but .* num_classes=2', None),
+    'a label for each class': ([dict(animal=0, asleep=[1, 0, 1]), dict(animal=1, asleep=[0, 0, 1])], WEAR,
+                               r"task 'asleep': the gt_label of .*cat/0.png is \[1, 0, 1\], a 0 or a 1 for", None),
+    'no label': ([dict(animal=0), dict(animal=1)], '', None, "of the train has no label for the task 'asleep' of the h"
+                 'ead, but for animal: it cannot be learned.'),
+}
+
+
+@pytest.mark.parametrize('case', OF_TASKS)
+def test_several_tasks(printed, tmp_path, case):
+    labels, lines, message, told = OF_TASKS[case]
+    pictures = [dict(img_path=f'{name}/0.png', gt_label=each) for name, each in zip(
+        ('cat', 'dog'), (labels * 2)[:2], strict=True)]
+    for name in ('train', 'val'):
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(metainfo={}, data_list=pictures)))
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        assert ('has no label for the task' in (out := printed(
+            CLASSIFIER, TASKS.replace('{folder}', str(tmp_path)) + lines))) is bool(told)
+        assert not told or told in out
+
+
+def test_pictures_of_tasks_that_are_not_there(printed, tmp_path):
+    pictures = [dict(img_path=name, gt_label=dict(animal=0, asleep=0)) for name in ('cat/0.png', 'cat/gone.png')]
+    for name in ('train', 'val'):
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(metainfo={}, data_list=pictures)))
+    with pytest.raises(PreflightError, match='MultiTaskDataset of the train: .*cat/gone.png is not there'):
+        printed(CLASSIFIER, TASKS.replace('{folder}', str(tmp_path)))
+
+
+@pytest.mark.parametrize(('metric', 'message'), [
+    ("type='SingleLabelMetric', average='weighted'", 'in SingleLabelMetric, .*Invalid `average` argument'),
+    ("type='MultiLabelMetric', average='samples'", 'in MultiLabelMetric, .*Invalid `average` argument'),
+    ("type='AveragePrecision', average='micro'", 'in AveragePrecision, .*Invalid `average` argument'),
+    ("type='Accuracy', thrs=('0.5', )", "in Accuracy, .*not supported between instances of 'Tensor' and 'str'"),
+    ("type='RetrievalRecall', topk=(1, 5)", 'in RetrievalRecall, .*topk is more than there are'),
+    ("type='MultiLabelMetric', topk=1", None),
+    ("type='MultiLabelMetric', topk=3", None),
+    ("type='SingleLabelMetric', average='micro'", None),
+])
+def test_metrics_that_fail_at_their_end(printed, metric, message):
+    """Their arguments are looked at when all is predicted."""
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        out = printed(CLASSIFIER, f'val_evaluator = dict({metric})\n')
+        assert 'could not be checked' not in out
+        assert 'will be 100' not in out
