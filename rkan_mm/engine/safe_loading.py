@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,33 @@ FORCE, FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LO
 def _reason(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     line = next((line for line in lines if 'unsupported' in line.lower()), lines[0])
+    line, objects, _ = line.partition(' was not an allowed global')
+    if objects:
+        line += ', an object and no plain data. Of a whole model save the weights: torch.save(model.state_dict(), PATH)'
     return line.strip().removeprefix('WeightsUnpickler error: ')
+
+
+def _what_it_is(path: str) -> str | None:
+    """What a file is that torch does not read, and what helps; None for what torch may have saved."""
+    with open(path, 'rb') as file:
+        start = file.read(512)
+    if start[:1] == b'P':  # of a zip archive
+        if not zipfile.is_zipfile(path):
+            return 'the file is torn: get it anew'
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        return None if any(name.endswith('data.pkl') for name in names) else (
+            f'it is an archive of other files ({", ".join(names[:3])}): unpack it, and give the one inside')
+    for is_so, what in ((not start, 'it is empty: get it anew'),
+                        (start.startswith(b'version https://git-lfs'),
+                         'it is a pointer of Git LFS: git lfs pull fetches the file'),
+                        (start.lstrip().startswith(b'<'), 'it is a web page: take the address of the file itself'),
+                        (start[8:9] == b'{', "it is of safetensors: torch.save(safetensors.torch.load_file('NAME."
+                         "safetensors'), 'NAME.pth') makes one of it"),
+                        (start.startswith(b'\x1f\x8b'), 'it is packed by gzip: unpack it')):
+        if is_so:
+            return what
+    return None if start.startswith(b'\x80') else 'torch has not saved this file'
 
 
 def read(path: str, resume: bool = False) -> Any:
@@ -38,9 +65,8 @@ def read(path: str, resume: bool = False) -> Any:
     except Exception as error:
         if os.path.isdir(os.path.expanduser(path)):
             raise PreflightError(f'Checkpoint {path!r} is a folder: give the name of a file.') from error
-        with open(os.path.expanduser(path), 'rb') as file:
-            if file.read(1) not in (b'P', b'\x80'):  # of a zip archive, of a pickle
-                raise PreflightError(f'{path!r} is no checkpoint: torch has not saved this file.') from error
+        if what := _what_it_is(os.path.expanduser(path)):
+            raise PreflightError(f'{path!r} is no checkpoint: {what}.') from error
         raise PreflightError(f'Checkpoint {path!r} cannot be read as plain weights: {_reason(error)}') from error
     if resume and isinstance(content, dict) and 'config' in (content.get('meta') or {}):
         raise PreflightError(f'Checkpoint {path!r} brings a config (meta.config), which would be run as code. Take its '

@@ -151,7 +151,9 @@ def state_dict_in(content: Any, path: str) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise PreflightError(f'Checkpoint {path!r} holds no state_dict.')
+        has = some(content) if isinstance(content, dict) else f'a {type(content).__name__}'
+        raise PreflightError(f'Checkpoint {path!r} holds no state_dict, but {has or "nothing"}: save the weights '
+                             "alone, or as 'state_dict'.")
     return content
 
 

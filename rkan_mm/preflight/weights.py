@@ -38,8 +38,15 @@ def check_fit(model: nn.Module, path: str) -> None:
 
 def _refuse_nothing(module: nn.Module, result: Fit, weights: dict[str, Tensor], path: str, where: str) -> None:
     if not result.loaded:
+        mine = sorted(module.state_dict())
+        cure = ''
+        if any(f'backbone.{name}' in mine for name in weights):
+            cure = (" Its weights are those of the backbone alone: give them by model.backbone.init_cfg=dict(type="
+                    f"'Pretrained', checkpoint={path!r}).")
+        elif any(name.startswith('backbone.') and name.removeprefix('backbone.') in mine for name in weights):
+            cure = " Its weights are those of a whole model: add prefix='backbone.'."
         raise PreflightError(f'Checkpoint {path!r} fits nothing of {where}: it has {_first(list(weights))}; '
-                             f'{where} has {_first(sorted(module.state_dict()))}.')
+                             f'{where} has {_first(mine)}.{cure}')
 
 
 def check_whole(model: nn.Module, state_dict: dict[str, Tensor], path: str, allow_partial: bool = False) -> str | None:
@@ -238,14 +245,16 @@ def check_pretrained(model: nn.Module, cfg: Config | None = None) -> None:
                 continue
             path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
             content = read_anywhere(path)
-            state_dict = content.get('state_dict', content)  # no more than mmengine looks at here
+            state_dict = state_dict_in(content, path) if not isinstance(content, dict) else content.get(
+                'state_dict', content)  # no more than mmengine looks at here
             where = f'{name or "the model"} ({type(module).__name__})'
             if prefix:
                 prefix = f'{prefix.rstrip(".")}.'
                 inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
                 if not inside:
+                    cure = ' Leave prefix out.' if {*state_dict} & {*module.state_dict()} else ''
                     raise PreflightError(f'init_cfg of {where}: nothing in {path!r} begins with {prefix!r}; it has '
-                                         f'{summary(state_dict, [*state_dict, ""])}.')
+                                         f'{summary(state_dict, [*state_dict, ""]) or "nothing"}.{cure}')
                 state_dict = inside
             owner = type(module).init_weights.__module__.partition('.')[0]
             if owner in ('mmengine', 'mmpretrain', 'rkan_mm'):  # others may rename first, as mmdet's Swin does

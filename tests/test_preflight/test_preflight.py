@@ -1,11 +1,13 @@
 import copy
 import re
 import urllib.error
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from rkan_mm.apis import runner
 from rkan_mm.datasets.shapes import make_shapes
@@ -156,12 +158,26 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    (tmp_path / 'torn.pth').write_bytes(b'PK\x03\x04 torn')
-    with pytest.raises(PreflightError, match='cannot be read as plain weights'):
-        load_weights(str(tmp_path / 'torn.pth'))
-    torch.save(dict(epoch=3), tmp_path / 'other.pth')
-    with pytest.raises(PreflightError, match='holds no state_dict'):
-        load_weights(str(tmp_path / 'other.pth'))
+    for content, message in ((b'PK\x03\x04 torn', 'the file is torn: get it anew'), (b'', 'it is empty: get it anew'),
+                             (b'\n<!DOCTYPE html>', 'it is a web page: take the address of the file itself'),
+                             (b'version https://git-lfs.github.com/spec/v1', 'Git LFS: git lfs pull fetches the file'),
+                             (b'\x20\0\0\0\0\0\0\0{"a":{}}', 'of safetensors: torch.save.safetensors.torch.load_file'),
+                             (b'\x1f\x8b\x08', 'it is packed by gzip: unpack it'),
+                             (b'weights', 'torch has not saved this file')):
+        (tmp_path / 'some.pth').write_bytes(content)
+        with pytest.raises(PreflightError, match=f"some.pth' is no checkpoint: .*{message}"):
+            load_weights(str(tmp_path / 'some.pth'))
+    with zipfile.ZipFile(tmp_path / 'packed.pth', 'w') as archive:
+        archive.writestr('epoch_1.pth', b'')
+    with pytest.raises(PreflightError, match=r'an archive of other files \(epoch_1.pth\): unpack it'):
+        load_weights(str(tmp_path / 'packed.pth'))
+    torch.save(nn.Linear(1, 1), tmp_path / 'model.pth')
+    with pytest.raises(PreflightError, match='GLOBAL torch.nn.modules.linear.Linear, an object .*state_dict'):
+        load_weights(str(tmp_path / 'model.pth'))
+    for content, message in ((dict(epoch=3), 'but epoch: save'), ({}, 'but nothing: save'), ([1], 'but a list: save')):
+        torch.save(content, tmp_path / 'other.pth')
+        with pytest.raises(PreflightError, match=f'holds no state_dict, {message}'):
+            load_weights(str(tmp_path / 'other.pth'))
 
 
 def test_a_checkpoint_of_another_model(tmp_path):

@@ -24,7 +24,7 @@ from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.fit import fit, summary
-from rkan_mm.preflight.weights import check_pretrained
+from rkan_mm.preflight.weights import check_fit, check_pretrained
 
 NARROW = dict(type='mmdet.ResNet', depth=18, base_channels=8, stem_channels=8)
 
@@ -219,4 +219,18 @@ def test_an_init_cfg_that_fits_nothing(tmp_path, kind, prefix, message):
     init_cfg = dict(type=kind, checkpoint=path) | (dict(prefix=prefix) if prefix else {})
     model = RKANet(NARROW | dict(init_cfg=init_cfg))
     with pytest.raises(PreflightError, match=message):
+        check_pretrained(model)
+
+
+def test_the_weights_of_a_backbone_for_a_model_and_the_reverse(tmp_path):
+    alone = nn.Linear(1, 1)
+    whole = nn.ModuleDict(dict(backbone=alone))
+    paths = {each: save(each.state_dict(), tmp_path / f'{type(each).__name__}.pth') for each in (alone, whole)}
+    with pytest.raises(PreflightError, match=r"of the backbone alone: give them by model.backbone.init_cfg=dict"):
+        check_fit(whole, paths[alone])
+    with pytest.raises(PreflightError, match="those of a whole model: add prefix='backbone.'"):
+        check_fit(alone, paths[whole])
+    model = RKANet(NARROW | dict(init_cfg=dict(type='Pretrained', prefix='backbone')))
+    model.backbone.init_cfg['checkpoint'] = save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
+    with pytest.raises(PreflightError, match="begins with 'backbone.'; it has .* Leave prefix out"):
         check_pretrained(model)
