@@ -42,7 +42,7 @@ def is_there(x: Tensor, functions: Functions, setting: Setting, dtype: torch.dty
     if (functions.count + 1) * x.shape[-1] >= MAX_SIZE:
         return False
     dtypes = tuple(t.dtype for t in functions.arrays)
-    return is_right(_agrees, x.dtype, x.dim(), functions.kind, functions.count, dtypes, functions.grids > 1,
+    return is_right(_agrees, x, x.dtype, x.dim(), functions.kind, functions.count, dtypes, functions.grids > 1,
                     functions.steps, setting, dtype, torch.is_grad_enabled())
 
 

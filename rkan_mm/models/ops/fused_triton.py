@@ -69,7 +69,7 @@ def is_there(x: Tensor, parameters: Parameters, functions: Functions, setting: S
     outputs, inputs, count = parameters.basis_weight.shape[:3]
     if parameters.basis_weight.numel() // count * (count + 1) >= MAX_WEIGHTS:
         return False
-    return is_right(_agrees, x.dtype, x.is_contiguous(), tuple(None if t is None else t.dtype for t in parameters),
+    return is_right(_agrees, x, x.dtype, x.is_contiguous(), tuple(None if t is None else t.dtype for t in parameters),
                     *(_like(n) for n in (inputs, outputs)), functions.kind, functions.count,
                     tuple(t.dtype for t in functions.arrays), functions.grids > 1, functions.steps, setting, dtype,
                     _precision(dtype), torch.is_grad_enabled(), _is_flat(x, setting))

@@ -45,7 +45,7 @@ def is_there(x: Tensor, parameters: Parameters, change: Change, squash: bool, wi
     weight, base_weight, scaler = parameters
     dtypes = weight.dtype, None if base_weight is None else base_weight.dtype, None if scaler is None else scaler.dtype
     last = is_channels_last(x)
-    return is_right(_agrees, x.dtype, dtypes, weight.shape, change, squash, window, dtype, last,
+    return is_right(_agrees, x, x.dtype, dtypes, weight.shape, change, squash, window, dtype, last,
                     torch.is_grad_enabled(), _like(x.shape[1]) if last else 5, act,
                     norm and (*(t.dtype for t in norm[:4]), norm[4]))
 

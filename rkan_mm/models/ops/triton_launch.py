@@ -81,8 +81,10 @@ def interpreted() -> bool:
     return os.environ.get('TRITON_INTERPRET') == '1'
 
 
-def is_right(check: Callable[..., bool], *case: Hashable) -> bool:
-    """Whether ``check(*case)`` says that a kernel gives what PyTorch gives; asked once for each case.
+def is_right(check: Callable[..., bool], x: Tensor, *case: Hashable) -> bool:
+    """Whether ``check(*case)`` says that a kernel gives what PyTorch gives; asked once for each case and GPU.
+
+    It is asked on the GPU of ``x``, which need not be the current one; that may be of another kind, or full.
 
     A case is one variant of the kernel, as its constants make it, so that asking compiles little that its use would
     not. What fails is told once in the log; then take the PyTorch form. While a CUDA graph is captured nothing can be
@@ -90,12 +92,13 @@ def is_right(check: Callable[..., bool], *case: Hashable) -> bool:
     """
     if not kernels_wanted():
         return False
-    key = check, case
+    gpu = x.get_device()
+    key = check, gpu, case
     found = _known.get(key)
     if found is None:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return False
-        found = _known[key] = _run(check, case)
+        found = _known[key] = _run(check, case, gpu)
     return found
 
 
@@ -106,12 +109,11 @@ def is_close(result: Tensor, right: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((result.double() - right).norm() <= tolerance * right.norm())
 
 
-def _run(check: Callable[..., bool], case: tuple) -> bool:
+def _run(check: Callable[..., bool], case: tuple, gpu: int) -> bool:
     def checked() -> bool:
-        with torch.cuda.device(gpu) if gpu is not None else contextlib.nullcontext():
+        with torch.cuda.device(gpu) if gpu >= 0 else contextlib.nullcontext():
             return check(*case) and check(*case)  # once as Triton launches, once as `Launch` does
 
-    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
     try:
         if alone(checked):
             return True

@@ -1,5 +1,8 @@
 """Launches of Triton kernels with a driver that launches nothing: what a GPU would be given."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -109,4 +112,27 @@ def test_a_kernel_is_checked_on_the_device_that_it_names():
         return torch.rand(1, generator=torch.Generator()).device.type == 'cpu'
 
     with torch.device('meta'):
-        assert triton_launch._run(check, ())
+        assert triton_launch._run(check, (), -1)
+
+
+def test_a_kernel_is_checked_on_the_gpu_of_its_input(monkeypatch):
+    """With ``init_detector(..., device='cuda:1')`` the current GPU is another one, which may be full."""
+    class OnGpu(torch.Tensor):
+        def get_device(self) -> int:
+            return self.shape[0]
+
+    @contextmanager
+    def device(gpu: int) -> Iterator[None]:
+        found.append(gpu)
+        yield
+
+    def check(case: str) -> bool:
+        found.append(case)
+        return True
+
+    found = []
+    monkeypatch.setattr(triton_launch, '_known', {})
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    for gpu in (1, 1, 0):
+        assert triton_launch.is_right(check, torch.empty(gpu).as_subclass(OnGpu), 'case')
+    assert found == [1, 'case', 'case', 0, 'case', 'case']
