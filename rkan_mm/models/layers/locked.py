@@ -91,17 +91,20 @@ class LockedFunctions(nn.Module):
         transposed, groups = getattr(layer, 'transposed', False), getattr(layer, 'groups', 1)
         outputs = 1 if shared else getattr(layer, 'out_channels', None) or layer.out_features
         selection = self.constants.detach().new_zeros(outputs, len(places), *kernel)
-        self._rows: list[int] = []
+        rows: list[int] = []
         for k, place in enumerate(places):
             first, second = (0, 0) if shared else place[:2]
             inside = 0 if shared else first // (shape[0] // groups) * shape[1] + second  # in its group
-            self._rows.append(first if transposed else inside)
+            rows.append(first if transposed else inside)
             taken = (inside if transposed else first, k, *(place if shared else place[2:]))
             selection[taken] = 1
         self.register_buffer('selection', selection, persistent=False)
-        self._by_form: dict[str, list[int]] = {}
-        for k, form in enumerate(forms):
-            self._by_form.setdefault(names[form], []).append(k)
+        # where the numbers are, so that a GPU is not waited for, and a CUDA graph can be captured
+        self.register_buffer('rows', torch.tensor(rows, device=like.device), persistent=False)
+        self._by_form = {names[form]: f'of_form_{form}' for form in forms}
+        for form in {*forms}:
+            functions_of_it = [k for k, each in enumerate(forms) if each == form]
+            self.register_buffer(f'of_form_{form}', torch.tensor(functions_of_it, device=like.device), persistent=False)
 
     def functions(self) -> dict[tuple[int, ...], Fixed]:
         """The fixed functions by index, with their present constants."""
@@ -136,7 +139,7 @@ class LockedFunctions(nn.Module):
             self.constants[:, column] *= factor[outputs].to(self.constants)
 
     def _value(self, layer: nn.Module, x: Tensor, out: Tensor) -> Tensor:
-        rows, selection = self._rows, as_type_of(self.selection, x)
+        rows, selection = self.rows, as_type_of(self.selection, x)
         if not hasattr(layer, 'kernel_size'):
             return F.linear(self._planes(x[..., rows], -1), selection)
         shared, spatial = is_shared(layer), selection.dim() - 2
@@ -171,8 +174,8 @@ class LockedFunctions(nn.Module):
         a, b, c, d = (as_type_of(column.reshape(shape), x) for column in self.constants.unbind(1))
         z = b * x + c
         values = torch.zeros_like(z)
-        for form, ks in self._by_form.items():
-            index = torch.tensor(ks, device=x.device)
+        for form, name in self._by_form.items():
+            index = getattr(self, name)
             values = values.index_copy(dim, index, FORMS[form].function(z.index_select(dim, index)))
         return a * values + d
 

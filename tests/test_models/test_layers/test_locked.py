@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rkan_mm.inspection import LayerFunctions, formula
 from rkan_mm.models import KANConv1d, KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
@@ -225,6 +226,27 @@ def test_replicas(kind):
     assert layer.mask is not None
     assert_close(replica(layer)(x), layer(x))
     assert replica(layer, 'meta')(x.to('meta')).is_meta
+
+
+@kinds
+def test_calls_bring_no_numbers_to_the_device(kind):
+    """A GPU would be waited for, and a CUDA graph cannot be captured."""
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    def brought() -> int:
+        names.clear()
+        with torch.no_grad(), Record():
+            layer(x)
+        return names.count('aten::lift_fresh')
+
+    layer, x, fixed = made(kind)
+    names = []
+    before = brought()
+    lock(layer, fixed)
+    assert brought() == before
 
 
 def test_hooks_from_before_see_the_formulas():
