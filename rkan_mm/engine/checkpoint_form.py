@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.grid_update import GridUpdate
@@ -58,17 +58,27 @@ def follow_parameters(runner: Runner) -> None:
 
 def forget_in(runner: Runner, parameters: Iterable[nn.Parameter]) -> None:
     """`forget` in each of a runner's optimizers."""
+    for optimizer in optimizers(runner):
+        forget(optimizer, parameters)
+
+
+def optimizers(runner: Runner) -> list[Optimizer]:
     wrapper = runner.optim_wrapper
-    for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,):
-        if isinstance(each, BaseOptimWrapper):
-            forget(each.optimizer, parameters)
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else (wrapper,)
+    return [each.optimizer for each in wrappers if isinstance(each, BaseOptimWrapper)]
 
 
 def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Drop what an optimizer holds for parameters whose numbers are others now, perhaps in another shape."""
-    state = getattr(optimizer, 'optim', optimizer).state  # a ZeroRedundancyOptimizer has one of this process
+    """Drop what an optimizer holds for parameters whose numbers are others now, perhaps in another shape.
+
+    The fused form of SGD has momenta of all parameters or of none; there, these are zero again.
+    """
+    optimizer = getattr(optimizer, 'optim', optimizer)  # a ZeroRedundancyOptimizer has one of this process
+    is_fused = isinstance(optimizer, SGD) and optimizer.defaults.get('fused')
     for parameter in parameters:
-        state.pop(parameter, None)
+        held = optimizer.state.pop(parameter, {})
+        if is_fused and held.get('momentum_buffer') is not None:
+            optimizer.state[parameter] = dict(momentum_buffer=torch.zeros_like(parameter))
 
 
 def take_form(runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -8,13 +8,12 @@ from functools import partial
 
 import torch
 from mmengine.dist import broadcast, broadcast_object_list, get_rank, is_distributed
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
-from rkan_mm.models.layers.copies import followers
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
@@ -22,6 +21,7 @@ from rkan_mm.registry import HOOKS
 
 from .checkpoint_form import CheckpointFormHook, follow_parameters, forget_in, show_averages, unwrap
 from .layer_hooks import HereAlone, Uncompiled, refuse_shards
+from .trained_layers import TrainedLayers
 
 
 def _grid_sizes(refine: dict) -> dict[int, int]:
@@ -51,7 +51,8 @@ class KANGridUpdateHook(Hook):
     others follow; where they may run different layers (``find_unused_parameters=True``), not before a layer's forward
     pass, but after the step, up to which rank 0 keeps a copy of each layer's input. Frozen layers stay as they are, but
     moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids of the layers that they
-    average; so do copies of a layer that run under ``no_grad``. Of layers with tied coefficients the first that runs
+    average; so do copies of a layer that run under ``no_grad`` and are not trained. What is frozen in parts of a step
+    alone, as a discriminator, counts as trained. Of layers with tied coefficients the first that runs
     has its grid laid over its input, and the others share it.
 
     Args:
@@ -70,6 +71,7 @@ class KANGridUpdateHook(Hook):
     """
 
     priority = 'NORMAL'
+    _found: TrainedLayers  # since the training began
 
     def __init__(self, interval: int = 100, begin: int = 0, end: int = 1000, refine: dict[int, int] | None = None,
                  **update) -> None:
@@ -88,6 +90,7 @@ class KANGridUpdateHook(Hook):
         self._updates = self._moved = 0
         self._looked = -1
         self._kept: dict[str, Tensor | None] | None = None
+        self._kept_of: tuple[dict, dict] = {}, {}
         self._uncompiled: Uncompiled | None = None
         self._form = CheckpointFormHook()
 
@@ -118,7 +121,10 @@ class KANGridUpdateHook(Hook):
             raise ValueError(f'KANGridUpdateHook: {type(unwrap(runner.model)).__name__} has no KAN layer with a basis '
                              f'on a grid, such as BSpline; ' + (f'its bases are {", ".join(sorted(bases))}' if bases
                                                                 else 'it has no KAN layer at all'))
-        trained = self._trained(runner)
+        if hasattr(self, '_found'):
+            self._found.close()  # of a training that was broken off
+        self._found = TrainedLayers(runner, self.layers(runner.model))
+        trained = self._found.trained()
         if not trained:
             raise ValueError(f'KANGridUpdateHook: all KAN layers of {type(unwrap(runner.model)).__name__} are frozen; '
                              'their grids stay as they are')
@@ -145,18 +151,19 @@ class KANGridUpdateHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         self._stop()
+        self._found.begin()
         due = self._due(runner)
         for each in due:
             if each in self.refine:
                 self._refine(runner, self.refine[each])
         if any(self.begin <= each < self.end and (each - self.begin) % self.interval == 0 for each in due):
             self._uncompiled = Uncompiled(runner.model)
-            trained = self._trained(runner)
-            self._sources = {layer: self._source(runner, layer) for layer, _ in trained.values()}
+            trained = self._found.trained()
+            self._sources = {layer: self._found.source(layer) for layer, _ in trained.values()}
             update = self._update
             if is_distributed() and any(getattr(each, 'find_unused_parameters', False) for each in
                                         runner.model.modules()):
-                self._kept, update = {}, self._keep
+                self._kept, self._kept_of, update = {}, (trained, self._sources), self._keep
             self._handles = [layer.register_forward_pre_hook(HereAlone(partial(update, runner, name, copies)),
                                                              with_kwargs=True)
                              for name, (layer, copies) in trained.items()]
@@ -198,17 +205,6 @@ class KANGridUpdateHook(Hook):
         self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
         self._uncompiled = None
 
-    def _trained(self, runner: Runner) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
-        """The layers with grids that are trained, each with its moving averages."""
-        averages = followers(unwrap(runner.model), *self._averages(runner))
-        return {name: (layer, averages[layer]) for name, layer in self.layers(runner.model).items()
-                if layer in averages}
-
-    def _source(self, runner: Runner, layer: GridUpdate) -> GridUpdate | None:
-        """Which layer this one averages, should it run without gradients (as checkpointed ones do, too)."""
-        pairs = followers(unwrap(runner.model), *self._averages(runner), without_grad={layer})
-        return next((source for source, copies in pairs.items() if layer in copies), None)
-
     def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
                 kwargs: dict) -> None:
         if layer in self._done or not unwrap(runner.model).training:  # called again, as a shared head; or after a break
@@ -219,6 +215,7 @@ class KANGridUpdateHook(Hook):
             self._without_grad.add(layer)
             if self._done.get(source):
                 layer.follow_grid(source)
+                self._found.changed([layer])
                 self._forget(runner, layer)
             return
         copies = [*copies, *(each for each in self._without_grad if self._sources[each] is layer)]
@@ -236,8 +233,8 @@ class KANGridUpdateHook(Hook):
         """In all processes at once, the layers that rank 0 ran."""
         told = [[*kept], [name for name, x in kept.items() if x is None]]
         broadcast_object_list(told)
-        trained = self._trained(runner)
-        averages = {layer: self._source(runner, layer) for layer in (trained[name][0] for name in told[1])}
+        trained, sources = self._kept_of  # before the step, after which averages may be unlike their layers
+        averages = {layer: sources[layer] for layer in (trained[name][0] for name in told[1])}
         for name in told[0]:
             layer, copies = trained[name]
             if layer not in averages and layer not in self._done:
@@ -264,11 +261,13 @@ class KANGridUpdateHook(Hook):
                 self._done[each] = True
             for each in (layer, *copies, *tied):
                 self._forget(runner, each)
+            self._found.changed([*copies, *tied])
             show_averages(runner)
             self._moved += 1
             runner.logger.info(f'Grid of {name} updated')
 
     def after_train(self, runner: Runner) -> None:
+        self._found.close()
         if self._updates and not self._moved:
             runner.logger.warning(
                 f'KANGridUpdateHook moved no grid in {self._updates} updates: no more than '
@@ -276,15 +275,12 @@ class KANGridUpdateHook(Hook):
                 'every update lays the grids anew')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
-        for layer, copies in self._trained(runner).values():
+        for layer, copies in self._found.trained().values():
             layer.refine_grid(grid_size, copies)
+            self._found.changed(copies)
             self._forget(runner, layer)
         follow_parameters(runner)
         runner.logger.info(f'Grids refined to {grid_size}')
-
-    @staticmethod
-    def _averages(runner: Runner) -> list[nn.Module]:
-        return [unwrap(hook.ema_model.module) for hook in runner.hooks if isinstance(hook, EMAHook)]
 
     @staticmethod
     def _forget(runner: Runner, layer: GridUpdate) -> None:

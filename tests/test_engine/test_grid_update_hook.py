@@ -69,6 +69,17 @@ def test_several_optimizers(tmp_path):
         assert all(p.isfinite().all() for p in part.parameters())
 
 
+def test_momentum_begins_anew_in_the_fused_form_of_sgd(tmp_path):
+    """Which takes that of all parameters or of none; it ended the run."""
+    states = []
+    for fused in (False, True):
+        run = runner(tmp_path / str(fused), [dict(type='KANGridUpdateHook', interval=3, outside=0.0, refine={2: 10})],
+                     optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, fused=fused))
+        run.train()
+        states.append(run.model.state_dict())
+    assert_close(states[1], states[0])
+
+
 @pytest.mark.parametrize('optimizer', [dict(type='AdamW', lr=1e-3), dict(type='SGD', lr=1e-3, momentum=0.9)],
                          ids=lambda optimizer: optimizer['type'])
 def test_grids_that_are_trained_lose_what_the_optimizer_holds(tmp_path, optimizer):

@@ -8,6 +8,7 @@ import torch
 from kan_runs import Model, runner
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import nn
 from torch.testing import assert_close
 
@@ -199,3 +200,100 @@ def test_one_of_several_models_and_bad_data(tmp_path, bad):
         run.train()
         assert model.discriminator.basis.grid.isfinite().all()
         assert model.discriminator.basis_weight.isfinite().all()
+
+
+class Adversarial(BaseModel):
+    """As translation models of mm have it: a discriminator, which is frozen when a step ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.discriminator = nn.Linear(2, 2), KANLinear(2, 1)
+
+    def forward(self, x, mode='tensor'):
+        return self.generator(x.mean((2, 3)))
+
+    def train_step(self, data, optim_wrapper):
+        real, fake = data['x'].mean((2, 3)), self(data['x'])
+        self.discriminator.requires_grad_(True)
+        loss = (self.discriminator(fake.detach()) - self.discriminator(real)).mean()
+        optim_wrapper['discriminator'].update_params(loss)
+        self.discriminator.requires_grad_(False)
+        optim_wrapper['generator'].update_params(-self.discriminator(fake).mean())
+        return dict(loss=loss.detach())
+
+
+class Noted(Hook):
+    """The grid of a layer before each iteration."""
+
+    def __init__(self, layer):
+        self.layer, self.grids = layer, []
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self.grids.append(self.layer.basis.grid.clone())
+
+
+def test_a_discriminator_is_trained_though_it_is_frozen_when_a_step_ends(tmp_path):
+    model = Adversarial()
+    noted = Noted(model.discriminator)
+    hooks = [dict(type='KANGridUpdateHook', interval=2, outside=0.0, refine={1: 7, 5: 10}), noted]
+    run = runner(tmp_path, hooks, model)
+    run.optim_wrapper = OptimWrapperDict(**{name: OptimWrapper(torch.optim.Adam(part.parameters(), 1e-3))
+                                            for name, part in model.named_children() if name != 'data_preprocessor'})
+    run.train()
+    assert [grid.shape[1] - 7 for grid in noted.grids] == [5, 7, 7, 7, 7, 10]
+    assert not noted.grids[2].equal(noted.grids[1])
+    assert not noted.grids[4].equal(noted.grids[2])
+
+
+class Taught(BaseModel):
+    """A net that learns from another one of its kind, as in distillation, or two that learn from each other."""
+
+    pair = ()
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.student, self.teacher = kind, Model(), Model()
+        if kind != 'both trained':
+            self.teacher.requires_grad_(False)
+
+    def init_weights(self):
+        torch.manual_seed(1)
+        for p in self.teacher.parameters():
+            nn.init.normal_(p, std=0.3)
+
+    def forward(self, x, mode='tensor'):
+        with torch.no_grad():
+            ours, theirs = self.student(x), self.teacher(x)
+        losses = dict(loss=(self.student(3 * x) - theirs).square().mean())
+        if self.kind == 'both trained':
+            losses['loss_of_teacher'] = (self.teacher(3 * x) - ours).square().mean()
+        return losses
+
+    def average(self):
+        if self.kind == 'average':  # that does not begin as its layer
+            for ours, theirs in zip(self.student.parameters(), self.teacher.parameters(), strict=True):
+                theirs.data.mul_(0.9).add_(ours.data, alpha=0.1)
+
+
+@pytest.mark.parametrize('begin', [0, 3])
+def test_a_frozen_net_of_the_same_kind_stays_as_it_is(tmp_path, begin):
+    model, hook = Taught('frozen'), dict(type='KANGridUpdateHook', interval=1, begin=begin, outside=0.0, refine={2: 8})
+    model.init_weights()
+    expected = copy.deepcopy(model.teacher.state_dict())
+    runner(tmp_path, [hook], model, max_iters=3).train()
+    assert_close(model.teacher.state_dict(), expected, rtol=0, atol=0)
+    model = Taught('frozen')
+    runner(tmp_path, [hook], model, resume=True).train()
+    assert_close(model.teacher.state_dict(), expected, rtol=0, atol=0)
+    assert model.student.conv.basis.grid_size == 8
+    assert model.student.conv.basis.interior().abs().max() > 4
+
+
+@pytest.mark.parametrize(('kind', 'begin'), [('average', 0), ('average', 2), ('both trained', 0), ('both trained', 2)])
+def test_two_nets_that_begin_apart(tmp_path, kind, begin):
+    model = Taught(kind)
+    hook = dict(type='KANGridUpdateHook', interval=10, begin=begin, outside=0.0)
+    runner(tmp_path, [hook, dict(type=Average)], model).train()
+    for ours, theirs in ((model.student.conv, model.teacher.conv), (model.student.fc, model.teacher.fc)):
+        assert theirs.basis.interior().abs().max() > 1.2  # as the grid of its layer, or by itself
+        assert theirs.basis.grid.equal(ours.basis.grid) == (kind == 'average' or theirs is model.teacher.conv)

@@ -18,7 +18,8 @@ def new_origin() -> str:
 
 
 def followers(model: nn.Module, *averages: nn.Module,
-              without_grad: Collection[nn.Module] = ()) -> dict[nn.Module, list[nn.Module]]:
+              without_grad: Collection[nn.Module] = (),
+              learning: Collection[nn.Module] = ()) -> dict[nn.Module, list[nn.Module]]:
     """For each KAN layer of a model that is trained, the layers that are moving averages of it.
 
     Averages get no gradients. They are copies of the layer (BYOL, MoCo, all of mmengine's averaged models); or they
@@ -29,9 +30,11 @@ def followers(model: nn.Module, *averages: nn.Module,
         model: holds the trained layers, and perhaps averages.
         averages: further models, of averages alone.
         without_grad: layers that run without gradients, whatever their parameters say.
+        learning: layers that are trained, though their parameters are frozen at the moment.
     """
     named = [(tuple(name.split('.')), layer) for name, layer in model.named_modules() if _is_kan(layer)]
-    trained = {name: layer for name, layer in named if _needs_grad(layer) and layer not in without_grad}
+    trained = {name: layer for name, layer in named
+               if (_needs_grad(layer) or layer in learning) and layer not in without_grad}
     frozen = [(name, layer) for name, layer in named if name not in trained]
     found = {layer: [] for layer in trained.values()}
     for average in averages:
