@@ -275,11 +275,13 @@ class KANGridUpdateHook(Hook):
                 'every update lays the grids anew')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
-        for layer, copies in self._found.trained().values():
-            layer.refine_grid(grid_size, copies)
-            self._found.changed(copies)
-            self._forget(runner, layer)
-        follow_parameters(runner)
+        trained = self._found.trained()
+        with self._found.thawed():  # for the wrapper, which leaves out what is frozen
+            for layer, copies in trained.values():
+                layer.refine_grid(grid_size, copies)
+                self._found.changed(copies)
+                self._forget(runner, layer)
+            follow_parameters(runner)
         runner.logger.info(f'Grids refined to {grid_size}')
 
     @staticmethod

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import EMAHook
@@ -34,9 +35,10 @@ class TrainedLayers:
     def __init__(self, runner: Runner, layers: dict[str, GridUpdate]) -> None:
         self._runner, self._layers = runner, layers
         self._begun = 0  # iterations
-        self._frozen: set[nn.Module] = set()  # when this one began
-        self._learned: set[nn.Module] = set()  # had gradients in some step
-        self._thawed: set[nn.Module] = set()  # of these, who are trained in parts of a step alone
+        self._parameters = [*unwrap(runner.model).parameters()]
+        self._frozen: set[nn.Parameter] = set()  # when this iteration began
+        self._learned: set[nn.Parameter] = set()  # had gradients in some step
+        self._thawed: set[nn.Parameter] = set()  # of these, which are trained in parts of a step alone
         self._averages: set[nn.Module] = set()  # who are known to be some
         self._seen: dict[nn.Module, tuple[int, Tensor]] = {}  # who may be some: since when, and a number of theirs
         self._apart: dict[nn.Module, nn.Module] = {}  # who were taken for none in this iteration
@@ -49,7 +51,7 @@ class TrainedLayers:
 
     def begin(self) -> None:
         """To be called before each iteration."""
-        self._frozen = {layer for layer in self._layers.values() if not layer.coefficient_parameter.requires_grad}
+        self._frozen = {parameter for parameter in self._parameters if not parameter.requires_grad}
         self._thawed &= self._frozen
         if not self._begun:
             self._seen = {}
@@ -61,9 +63,20 @@ class TrainedLayers:
         self._apart = {}
 
     def _see_step(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
-        learned = {layer for layer in self._layers.values() if layer.coefficient_parameter.grad is not None}
+        learned = {parameter for parameter in self._parameters if parameter.grad is not None}
         self._learned |= learned
         self._thawed |= learned if self._begun == 1 else learned & self._frozen
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        """Meanwhile all that is trained in parts of a step alone needs gradients, as it did when the run began."""
+        try:
+            for parameter in self._thawed:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter in self._thawed:
+                parameter.requires_grad_(False)
 
     def trained(self) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
         """Those that are trained by name, each with its moving averages."""
@@ -90,10 +103,11 @@ class TrainedLayers:
         averages = [unwrap(hook.ema_model.module) for hook in self._runner.hooks if isinstance(hook, EMAHook)]
         for average in (*averages, *(each for each in model.modules() if isinstance(each, BaseAveragedModel))):
             self._averages.update(average.modules())
-        return followers(model, *averages, learning=self._thawed, **options)
+        learning = [layer for layer in self._layers.values() if layer.coefficient_parameter in self._thawed]
+        return followers(model, *averages, learning=learning, **options)
 
     def _is_average(self, copy: GridUpdate, layer: GridUpdate) -> bool:
-        if copy in self._averages or copy in self._learned:
+        if copy in self._averages or copy.coefficient_parameter in self._learned:
             return copy in self._averages
         if copy.coefficient_parameter.shape == layer.coefficient_parameter.shape and (
                 copy.coefficient_parameter.equal(layer.coefficient_parameter)):

@@ -40,8 +40,9 @@ def group(tmp_path, monkeypatch):
     dist.destroy_process_group()
 
 
-def trained(folder, hook, flexible, wrapper='MMDistributedDataParallel', compile=False, **more):
-    wrapper = dict(type=wrapper, device_ids=None)
+def trained(folder, hook, flexible, wrapper='MMDistributedDataParallel', compile=False,
+            find_unused_parameters=False, **more):
+    wrapper = dict(type=wrapper, device_ids=None, find_unused_parameters=find_unused_parameters)
     data = [dict(x=torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(i))) for i in range(8)]
     cfg = {**dict(
         model=Model(), work_dir=str(folder), experiment_name=folder.name, default_scope='mmengine', launcher='pytorch',
@@ -84,29 +85,34 @@ def test_what_is_compiled_stays_so(flexible, tmp_path, group):
 
 
 class Two(BaseModel):
-    def __init__(self):
+    def __init__(self, freezes=False):
         super().__init__()
-        self.a, self.b = Model(), Model()
+        self.a, self.b, self.freezes = Model(), Model(), freezes
 
     def train_step(self, data, optim_wrapper):
+        self.b.requires_grad_(True)
         losses = {f'loss_{name}': getattr(self, name)(data['x'])['loss'] for name in ('a', 'b')}
         for name, loss in losses.items():
             optim_wrapper[name[5:]].update_params(loss)
+        self.b.requires_grad_(not self.freezes)  # where a step ends, as mm's adversarial models do
         return losses
 
     def forward(self, x, mode='tensor'):
         return self.a(x)
 
 
-def test_models_that_are_wrapped_one_by_one(tmp_path, group):
+@pytest.mark.parametrize('freezes', [False, True])
+@pytest.mark.parametrize('unused', [False, True])
+def test_models_that_are_wrapped_one_by_one(tmp_path, group, freezes, unused):
     """And stay so, each once, when their grids are refined."""
-    model = Two()
+    model = Two(freezes)
     optimizers = OptimWrapperDict(**{name: OptimWrapper(torch.optim.SGD(getattr(model, name).parameters(), 0.1))
                                      for name in ('a', 'b')})
-    trained(tmp_path, dict(type='KANGridUpdateHook', end=1, refine={2: 7}), False, model=model,
-            optim_wrapper=optimizers, wrapper='MMSeparateDistributedDataParallel')
+    trained(tmp_path, dict(type='KANGridUpdateHook', end=2, interval=1, outside=0.0, refine={2: 7}), False, model=model,
+            optim_wrapper=optimizers, wrapper='MMSeparateDistributedDataParallel', find_unused_parameters=unused)
     assert isinstance(model.a, MMDistributedDataParallel)
     assert isinstance(model.a.module, Model)
+    assert isinstance(model.b, MMDistributedDataParallel)
     assert model.b.module.kan.basis.grid_size == 7
 
 
