@@ -31,7 +31,7 @@ class Fit(Fixed):
     """A form fitted to a function over its inputs.
 
     Args:
-        r2: part of the function's variance that the formula explains.
+        r2: part of the function's variance, over all inputs that were given, that the formula explains.
     """
 
     r2: float = 0.0
@@ -58,7 +58,7 @@ def fit_forms(x: Tensor | np.ndarray, y: Tensor | np.ndarray, forms: Sequence[st
     """Fit every form ``a f(b x + c) + d`` by least squares: a search over b and c, then scipy; a and d follow.
 
     Args:
-        x: inputs as the function really has them, (N,): where it has many it must fit well.
+        x: inputs as the function really has them, (N,): where it has many it must fit well. Inf and NaN are left out.
         y: its values.
         forms: names of forms; None for all of the table.
         seed: for drawing inputs where there are many.
@@ -76,18 +76,17 @@ def fit_forms(x: Tensor | np.ndarray, y: Tensor | np.ndarray, forms: Sequence[st
         'sin'
     """
     x, y = (np.asarray(torch.as_tensor(t).detach().cpu(), dtype=np.float64) for t in (x, y))
+    finite = np.isfinite(x) & np.isfinite(y)  # a bad picture, or half precision, brings others
+    x, y = x[finite], y[finite]
     if len(x) < 4:
         raise ValueError(f'fit_forms: at least four inputs are needed, got {len(x)}')
-    if len(x) > POINTS:
-        drawn = np.random.default_rng(seed).choice(len(x), POINTS, replace=False)
-        x, y = x[drawn], y[drawn]
-    variance = y.var()
-    fits = []
+    some = np.random.default_rng(seed).choice(len(x), POINTS, replace=False) if len(x) > POINTS else slice(None)
+    variance, fits = y.var(), []
     for form in forms or FORMS:
-        if form == 'constant' or variance <= 1e-20 * max(1.0, np.square(y).mean()):
+        if form == 'constant' or y[some].var() <= 1e-20 * max(1.0, np.square(y).mean()):
             constants = (0.0, 1.0, 0.0, float(y.mean()))
         else:
-            constants = _fit(form, x, y)
+            constants = _fit(form, x[some], y[some])
         fits.append(Fit(form, constants, _r2(Fixed(form, constants), x, y, variance)))
     return sorted(fits, key=lambda fit: (fit.complexity, -fit.r2))
 
