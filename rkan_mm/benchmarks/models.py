@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import nn
 
 from rkan_mm.apis.command_line import add_cfg_options, command_line, file_to_write, positive
-from rkan_mm.apis.configs import find_config, read_config
+from rkan_mm.apis.configs import find_config
+from rkan_mm.apis.loading import load_config
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.config import kind
@@ -170,9 +171,7 @@ def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple
 
 
 def _read(config: str, options: dict | None = None) -> Config:
-    with building(f'Config {config!r} cannot be read', reading=True):
-        cfg = read_config(config)
-        cfg.merge_from_dict(options or {})
+    cfg = load_config(config, options)
     if not cfg.get('model'):
         raise PreflightError(f'Config {config!r} has no model to measure: it wants model = dict(...).')
     return cfg

@@ -175,6 +175,7 @@ MISTAKES = {
     'benchmark unclosed.py': "Config 'unclosed.py' cannot be read",
     'benchmark det.py --rounds 0': "--rounds: expected a whole number of at least 1, got '0'",
     'benchmark det.py --shape 1 3 64': 'argument --shape: expected 4 arguments',
+    'benchmark det.py --cfg-options backbone.backbone.depth=50': 'did you mean model.backbone.backbone.depth',
     'benchmark det.py --batch 8': 'unrecognized arguments: --batch 8',
     'benchmark det.py --out notes.txt/a.json': "--out: 'notes.txt' cannot be written",
     'benchmark-layers kan': 'no rows kan; there are shared, conv, linear',
