@@ -140,13 +140,20 @@ class RKANet(BackboneAttributes):
     def _find(self, name: str) -> tuple[nn.Module, nn.Module]:
         """First and last module of a stage."""
         modules = dict(self.backbone.named_modules(remove_duplicate=False))
+
+        def inside(module: str) -> list[str]:
+            return [f'{module}.{child}'.lstrip('.') for child, _ in modules[module].named_children()]
+
         first, _, last = name.partition(':')
         for part in (first, last or first):
             if part in modules and part:
                 continue
             parent = part.rpartition('.')[0]
-            parent = parent if parent in modules else ''
-            there = [f'{parent}.{child}'.lstrip('.') for child, _ in modules[parent].named_children()]
+            while parent not in modules:
+                parent = parent.rpartition('.')[0]
+            there = inside(parent)
+            while len(there) == 1 and inside(there[0]):  # an only child, as TIMMBackbone has
+                there = inside(there[0])
             numbered = [child for child in there if child[-1].isdigit()] or [
                 f'{child}.{len(inner) - 1}' for child in there if isinstance(inner := modules[child], nn.ModuleList)
                 and len(inner)][:1]

@@ -239,13 +239,21 @@ def test_stage_without_feature_maps():
         RKANet(cfg, ('layers.1',))
 
 
-def test_unknown_stage_of_a_backbone_that_numbers_them_further_in():
-    cfg = dict(type='mmdet.HourglassNet', downsample_times=1, num_stacks=2, stage_channels=[8, 8], stage_blocks=[1, 1],
-               feat_channel=8)
-    with pytest.raises(ValueError, match='no stage .layer4. in HourglassNet; it has stem, hourglass_modu') as told:
-        RKANet(cfg)
+HOURGLASS = dict(type='mmdet.HourglassNet', downsample_times=1, num_stacks=2, stage_channels=[8, 8],
+                 stage_blocks=[1, 1], feat_channel=8)
+TIMM = dict(type='mmpretrain.TIMMBackbone', model_name='resnet10t', features_only=True)
+
+
+@pytest.mark.parametrize(('cfg', 'wrong', 'there', 'right'), [
+    (HOURGLASS, 'layer4', 'stem, hourglass_modu', 'hourglass_modules.1'),
+    (TIMM, 'layer4', 'timm_model.conv1, timm_model.bn1, ', 'timm_model.layer4'),
+    (TIMM, 'timm_model.blocks.5', 'timm_model.conv1, timm_model.bn1, ', 'timm_model.layer4'),
+], ids=['list', 'only child', 'wrong within an only child'])
+def test_unknown_stage_of_a_backbone_that_numbers_them_further_in(cfg, wrong, there, right):
+    with pytest.raises(ValueError, match=f'no stage {wrong!r} in [A-Za-z]*; it has {there}') as told:
+        RKANet(cfg, (wrong,))
     stage = re.search(r"such as stages=\('(.*)', \)", str(told.value))[1]
-    assert stage == 'hourglass_modules.1'
+    assert stage == right
     assert len(RKANet(cfg, (stage,)).bridges) == 1
 
 
