@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.fileio import get
@@ -35,7 +35,8 @@ ON_PURPOSE = ' To run all the same: --cfg-options preflight.annotations=False'
 def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[str], allow_unknown: bool = False,
                       evaluated: bool = True, masks: bool = True, trained: bool = True, ordered: bool = True,
                       filter_cfg: dict | None = None, turned: bool = True, backend_args: dict | None = None,
-                      labelled: bool = False) -> None:
+                      labelled: bool = False, read: Callable[[bytes], Any] | None = None,
+                      some_absent: bool = False) -> None:
     """Read a COCO json file once and look at its images; what mmdet would pass over in silence is logged.
 
     Args:
@@ -51,6 +52,7 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         turned: whether images are loaded as their EXIF orientation says, as mmcv does unless told otherwise.
         backend_args: of the data set, for ``ann_file``.
         labelled: whether a pipeline or a metric reads its annotations, so that without any it is of no use.
+        read, some_absent: see `check_images`.
 
     Raises:
         PreflightError: the file is no COCO json; a class is not in it or in another place; annotations or images lack
@@ -134,7 +136,8 @@ def check_annotations(ann_file: str, image_dir: str | None, classes: Sequence[st
         MMLogger.get_current_instance().warning(f'{ann_file} has no annotations: nothing can be learned from it but '
                                                 'without labels')
     if image_dir is not None:
-        check_images(ann_file, image_dir, [images[key] for key in images if key in left], turned)
+        check_images(ann_file, image_dir, [images[key] for key in images if key in left], turned, read,
+                     some_absent)
 
 
 def _read(ann_file: str, backend_args: dict | None) -> dict[str, Any]:

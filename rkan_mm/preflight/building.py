@@ -8,6 +8,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.registry import Registry
@@ -82,6 +83,9 @@ CURES: tuple[tuple[str, str], ...] = (
 )
 """What may help, by what mm's message holds."""
 
+OF_PICTURES = ('xml_path', 'img_path', 'file_name', 'filename', 'ID', 'img_id')
+"""What data sets of mm call the name of a picture, or of its file of annotations."""
+
 WITHIN: tuple[tuple[str, str], ...] = (
     (r"failed to load image: (.+)|No such file or directory: '(.+)'|cannot identify image file '(.+)'",
      '{} cannot be read: mend it or take it out, then go on with --resume'),
@@ -129,7 +133,7 @@ def building(what: str, done: Callable[[], bool] = lambda: False, reading: bool 
         if not (logged or cure or (reading and not _passes(error, 'importlib'))):
             traceback.print_exc()
             logged = ' The traceback is above'
-        problem = PreflightError(f'{what}: {text}' + (f' ({cure})' if cure else '') + f'.{logged}')
+        problem = PreflightError(f'{what}: {text}{_of_data(error)}' + (f' ({cure})' if cure else '') + f'.{logged}')
         problem.__cause__ = error
     else:
         return
@@ -166,6 +170,21 @@ def _text(error: Exception) -> str:
     if text[:1] in ('"', "'") and text.count(text[0]) == 2 and text.endswith(text[0]):  # as KeyError puts its text
         text = text[1:-1]
     return text if name == 'PreflightError' or text.startswith(name) else f'{name}: {text}'
+
+
+def _of_data(error: Exception) -> str:
+    """Which data set has come to an error while it read its annotations, and at which picture, where that is known."""
+    found = ''
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner: Any = frame.f_locals.get('self')
+        name = frame.f_code.co_name
+        if name == 'load_data_list' and hasattr(owner, 'ann_file'):
+            found = f', in {type(owner).__name__} of {owner.ann_file}'
+        for given in frame.f_locals.values() if found and name == 'parse_data_info' else ():
+            record = given.get('raw_img_info', given) if isinstance(given, dict) else {}
+            if key := next((key for key in OF_PICTURES if isinstance(record.get(key), str)), None):
+                return f'{found}, at {record[key]}'
+    return found
 
 
 def _of_registry(error: Exception) -> str | None:

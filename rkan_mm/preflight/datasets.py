@@ -17,8 +17,9 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .annotations import check_annotations, some
 from .config import built_from, dicts_with, is_mm, kind, switches
-from .images import READERS
+from .images import READERS, reading
 from .lists import check_list
+from .xml_files import check_xml
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
 
@@ -105,6 +106,7 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
             class_names(dataset, cfg)
             if on['annotations'] and is_first_process():
                 check_list(dataset, dataset_class(dataset, cfg))
+                check_xml(dataset, dataset_class(dataset, cfg), class_names(dataset, cfg))
             if on['annotations'] and is_coco(dataset, cfg) and is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])
         for _, evaluator in evaluators:
@@ -256,21 +258,23 @@ def _check_json(dataset: dict, cfg: Config, split: str, evaluators: list[dict]) 
     if remote or not classes or not Path(path).is_file():
         return
     steps = [step for _, step in dicts_with(cfg.get(f'{split}_dataloader'), 'type')]
-    reading = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')
+    judging = [evaluator for evaluator in evaluators if kind(evaluator).endswith('CocoMetric')
                and evaluator.get('ann_file') and not evaluator.get('format_only')]
     masks = any(step.get('with_mask') for step in steps) or any('segm' in _list(evaluator.get('metric', 'bbox'))
-                                                                for evaluator in reading)
+                                                                for evaluator in judging)
     loader = next((step for step in steps if kind(step) == 'LoadImageFromFile'), None)
     looked_at = (on['images'] and loader is not None and not reads_elsewhere(loader)
                  and loader.get('imdecode_backend', 'cv2') in READERS)
     color = (loader or {}).get('color_type', 'color')
+    read = reading(color, (loader or {}).get('imdecode_backend', 'cv2'))
     own = [kind(step) for _, step in dicts_with(dataset.get('pipeline'), 'type')]
     prefix = (dataset.get('data_prefix') or {}).get('img', '')
     check_annotations(
         path, _join(root, prefix) if looked_at and '://' not in prefix else None, classes,
-        on['allow_unknown'], evaluated=bool(reading), masks=masks, trained=split == 'train', ordered=on['classes'],
+        on['allow_unknown'], evaluated=bool(judging), masks=masks, trained=split == 'train', ordered=on['classes'],
         filter_cfg=None if dataset.get('test_mode') else dataset.get('filter_cfg'),
-        labelled=bool(reading) if split != 'train' else 'LoadAnnotations' in own,
+        labelled=bool(judging) if split != 'train' else 'LoadAnnotations' in own, read=read,
+        some_absent=split == 'train' and bool((loader or {}).get('ignore_empty')),
         turned=color in ('color', 'grayscale') and loader.get('imdecode_backend') != 'turbojpeg' if loader else True)
 
 

@@ -123,10 +123,11 @@ def _check_keeping(hook: Hook, runner: Runner) -> None:
         warn_in_red(f'{type(hook).__name__}{"(save_best)" if best else ""} waits for a validation, and there is none.')
     if not isinstance(hook, CheckpointHook) or hook.save_last or (best and validated):
         return
-    steps = getattr(loop, 'max_epochs' if hook.by_epoch else 'max_iters', None)
-    if hook.interval < 1 or (steps and hook.interval > steps):
+    steps, begin = getattr(loop, 'max_epochs' if hook.by_epoch else 'max_iters', None), getattr(hook, 'save_begin', 0)
+    if hook.interval < 1 or (steps and (begin or hook.interval) > steps):
         warn_in_red(f'No checkpoint will be kept: default_hooks.checkpoint has interval={hook.interval}, '
-                    f'save_last=False and {"save_best without a validation" if best else "no save_best"}.')
+                    f'{f"save_begin={begin}, " if begin else ""}save_last=False and '
+                    f'{"save_best without a validation" if best else "no save_best"}.')
 
 
 def validates(loop: Any) -> bool:

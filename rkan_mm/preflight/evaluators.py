@@ -52,6 +52,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     if any(type(metric).__name__ == 'VOCMetric' for metric in metrics):
         _check_rows(dataset, what)
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    _check_counted(dataset, infos, metrics, what)
     tell_absent_objects(infos, names_of(dataset), [type(metric).__name__ for metric in metrics], what)
     tell_limits(infos, loop.runner.cfg.get('model') or {}, what)
     if not all('img_id' in info and 'img_path' in info for info in infos):
@@ -76,6 +77,19 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
             warn_in_red(f'{name} of the {what} judges {len(mine)} of the {len(theirs)} images of its ann_file: its '
                         'data set leaves out those without objects (by filter_cfg or indices), and what is found there '
                         'by mistake does not count. filter_cfg leaves out none with test_mode=True.')
+
+
+def _check_counted(dataset: Any, infos: Sequence[dict], metrics: Sequence[Any], what: str) -> None:
+    """Metrics that judge by what the data set has itself; of a json its own check says the same."""
+    if any(not each.get('ignore_flag') for info in infos for each in info.get('instances', ())):
+        return
+    for metric in metrics:
+        name, apart = type(metric).__name__, getattr(metric, '_coco_api', None) or getattr(metric, 'format_only', False)
+        if name in ('VOCMetric', *OF_COCO) and not apart:
+            raise PreflightError(f'{type(next(parts_of(dataset))).__name__} of the {what}: none of its {len(infos)} '
+                                 f'images has an annotated object that counts, and each AP of {name} would be '
+                                 f'{0 if name == "VOCMetric" else -1}. To run all the same: --cfg-options '
+                                 'preflight.evaluator=False')
 
 
 def _check_lines(infos: list[dict], metric: Any, sampler: Any, what: str) -> None:
@@ -216,6 +230,8 @@ def check_settings(metric: Any) -> None:
     _check_recall(metric)
     if type(metric).__name__ == 'LVISMetric':
         _check_lvis()
+    if type(metric).__name__ == 'VOCMetric':
+        _check_voc(metric)
     if type(metric).__name__.endswith('CocoMetric'):
         _check_coco(metric)
 
@@ -227,6 +243,15 @@ def _check_coco(metric: Any) -> None:
     if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
         raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
                          f'{tuple(metric.proposal_nums)}: let one be 100')
+
+
+def _check_voc(metric: Any) -> None:
+    """Settings at which VOCMetric fails when all is predicted."""
+    if metric.metric == 'mAP' and not isinstance(metric.iou_thrs, list):
+        raise ValueError(f'iou_thrs={metric.iou_thrs!r}, and mmdet takes one number with a point, as 0.5, or a list, '
+                         'as [0.5, 0.75]')
+    if metric.metric == 'mAP' and metric.scale_ranges:
+        raise ValueError(f'scale_ranges={metric.scale_ranges}, of whose figures mmdet can give no mean: leave it out')
 
 
 def _check_recall(metric: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,14 @@ SIZES_TRIED = 8
 """Pictures, evenly spread over a data set, that go through its pipeline to see whether they make a batch."""
 
 
-def check_images(where: str, folder: str, images: list[dict], turned: bool = True) -> None:
+def reading(color_type: str = 'color', imdecode_backend: str | None = 'cv2') -> Callable[[bytes], Any]:
+    """What a step that loads pictures makes an array of their bytes by; it takes the arguments of that step."""
+    from mmcv import imfrombytes
+    return partial(imfrombytes, flag=color_type, backend=imdecode_backend)
+
+
+def check_images(where: str, folder: str, images: list[dict], turned: bool = True,
+                 read: Callable[[bytes], Any] | None = None, some_absent: bool = False) -> None:
     """Look at the first and last bytes of each image, and at all of it when in doubt.
 
     Args:
@@ -42,24 +51,26 @@ def check_images(where: str, folder: str, images: list[dict], turned: bool = Tru
         folder: where the images lie.
         images: ``file_name``, ``height`` and ``width`` of each, as in a COCO json.
         turned: whether images are loaded as their EXIF orientation says.
+        read: see `look_at`.
+        some_absent: whether the run passes over images that are not there, or empty files.
 
     Raises:
         PreflightError: an image is missing, truncated, no picture, or of another size.
     """
     faults = Faults(where, 'images')
     paths = [Path(folder) / image['file_name'] for image in images]
-    folders = {path.parent for path in paths}
-    there = {each: set(os.listdir(each)) if each.is_dir() else set() for each in folders}
-    present = []
-    for path, image in zip(paths, images, strict=True):
-        if path.name in there[path.parent]:
-            present.append((path, image))
+    absent = _absent(paths, some_absent)
+    passed_over = some_absent and not absent.issuperset(paths)
+    for path in (path for path in paths if path in absent):
+        if passed_over:
+            faults.note('images are not there, or empty, and passed over (ignore_empty=True)', path)
         else:
             faults.add(f'is not there, of {len(paths)} images', str(path), 'check data_prefix and file_name')
-    looks = _look_at_all([path for path, _ in present])
+    present = [(path, image) for path, image in zip(paths, images, strict=True) if path not in absent]
+    looks = _look_at_all([path for path, _ in present], read)
     for (path, image), look in zip(present, looks, strict=True):
         if look is None:
-            faults.add(f'is truncated or no picture, of {len(paths)} images', str(path), 'get it anew, or take it out')
+            faults.add(f'is truncated or no picture, of {len(paths)} images', str(path), _cure(path))
             continue
         width, height, orientation = look
         loaded = (height, width) if turned and orientation in SIDEWAYS else (width, height)
@@ -101,28 +112,55 @@ def check_pictures(dataset: Any, what: str, maps_alone: bool = False) -> None:
     info_of = getattr(dataset, 'get_data_info', getattr(dataset, 'data_list', []).__getitem__)  # of MultiTaskDataset
     if not reads or not reads_as_mm(type(dataset)) or (maps_alone and not labelled):
         return
+    read = reading(getattr(reads[0], 'color_type', 'color'), getattr(reads[0], 'imdecode_backend', 'cv2'))
+    some_absent = what == 'train' and getattr(reads[0], 'ignore_empty', False)
     infos = [info_of(i) for i in spread(len(dataset), LOOKED_AT)]
     pictures = {} if maps_alone else _paths(infos, 'img_path')
     maps = _paths(infos, 'seg_map_path') if labelled else {}
     paths = [*{**pictures, **maps}]
     faults = Faults(f'{type(dataset).__name__} of the {what}', 'images')
-    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in paths}}
-    present = [path for path in paths if path.name in there[path.parent]]
-    missing = [path for path in paths if path.name not in there[path.parent]]
-    others = {folder: {Path(name).stem: Path(name).suffix for name in there[folder] if name.lower().endswith(PICTURES)}
-              for folder in {path.parent for path in missing}}
-    for path in missing:
-        if extension := others[path.parent].get(path.stem):
+    absent = _absent(paths, some_absent)
+    passed_over = some_absent and not absent.issuperset(paths)
+    others = {folder: {name.stem: name.suffix for name in folder.glob('*') if name.suffix.lower() in PICTURES}
+              for folder in {path.parent for path in absent}}
+    for path in (path for path in paths if path in absent):
+        if passed_over:
+            faults.note('images are not there, or empty, and passed over (ignore_empty=True)', path)
+        elif (extension := others[path.parent].get(path.stem)) not in (None, path.suffix):
             faults.add(f'is not there, but with the extension {extension}', str(path), 'write it so in the ann_file; '
                        'of XML files mm reads pictures with the extension .jpg alone')
         else:
             faults.add('is not there', str(path), 'check data_prefix and ann_file')
-    looks = dict(zip(present, _look_at_all(present), strict=True))
+    looks: dict[Path, Any] = {}
+    for group, how in (maps, None), (pictures, read):
+        present = [path for path in group if path not in absent]
+        looks.update(zip(present, _look_at_all(present, how), strict=True))
     for path, look in looks.items():
         if look is None:
-            faults.add('is truncated or no picture', str(path), 'get it anew, or take it out')
+            faults.add('is truncated or no picture', str(path), _cure(path))
     faults.stop()
-    _tell_sizes([(path, info, look) for path, info in pictures.items() if (look := looks[path])], reads[0], what)
+    for line in faults.notes():
+        MMLogger.get_current_instance().warning(f'{faults.where}: {line}')
+    _tell_sizes([(path, info, look) for path, info in pictures.items() if (look := looks.get(path))], reads[0], what)
+
+
+def _absent(paths: list[Path], or_empty: bool) -> set[Path]:
+    """Those that are not in their folders, which are read once each; where it is asked for, also empty files."""
+    folders = {path.parent for path in paths}
+    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
+    return {path for path in paths if path.name not in there[path.parent]
+            or (or_empty and not (path.exists() and path.stat().st_size))}
+
+
+def _cure(path: Path) -> str:
+    """What to do with a file that cannot be loaded, though Pillow may know its format."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):
+        return 'get it anew, or take it out'
+    return (f'it is {image.format} of the mode {image.mode}, which the pipeline does not read: write it as PNG or JPEG '
+            'of 8 bits')
 
 
 def _paths(infos: list[dict], key: str) -> dict[Path, dict]:
@@ -146,17 +184,21 @@ def _tell_sizes(pictures: list[tuple[Path, dict, tuple[int, int, int]]], step: A
                     "LoadImageFromFile(color_type='color_ignore_orientation') turns none.")
 
 
-def _look_at_all(paths: list[Path]) -> list[tuple[int, int, int] | None]:
+def _look_at_all(paths: list[Path], read: Callable[[bytes], Any] | None) -> list[tuple[int, int, int] | None]:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # no picture is too large here
     try:
         with ThreadPoolExecutor(16) as pool:
-            return list(pool.map(look_at, paths))
+            return list(pool.map(partial(look_at, read=read), paths))
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def look_at(path: Path) -> tuple[int, int, int] | None:
-    """Width, height and EXIF orientation (of JPEG; else 0) of an image; None if it is truncated or none."""
+def look_at(path: Path, read: Callable[[bytes], Any] | None = None) -> tuple[int, int, int] | None:
+    """Width, height and EXIF orientation (of JPEG; else 0) of an image; None if it is truncated or none.
+
+    ``read`` makes an array of a file's bytes, as the pipeline will: it reads formats other than JPEG and PNG, which
+    Pillow may know better.
+    """
     try:
         with path.open('rb') as file, Image.open(file) as image:
             orientation = image.getexif().get(ORIENTATION, 0) if image.format == 'JPEG' else 0
@@ -166,13 +208,15 @@ def look_at(path: Path) -> tuple[int, int, int] | None:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 64))
             if start in ENDS and ENDS[start] in file.read():
                 return *size, orientation
+        if read is not None and start not in ENDS:
+            return None if read(path.read_bytes()) is None else (*size, orientation)
         with Image.open(path) as image:
             image.load()
         return *size, orientation
     except UnidentifiedImageError:  # a format that OpenCV may know
         picture = cv2.imread(str(path))
         return None if picture is None else (*picture.shape[1::-1], 0)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, cv2.error):
         return None
 
 

@@ -15,6 +15,8 @@ from rkan_mm.engine.run_error import PreflightError
 from .config import dicts_with, is_mm, kind
 from .red import warn_in_red
 
+OF_LVIS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf', 'AR@300', 'ARs@300', 'ARm@300', 'ARl@300')
+
 
 def check_monitors(runner: Runner, figures: dict[str, Any] | None) -> None:
     """Raise `PreflightError` if a hook, a schedule or a table waits for a figure that no metric gives, where known."""
@@ -51,6 +53,21 @@ def _waiting(runner: Runner, figures: dict[str, Any]) -> dict[str, list[str]]:
         if kind(scheduler).startswith('ReduceOnPlateau'):
             waiting['param_scheduler(monitor)'] = [scheduler.get('monitor', 'loss')]
     return waiting
+
+
+def figures_by_settings(metric: Any) -> dict[str, float] | None:
+    """The figures that a metric of mmdet gives, with values of no meaning; None where its settings do not tell."""
+    name, keys = type(metric).__name__, None
+    if name == 'CrowdHumanMetric':
+        keys = [dict(AP='mAP', MR='mMR', JI='JI')[each] for each in metric.metrics]
+    elif name == 'OpenImagesMetric':
+        keys = [*(f'AP{int(each * 100):02d}' for each in metric.iou_thrs), 'mAP']
+    elif name == 'LVISMetric' and not metric.classwise and {*metric.metrics} <= {'bbox', 'segm'}:
+        keys = [f'{each}_{item}' for each in metric.metrics for item in OF_LVIS
+                if item in (metric.metric_items or OF_LVIS[:9])]
+    if keys is None:
+        return None
+    return {f'{metric.prefix}/{key}' if metric.prefix else key: 0.0 for key in keys}
 
 
 def _check_of_whom(waiting: dict[str, list[str]]) -> None:

@@ -32,6 +32,7 @@ from .building import to_file
 from .config import is_mm
 from .evaluators import check_settings
 from .images import check_sizes
+from .monitors import figures_by_settings
 
 OF_LABELS = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision', 'ConfusionMatrix',
              'RetrievalRecall', 'RetrievalAveragePrecision')
@@ -42,7 +43,7 @@ JUDGED = (*OF_LABELS, 'CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoPanopt
 
 PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric',
               'VOCMultiLabelMetric', 'VOCAveragePrecision')
-"""Metrics that take in one image alone, without a figure."""
+"""Metrics that take in one image alone, without a figure; what some will give stands in their settings."""
 
 CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
@@ -198,10 +199,12 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
             if name == 'CocoPanopticMetric':
                 metric.seg_out_dir = folder  # it draws each picture when it takes it in
             metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])
-            if name in PROCESSING or not judged:
+            if not judged:
                 return None
             if getattr(metric, 'format_only', False):
                 return {}
+            if name in PROCESSING:
+                return figures_by_settings(metric)
             if coco:
                 metric.img_ids = [result['img_id'] for _, result in metric.results]
                 _find_something(metric.results)

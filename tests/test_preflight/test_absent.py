@@ -127,6 +127,45 @@ def test_objects_that_no_class_is_named_after(printed, xml):
     assert 'leaves out objects' not in printed(DETECTOR, lines)
 
 
+@pytest.mark.parametrize(('old', 'new', 'said'), [
+    ('</annotation>', '', r'1.xml \(.*\) is no XML, or cut off: get it anew, or take its name out of the list'),
+    ('<width>64', '<width>64.0', '1.xml has a size without whole numbers as width and height: write both in pixels'),
+    ('<name>ring</name>', '', '1.xml has an object without a name: write the name of its class'),
+    ('<bndbox>', '<difficult>Unspecified</difficult><bndbox>', '1.xml has an object with a difficult that is no whole'),
+    ('<bndbox>', '<difficult/><bndbox>', '1.xml has an object with a difficult that is no whole number'),
+    ('<xmin>5</xmin>', '', '1.xml has an object without a bndbox of xmin, ymin, xmax, ymax: write its corners in'),
+    ('<xmin>5', '<xmin>nan', '1.xml has an object without a bndbox of xmin'),
+    ('ring</name><bndbox>', 'owl</name><box>', None),
+    ('<width>64</width>', '<width>0</width>', None),
+])
+def test_xml_files_that_mmdet_does_not_read(printed, xml, old, new, said):
+    path = xml / '1.xml'
+    text = path.read_text().replace(old, new)
+    path.write_text(text.replace('</bndbox>', '</box>') if '<box>' in new else text)
+    lines = OF_XML.replace('{folder}', str(xml))
+    with pytest.raises(PreflightError, match=f'list.txt: .*{said}') if said else nullcontext():
+        printed(DETECTOR, lines)
+
+
+def test_xml_files_that_are_not_there(printed, xml):
+    (xml / 'list.txt').write_text('0.jpg\n1.jpg\n2\n')
+    with pytest.raises(PreflightError, match=r'list.txt: .*0.jpg.xml \(No such file or directory\), .*1.jpg.xml .* '
+                       r'cannot be read \(2 are so\): names in the list have no extension and no blanks, and'):
+        printed(DETECTOR, OF_XML.replace('{folder}', str(xml)))
+
+
+def test_xml_files_without_a_width(printed, xml):
+    for name in ('0', '1'):
+        (xml / f'{name}.xml').write_text((xml / f'{name}.xml').read_text().replace('<width>64', '<width>0'))
+    (xml / '2.xml').write_text((xml / '2.xml').read_text().replace('Star', 'star'))
+    lines = OF_XML.replace('{folder}', str(xml)) + """
+train_dataloader['dataset'].update(filter_cfg=dict(min_size=32))
+"""
+    out = printed(DETECTOR, lines)
+    assert '2 of 3 XML files have a width or height of 0, such as ' in out
+    assert '0.xml: by filter_cfg.min_size=32 their pictures are left out. Write those of the picture, or leav' in out
+
+
 @pytest.mark.parametrize('test_mode', [True, False])
 def test_pictures_that_a_filter_leaves_out_of_a_validation(xml, capsys, test_mode):
     data = of_xml(xml, filter_cfg=dict(filter_empty_gt=True), test_mode=test_mode)
@@ -231,6 +270,7 @@ def test_rows_that_are_called_as_those_of_voc(printed, xml):
     (('aeroplane', 'bicycle'), None), (None, None),
     (tuple(map(str, range(21))), 'there are 20 of them, and 21 classes, at which it stops')])
 def test_names_of_voc(xml, capsys, names, message):
+    (xml / '0.xml').write_text((xml / '0.xml').read_text().replace('disc', (names or ['aeroplane'])[0]))
     (xml / 'VOC2012').symlink_to(xml)
     data = VOCDataset(ann_file=str(xml / 'list.txt'), img_subdir='', ann_subdir='', metainfo=names and dict(
         classes=names), data_prefix=dict(sub_data_root=str(xml / 'VOC2012')))

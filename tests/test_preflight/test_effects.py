@@ -32,6 +32,9 @@ RED = {
                       'No checkpoint will be kept: default_hooks.checkpoint has interval=0, save_last=False and no'),
     'a late checkpoint': (['default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.save_last=False'],
                           'No checkpoint will be kept: default_hooks.checkpoint has interval=2, save_last=False and'),
+    'a checkpoint from a later epoch on': (
+        ['default_hooks.checkpoint.save_begin=2', 'default_hooks.checkpoint.save_last=False'],
+        'No checkpoint will be kept: default_hooks.checkpoint has interval=1, save_begin=2, save_last=False and no'),
     'no best checkpoint': (
         ['default_hooks.checkpoint.interval=-1', 'default_hooks.checkpoint.save_last=False', 'val_cfg=None',
          'default_hooks.checkpoint.save_best=auto', 'val_dataloader=None', 'val_evaluator=None'],

@@ -1,15 +1,19 @@
 """Objects of detectors' data of all kinds that come to nothing, or to another class than they are of."""
 
 import json
+import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import BaseDetDataset, CrowdHumanDataset
+from PIL import Image
 from small_runs import DETECTOR
 
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.building import building
 from rkan_mm.preflight.images import check_pictures
 from rkan_mm.preflight.objects import check_objects
 
@@ -114,6 +118,47 @@ def test_pixels_without_their_labels(tmp_path, capsys):
         check_pictures(data, 'train')
 
 
+@pytest.mark.parametrize(('color_type', 'fails'), [('color', True), ('unchanged', False)])
+def test_pictures_that_the_pipeline_does_not_read(printed, small_data, tmp_path, color_type, fails):
+    """Pillow knows TIFF files of floats, and so does OpenCV, but not as colours."""
+    listed(tmp_path, [])
+    content = json.loads((tmp_path / 'list.json').read_text())
+    content['data_list'][0]['img_path'] = f'{tmp_path}/0.tif'
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    Image.fromarray(np.zeros((9, 9), np.float32)).save(tmp_path / '0.tif')
+    load = dict(type='LoadImageFromFile', color_type=color_type)
+    with pytest.raises(PreflightError, match='0.tif is truncated or no picture: it is TIFF of the mode F, which the '
+                       'pipeline does not read: write it as PNG or JPEG of') if fails else nullcontext():
+        check_pictures(BaseDetDataset(ann_file=f'{tmp_path}/list.json', pipeline=[load]), 'test')
+    if fails:
+        shutil.copytree(small_data / 'shapes', tmp_path / 'shapes')
+        shutil.copy(tmp_path / '0.tif', tmp_path / 'shapes/val/000001.png')
+        with pytest.raises(PreflightError, match='000001.png is truncated or no picture, of 2 images: it is TIFF of'):
+            printed(DETECTOR.replace("'shapes'", repr(str(tmp_path / 'shapes'))), '')
+
+
+@pytest.mark.parametrize('kind', ['CocoDataset', 'BaseDetDataset'])
+@pytest.mark.parametrize('spoil', [Path.unlink, lambda path: path.write_bytes(b'')])
+def test_pictures_that_a_training_passes_over(printed, small_data, tmp_path, kind, spoil):
+    shutil.copytree(small_data / 'shapes', tmp_path / 'shapes')
+    content = json.loads((tmp_path / 'shapes/annotations/train.json').read_text())
+    (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=[
+        dict(img_path=f'train/{each["file_name"]}', height=64, width=64, instances=[
+            dict(bbox_label=0, bbox=WHOLE, ignore_flag=0)]) for each in content['images']])))
+    lines = '' if kind == 'CocoDataset' else f"""
+train_dataloader['dataset'].update(type='{kind}', ann_file='{tmp_path}/list.json', data_prefix=dict(img_path=''))
+"""
+    text = DETECTOR.replace("'shapes'", repr(str(tmp_path / 'shapes')))
+    spoil(tmp_path / 'shapes/train/000001.png')
+    with pytest.raises(PreflightError, match='000001.png is (not there|truncated)'):
+        printed(text, lines)
+    lines += "load[0]['ignore_empty'] = True\n"
+    assert 'Saving checkpoint at 1 epochs' in printed(text, lines)
+    spoil(tmp_path / 'shapes/train/000000.png')
+    with pytest.raises(PreflightError, match='000001.png is (not there|truncated)'):
+        printed(text, lines)
+
+
 def test_pixels_of_a_coco_json_without_their_labels(printed, small_data, tmp_path):
     """As the maps of things and stuff that HTC and panoptic FPN learn from."""
     (tmp_path / '000000.png').write_bytes((small_data / 'shapes/train/000000.png').read_bytes())
@@ -145,6 +190,24 @@ def test_no_object_to_learn_from(tmp_path, ignored):
         check_objects(data, 'train')
     check_objects(data, 'test')
     check_objects(BaseDetDataset(**listed(tmp_path, []) | dict(pipeline=[])), 'train')  # it is to have none
+
+
+@pytest.mark.parametrize(('metric', 'figure'), [
+    ("type='VOCMetric'", 'VOCMetric would be 0'), ("type='CocoMetric'", 'CocoMetric would be -1'),
+    ("type='CocoMetric', format_only=True, outfile_prefix='{folder}/found'", None),
+])
+def test_no_object_to_count(printed, small_data, tmp_path, metric, figure):
+    """Where the metric has no json of its own, it is the data set that has none."""
+    content = json.loads((small_data / 'shapes/annotations/val.json').read_text())
+    (tmp_path / 'val.json').write_text(json.dumps(content | dict(annotations=[])))
+    with pytest.raises(PreflightError, match=f'CocoDataset of the validation: none of its 2 images has an annotated '
+                       f'object that counts, and each AP of {figure}. To run') if figure else nullcontext():
+        printed(DETECTOR, f"""
+val_dataloader['dataset']['ann_file'] = '{tmp_path}/val.json'
+val_dataloader['dataset']['pipeline'] = [load[0], scale, load[1], dict(
+    type='PackDetInputs', meta_keys=(*keys, 'instances'))]
+val_evaluator = dict({metric.format(folder=tmp_path)})
+""")
 
 
 @pytest.mark.parametrize('polygons', [0, 1])
@@ -179,3 +242,14 @@ def test_heads_and_bodies(tmp_path, capsys):
     capsys.readouterr()
     check_objects(data, 'train')
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('line', 'said'), [
+    ('{"ID": "b", "gtboxes": [{"tag": "person", "fbox": [1, 1, 5, 5]}]}',
+     r'KeyError: hbox, in CrowdHumanDataset of .*/train.odgt, at b\.'),
+    ('{"ID": "b", ', r'JSONDecodeError: .*, in CrowdHumanDataset of [^ ]*/train.odgt\.')])
+def test_a_line_that_a_data_set_does_not_read(tmp_path, line, said):
+    (tmp_path / 'train.odgt').write_text(f'{{"ID": "a", "gtboxes": []}}\n{line}\n')
+    (tmp_path / 'id_hw_train.json').write_text('{"a": [9, 9], "b": [9, 9]}')
+    with pytest.raises(PreflightError, match=f'^Building: {said}'), building('Building', reading=True):
+        CrowdHumanDataset(data_root=str(tmp_path), ann_file='train.odgt', data_prefix=dict(img=''))

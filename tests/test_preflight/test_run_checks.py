@@ -3,11 +3,13 @@
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mmdet.evaluation import CrowdHumanMetric, OpenImagesMetric
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from PIL import Image
@@ -19,7 +21,13 @@ from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.engine import RunError
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
+from rkan_mm.preflight.monitors import figures_by_settings
 from rkan_mm.preflight.trial import _figures
+
+
+def named(kind, **settings):
+    """A metric by its name, with nothing in it but settings."""
+    return type(kind, (), dict(default_prefix=None, prefix=None, classwise=False, metric_items=None) | settings)()
 
 
 @pytest.fixture
@@ -77,6 +85,10 @@ CASES = {
     'a schedule by such a figure': (
         ['param_scheduler.type=mmengine.ReduceOnPlateauLR', 'param_scheduler.monitor=coco/AP'],
         r'param_scheduler\(monitor\) waits for coco/AP, and'),
+    'a figure that a metric without a trial does not give': (
+        ['val_evaluator.type=CrowdHumanMetric', "val_evaluator.metric=['AP','MR']", 'preflight.evaluator=False',
+         'default_hooks.checkpoint.save_best=coco/bbox_mAP'],
+        r'\(save_best\) waits for coco/bbox_mAP, and the validation gives crowd_human/mAP, crowd_human/mMR\. Name one'),
     'keys that the metric needs': (
         ["val_dataloader.dataset.pipeline.2.meta_keys=('img_path','ori_shape','img_shape','scale_factor')"],
         "The validation would fail in CocoMetric, as a trial .* KeyError: 'img_id'"),
@@ -92,6 +104,37 @@ def test_before_the_first_step(train, shapes, tmp_path, case):
     with pytest.raises(PreflightError, match=message):
         train(*(option.replace('{data}', str(shapes)) for option in options))
     assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (dict(iou_thrs=(0.5, 0.75)), r'VOCMetric.*iou_thrs=\(0.5, 0.75\), and mmdet takes one number with a point, as'),
+    (dict(iou_thrs=1), 'iou_thrs=1, and mmdet takes one number with a point'),
+    (dict(scale_ranges=[(0, 32), (32, 96)]), r'scale_ranges=\[\(0, 32\), \(32, 96\)\], of whose figures mmdet can giv'),
+    (dict(iou_thrs=[0.5, 0.75]), None),
+])
+def test_settings_at_which_the_metric_of_voc_would_stop_when_all_is_predicted(train, tmp_path, options, message):
+    with (tmp_path / 'detector.py').open('a') as file:
+        file.write("val_dataloader['dataset']['pipeline'].insert(2, load[1])\n"
+                   f"val_evaluator = dict(type='VOCMetric', **{options})\n")
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        train()
+
+
+@pytest.mark.parametrize(('metric', 'figures'), [
+    (OpenImagesMetric(iou_thrs=[0.5, 0.75], ioa_thrs=[0.5, 0.5]), 'AP50 AP75 mAP'),
+    (CrowdHumanMetric('val.odgt', metric='JI'), 'JI'),
+    (named('LVISMetric', metrics=['bbox', 'segm'], metric_items=['AP', 'AR@300']),
+     'bbox_AP bbox_AR@300 segm_AP segm_AR@300'),
+    (named('LVISMetric', metrics=['bbox']), 'bbox_AP bbox_AP50 bbox_AP75 bbox_APs bbox_APm bbox_APl bbox_APr bbox_APc '
+     'bbox_APf'),
+    (named('LVISMetric', metrics=['proposal']), None),
+    (named('LVISMetric', metrics=['bbox'], classwise=True), None),
+    (named('VOCMultiLabelMetric'), None),
+])
+def test_figures_by_settings(metric, figures):
+    prefix = metric.default_prefix
+    found = figures_by_settings(metric)
+    assert found is figures is None or [*found] == [f'{prefix}/{name}' if prefix else name for name in figures.split()]
 
 
 def test_a_test_that_follows_is_looked_at_before_the_training(train, shapes):
