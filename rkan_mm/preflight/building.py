@@ -15,7 +15,7 @@ from mmengine.registry import Registry
 
 from rkan_mm.engine.run_error import PreflightError, RunError
 
-MEMORY = "out of memory|[Cc]annot allocate memory|can't allocate memory"
+MEMORY = "out of memory|[Cc]annot allocate memory|can't allocate memory|STATUS_ALLOC_FAILED"
 
 ASSIGN = 'model.backbone = dict(type=RKANet, backbone=model.backbone)'
 """How a part is changed in a pure Python config."""
@@ -47,6 +47,9 @@ CURES: tuple[tuple[str, str], ...] = (
      'number of a class'),
     ('None is not a callable object', 'a type in the config has no class; is optim_wrapper.optimizer.type as torch '
                                       'spells it, e.g. SGD or AdamW?'),
+    (r'mmcv[./\\]_ext|importing _ext', 'mmcv is without compiled operations, or they are of another torch; detectors '
+                                       'need them: pip install --no-build-isolation compiles them, see '
+                                       'docs/installation.md'),
     ('[Nn]o NVIDIA driver|not compiled with CUDA enabled', 'this machine has no GPU: --device cpu, or leave it out'),
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),

@@ -256,6 +256,7 @@ def test_other_images_with_the_same_ids(train, shapes, tmp_path):
     ('CUDA out of memory. Tried to allocate 2.00 GiB', 'Out of memory: lower train_dataloader.batch_size, then go on'),
     ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 'Out of memory'),
     ('[Errno 12] Cannot allocate memory', 'Out of memory: lower'),
+    ('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`', 'Out of memory: lower'),
     ('unable to allocate shared memory(shm) for file: Cannot allocate memory (12)', 'A worker that loads data was'),
     ('matrix is singular', None),
 ])
@@ -263,6 +264,15 @@ def test_in_the_midst_of_a_run(error, sentence):
     """What its user can mend is a sentence; other errors of a run stay as they are."""
     with pytest.raises(RunError if sentence else OSError, match=sentence or error), building('It', lambda: True):
         raise OSError(error)
+
+
+@pytest.mark.parametrize('error', [
+    "No module named 'mmcv._ext'",  # mmcv-lite, or what pip builds in isolation
+    '/site-packages/mmcv/_ext.cpython-311-x86_64-linux-gnu.so: undefined symbol: _ZN3c104cuda9SetDeviceEi',
+    'DLL load failed while importing _ext: The specified procedure could not be found.'])
+def test_operations_of_mmcv_that_are_not_there(error):
+    with pytest.raises(PreflightError, match='mmcv is without compiled operations, or'), building('It cannot be built'):
+        raise ImportError(error)
 
 
 def test_a_metric_that_draws_leaves_nothing_behind(tmp_path):
