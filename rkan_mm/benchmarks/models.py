@@ -38,11 +38,18 @@ CPU = Running()
 
 
 def plain(model_cfg: dict) -> dict:
-    """The config without RKAN: the RKANet's inner backbone in its place."""
-    if kind(model_cfg.get('backbone')) != 'RKANet':
-        raise PreflightError(f'The backbone is {kind(model_cfg.get("backbone")) or "not there"}; only a RKANet has a '
+    """Of the config what is another without RKAN: in the place of a RKANet, of backbone or neck, what it goes around."""
+    inside = {part: model_cfg[part]['backbone'] for part in ('backbone', 'neck') if _name(model_cfg, part) == 'RKANet'}
+    if not inside:
+        raise PreflightError(f'The backbone is {_name(model_cfg, "backbone") or "not there"}; only a RKANet has a '
                              'plain one inside. To compare with another config: --baseline CONFIG')
-    return {**model_cfg, 'backbone': model_cfg['backbone']['backbone']}
+    return inside
+
+
+def _name(model_cfg: dict, part: str) -> str:
+    """Of the class of a part, of which a neck may have several."""
+    given = model_cfg.get(part)
+    return ', '.join(map(kind, given if isinstance(given, (list, tuple)) else [given]))
 
 
 def build(model_cfg: dict, scope: str) -> nn.Module:
@@ -165,9 +172,11 @@ def configs_of(config: str, options: dict | None, baseline: str | None) -> tuple
     cfg = _read(config, options)
     if baseline:
         return _read(baseline), cfg, dict(plain=Path(baseline).stem, rkan=Path(config).stem)
-    without = copy.deepcopy(cfg)
-    without.model.backbone = plain(cfg.model)['backbone']
-    return without, cfg, {name: kind(each.model.backbone) for name, each in (('plain', without), ('rkan', cfg))}
+    without, inside = copy.deepcopy(cfg), plain(cfg.model)
+    for part in inside:
+        without.model[part] = copy.deepcopy(inside[part])
+    return without, cfg, {name: ' and '.join(_name(each.model, part) for part in inside)
+                          for name, each in (('plain', without), ('rkan', cfg))}
 
 
 def _read(config: str, options: dict | None = None) -> Config:

@@ -162,6 +162,25 @@ def test_a_plain_config_has_nothing_beside_it(tmp_path):
         benchmark.main([str(tmp_path / 'plain.py')])
 
 
+def test_the_plain_net_has_no_blocks_on_its_neck(tmp_path):
+    """They stayed, and the ratio was that of the backbone's block alone."""
+    (tmp_path / 'detector.py').write_text("""
+default_scope = 'mmdet'
+custom_imports = dict(imports=['rkan_mm'], allow_failed_imports=False)
+neck = dict(type='FPN', in_channels=[4, 8, 16, 32], out_channels=8, num_outs=4)
+resnet = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
+model = dict(type='RetinaNet', backbone=dict(type='rkan_mm.RKANet', backbone=resnet), neck=dict(
+    type='rkan_mm.RKANet', stages=('fpn_convs.0', 'fpn_convs.1'), backbone=neck))""")
+    config = str(tmp_path / 'detector.py')
+    models = benchmark.measure(config, (1, 3, 64, 64), False, 0, memory=False)['models']
+    assert [row['backbone'] for row in models.values()] == ['ResNet and FPN', 'RKANet and RKANet']
+    alone = benchmark.measure(config, (1, 3, 64, 64), False, 0, memory=False, options={
+        'model.backbone': dict(type='ResNet', depth=18, base_channels=4, stem_channels=4, _delete_=True)})['models']
+    assert [row['backbone'] for row in alone.values()] == ['FPN', 'RKANet']
+    assert models['plain'] == alone['plain'] | dict(backbone='ResNet and FPN')
+    assert models['plain']['params'] < alone['rkan']['params'] < models['rkan']['params']
+
+
 def test_beside_another_config(config, tmp_path, capsys):
     other = tmp_path / 'other.py'
     other.write_text("_base_ = './tiny.py'\nmodel = dict(backbone=dict(backbone=dict(depth=34)))")
