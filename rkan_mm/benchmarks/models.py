@@ -38,7 +38,7 @@ CPU = Running()
 
 
 def plain(model_cfg: dict) -> dict:
-    """Of the config what is another without RKAN: in the place of a RKANet, of backbone or neck, what it goes around."""
+    """Parts of the config without RKAN: what a RKANet in the place of backbone or neck goes around."""
     inside = {part: model_cfg[part]['backbone'] for part in ('backbone', 'neck') if _name(model_cfg, part) == 'RKANet'}
     if not inside:
         raise PreflightError(f'The backbone is {_name(model_cfg, "backbone") or "not there"}; only a RKANet has a '
@@ -90,17 +90,44 @@ def _attention_in_parts() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def _counted(model: nn.Module, image: torch.Tensor) -> FlopAnalyzer:
+    with torch.no_grad(), _attention_in_parts():  # mm's blocks in activation checkpoints would be one operation each
+        found = FlopAnalyzer(model.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        found.set_op_handle(**UNKNOWN_TO_MMENGINE).total()  # which it keeps
+    return found
+
+
 def macs_of(model: nn.Module, image: torch.Tensor) -> int:
     """MACs of a forward pass, as mmengine counts them, and of attention and deformable convolutions, which it does not.
 
     Other operations outside of PyTorch, of which nothing is known, are told in red.
     """
-    with torch.no_grad(), _attention_in_parts():  # mm's blocks in activation checkpoints would be one operation each
-        found = FlopAnalyzer(model.eval(), image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        total = int(found.set_op_handle(**UNKNOWN_TO_MMENGINE).total())
-        if unknown := [name for name in found.unsupported_ops() if not name.startswith('aten::')]:
-            warn_in_red(f'The MACs are without those of {", ".join(unknown)}, of which nothing is known.')
-    return total
+    found = _counted(model, image)
+    if unknown := [name for name in found.unsupported_ops() if not name.startswith('aten::')]:
+        warn_in_red(f'The MACs are without those of {", ".join(unknown)}, of which nothing is known.')
+    return int(found.total())
+
+
+def macs_of_step(model: nn.Module, image: torch.Tensor) -> int:
+    """MACs of a training step: forward, for the gradients of inputs, and for those of weights, where they have any."""
+    found, gradients, handles = _counted(model, image), {}, []
+    model.train()  # where some backbones of mm freeze their stages
+    for name, module in model.eval().named_modules():
+        inside = any(name.startswith(f'{outer}.') for outer in gradients)
+        if not inside and any(own.dim() > 1 for own in module.parameters(recurse=False)):
+            gradients[name] = 2
+
+            def note(module: nn.Module, args: tuple, name: str = name) -> None:
+                tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+                gradients[name] = sum(any(each.requires_grad for each in given)
+                                      for given in (tensors, list(module.parameters())))
+
+            handles.append(module.register_forward_pre_hook(note))
+    model(image)
+    for handle in handles:
+        handle.remove()
+    macs = found.by_module()
+    return int(3 * found.total() - sum((2 - number) * macs[name] for name, number in gradients.items()))
 
 
 def runner_of(model: nn.Module, image: torch.Tensor, training: bool, running: Running = CPU) -> Step:
@@ -206,9 +233,9 @@ def measure(config: str, shape: tuple[int, ...], training: bool, rounds: int, ru
         ratio = statistics.median(a / b for a, b in zip(times['plain'], times['rkan'], strict=True))
         for name, seconds in times.items():
             took = statistics.median(seconds)
-            # a training step multiplies three times: forward, and for the gradients of inputs and of weights
+            macs = macs_of_step(models[name], image[:1]) if training else rows[name]['macs']
             rows[name].update(images_per_s=shape[0] / took, milliseconds=1e3 * took,
-                              tflops=2e-12 * rows[name]['macs'] * shape[0] * (3 if training else 1) / took)
+                              tflops=2e-12 * macs * shape[0] / took)
     models.clear()
     if memory:
         for name, row in rows.items():
