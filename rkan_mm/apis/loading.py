@@ -64,6 +64,9 @@ def load_config(config: str, cfg_options: dict | None = None, work_dir: str | No
                         'train_dataloader.dataset.data_root.')
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(config).stem)
+    for loader in _loaders(cfg):  # of a base of an installed mm; mmengine would hand its scope to the function
+        if isinstance(collate := loader.get('collate_fn'), dict):
+            collate.pop('_scope_', None)
     if scope(cfg) == 'mmpretrain':
         for loader in _loaders(cfg):  # mmpretrain's own entry points add these to every config
             for name, value in dict(pin_memory=torch.cuda.is_available(), collate_fn=dict(type='default_collate'),

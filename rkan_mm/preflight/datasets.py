@@ -100,7 +100,8 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
     on = switches(cfg)
     for split in splits:
         evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
-        for dataset in data_sets(cfg.get(f'{split}_dataloader')):
+        gallery = (cfg.get('model') or {}).get('prototype') if split != 'train' else None  # of a retriever
+        for dataset in (*data_sets(cfg.get(f'{split}_dataloader')), *data_sets(gallery)):
             if on['paths']:
                 check_paths(dataset, cfg)
             class_names(dataset, cfg)

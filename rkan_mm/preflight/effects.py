@@ -62,6 +62,10 @@ def check_training(runner: Runner) -> None:
                         f"rule='{'less' if rule == 'greater' else 'greater'}'.")
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
+    if hasattr(innermost(runner.model), 'prepare_prototype') and runner.val_loop and not any(
+            type(hook).__name__.startswith('PrepareProto') for hook in runner.hooks):
+        warn_in_red('After the first validation the model compares pictures with features of weights that it has no '
+                    "more: add custom_hooks=[dict(type='PrepareProtoBeforeValLoopHook')].")
     check_schedules(runner)
     tell_averages(runner)
     _check_scaling(runner)

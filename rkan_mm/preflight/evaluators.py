@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_text
+from mmengine.registry import DATASETS
 from mmengine.utils import digit_version
 
 from rkan_mm.engine.resume_state import sampler_of
@@ -24,6 +26,7 @@ from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
 from .config import is_mm, kind
 from .datasets import common, names_of, parts_of
+from .images import check_pictures
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
@@ -223,6 +226,25 @@ def _shares_boxes(info: dict, coco: Any) -> bool:
         annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
     overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
     return not mine or overlaps.max(initial=0) > 0.5
+
+
+def check_gallery(model: Any, metrics: Sequence[Any], what: str) -> None:
+    """Look at the pictures with which a retriever compares others, which it loads at its first validation.
+
+    Raises:
+        PreflightError: there are less than a metric asks for, or some cannot be read.
+    """
+    prototype = getattr(model, 'prototype', None)
+    if not isinstance(prototype, dict) or 'dataset' not in prototype or not is_mm(type(model)):
+        return
+    gallery = DATASETS.build(copy.deepcopy(prototype['dataset']))
+    for metric in metrics:
+        most = np.max(getattr(metric, 'topk', 0)) if type(metric).__name__.startswith('Retrieval') else 0
+        if is_mm(type(metric)) and most > len(gallery):
+            raise PreflightError(f'{type(metric).__name__} of the {what} asks for the first {most} pictures, and '
+                                 f'model.prototype.dataset has {len(gallery)}: lower topk. To run all the same: '
+                                 '--cfg-options preflight.evaluator=False')
+    check_pictures(gallery, f'gallery of the {what}')
 
 
 def check_settings(metric: Any) -> None:

@@ -19,7 +19,7 @@ from .config import built_from, kind
 OF_TRAINING = {'init_cfg', 'pretrained', 'train_cfg', 'test_cfg', 'frozen_stages', 'norm_eval', 'requires_grad',
                'with_cp', 'memory', 'topk', 'cal_acc', 'augments', 'batch_augments', 'drop_path_rate', 'drop_rate',
                'attn_drop_rate', 'dropout', 'dropout_ratio', 'dn_cfg', 'reg_decoded_bbox', 'sync_num_pos',
-               'input_size', 'momentum', '_scope_', '_delete_'}
+               'input_size', 'momentum', 'zero_init_residual', '_scope_', '_delete_'}
 """Arguments of models that leave predictions as they are, and ``test_cfg``, which a test may change."""
 
 OF_TASK = {'out_indices', 'out_type', 'final_norm', 'gap_before_final_norm', 'img_size', 'pretrain_img_size', 'stages',

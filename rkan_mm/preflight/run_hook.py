@@ -23,7 +23,7 @@ from .classification import check_labels, check_names_of_folders, check_same_fol
 from .config import is_mm, switches
 from .datasets import check_same_classes, common, names_by_part, names_of, names_written, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
-from .evaluators import check_evaluator
+from .evaluators import check_evaluator, check_gallery
 from .fit import innermost
 from .images import check_pictures
 from .later import check_later
@@ -124,6 +124,7 @@ class CheckRunHook(Hook):
                     check_predicting(loop, what)
                     check_steps(model, data[what], what)
                     check_evaluator(loop, what)
+                    check_gallery(model, getattr(loop.evaluator, 'metrics', ()), what)
                     if _is_classifier(model):
                         tell_figures(data[what], getattr(loop.evaluator, 'metrics', ()), _num_classes(model), what)
                     if 'train' in data:

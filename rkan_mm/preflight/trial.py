@@ -255,8 +255,12 @@ def _find_something(results: list[tuple[dict, dict]]) -> None:
 
 @contextlib.contextmanager
 def _as_before(runner: Runner) -> Iterator[None]:
-    """Random numbers, buffers and the mode of the model come back."""
-    state, training = random_state(), {module: module.training for module in runner.model.modules()}
+    """Random numbers, buffers and attributes of the model come back, such as whether it trains.
+
+    A retriever would go on to compare pictures with those that it took in here, by the weights of now.
+    """
+    state = random_state()
+    attributes = {module: {**vars(module), '_buffers': {**module._buffers}} for module in runner.model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in runner.model.buffers()]
     try:
         yield
@@ -265,8 +269,9 @@ def _as_before(runner: Runner) -> Iterator[None]:
             for buffer, value in buffers:
                 if buffer.shape == value.shape:
                     buffer.copy_(value)
-        for module, mode in training.items():
-            module.training = mode
+        for module, before in attributes.items():
+            vars(module).clear()
+            vars(module).update(before)
         set_random_state(state)
 
 

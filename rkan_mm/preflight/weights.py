@@ -36,7 +36,8 @@ def check_fit(model: nn.Module, path: str) -> None:
         _refuse_nothing(model, fit(model, weights := load_weights(path)), weights, path, 'the model')
 
 
-def _refuse_nothing(module: nn.Module, result: Fit, weights: dict[str, Tensor], path: str, where: str) -> None:
+def _refuse_nothing(module: nn.Module, result: Fit, weights: dict[str, Tensor], path: str, where: str,
+                    prefix: str = '') -> None:
     if not result.loaded:
         mine = sorted(module.state_dict())
         cure = ''
@@ -44,7 +45,7 @@ def _refuse_nothing(module: nn.Module, result: Fit, weights: dict[str, Tensor], 
             cure = (" Its weights are those of the backbone alone: give them by model.backbone.init_cfg=dict(type="
                     f"'Pretrained', checkpoint={path!r}).")
         elif any(name.startswith('backbone.') and name.removeprefix('backbone.') in mine for name in weights):
-            cure = " Its weights are those of a whole model: add prefix='backbone.'."
+            cure = f" They are of a model around it: prefix='{prefix}backbone.' takes them."
         raise PreflightError(f'Checkpoint {path!r} fits nothing of {where}: it has {_first(list(weights))}; '
                              f'{where} has {_first(mine)}.{cure}')
 
@@ -258,16 +259,16 @@ def check_pretrained(model: nn.Module, cfg: Config | None = None) -> None:
                 state_dict = inside
             owner = type(module).init_weights.__module__.partition('.')[0]
             if owner in ('mmengine', 'mmpretrain', 'rkan_mm'):  # others may rename first, as mmdet's Swin does
-                _report(module, state_dict, path, where)
+                _report(module, state_dict, path, where, prefix)
             if cfg is not None:
                 with checking('The config that the checkpoint was trained with'):
                     if told := other_beginning(content, cfg, name, prefix.rstrip('.')):
                         warn_in_red(f'init_cfg of {where}: {told}')
 
 
-def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str) -> None:
+def _report(module: nn.Module, state_dict: dict[str, Tensor], path: str, where: str, prefix: str = '') -> None:
     result = fit(module, state_dict)
-    _refuse_nothing(module, result, state_dict, path, where)
+    _refuse_nothing(module, result, state_dict, path, where, prefix)
     unfit = [name for name in result.unfit if 'head' not in name]  # heads are often of other classes
     if 10 * len(unfit) > result.loaded + len(result.new) + len(result.unfit):
         warn_in_red(f'{path!r} is of other shapes than {where}: {len(unfit)} entries do not fit and start at random, '

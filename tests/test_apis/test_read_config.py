@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from rkan_mm.apis.configs import find_config, read_config
+from rkan_mm.apis.loading import load_config
 from rkan_mm.preflight import PreflightError
 
 NAME = 'mask-rcnn_rkanet50_fpn_1x_coco'
@@ -42,6 +43,15 @@ def test_ours_as_a_base(tmp_path, root, base):
 def test_the_folder_of_a_config_over_ours(tmp_path):
     (tmp_path / 'mine.py').write_text(f"_base_ = 'rkan_mm::{NAME}.py'\nload_from = '{{{{ fileDirname }}}}/last.pth'\n")
     assert read_config(str(tmp_path / 'mine.py')).load_from == f'{tmp_path}/last.pth'
+
+
+def test_a_base_for_self_supervision(tmp_path):
+    """Mmengine writes the scope of a base into all that has a type, and hands it on to functions."""
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py'\n")
+    assert '_scope_' in read_config(str(tmp_path / 'mine.py')).train_dataloader.collate_fn
+    cfg = load_config(str(tmp_path / 'mine.py'))
+    assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
+    assert cfg.train_dataloader.sampler._scope_ == 'mmpretrain'
 
 
 def test_a_base_that_is_not_ours(tmp_path):

@@ -228,9 +228,13 @@ def test_the_weights_of_a_backbone_for_a_model_and_the_reverse(tmp_path):
     paths = {each: save(each.state_dict(), tmp_path / f'{type(each).__name__}.pth') for each in (alone, whole)}
     with pytest.raises(PreflightError, match=r"of the backbone alone: give them by model.backbone.init_cfg=dict"):
         check_fit(whole, paths[alone])
-    with pytest.raises(PreflightError, match="those of a whole model: add prefix='backbone.'"):
+    with pytest.raises(PreflightError, match="They are of a model around it: prefix='backbone.' takes them"):
         check_fit(alone, paths[whole])
     model = RKANet(NARROW | dict(init_cfg=dict(type='Pretrained', prefix='backbone')))
     model.backbone.init_cfg['checkpoint'] = save(model.backbone.state_dict(), tmp_path / 'backbone.pth')
     with pytest.raises(PreflightError, match="begins with 'backbone.'; it has .* Leave prefix out"):
+        check_pretrained(model)
+    detector = nn.ModuleDict(dict(backbone=model))
+    model.backbone.init_cfg['checkpoint'] = save(detector.state_dict(), tmp_path / 'detector.pth')
+    with pytest.raises(PreflightError, match="prefix='backbone.backbone.' takes them"):
         check_pretrained(model)

@@ -1,0 +1,41 @@
+"""Models that compare pictures with those of a gallery, which they take in at a validation."""
+
+from contextlib import nullcontext
+
+import pytest
+from small_runs import CLASSIFIER
+
+from rkan_mm.preflight import PreflightError
+
+RETRIEVER = """
+model = dict(
+    type='ImageToImageRetriever', image_encoder=[model['backbone'], model['neck']],
+    head=dict(type='ArcFaceClsHead', num_classes=3, in_channels=32),
+    prototype=dict(batch_size=2, num_workers=0, dataset=dict(train_dataloader['dataset']),
+                   sampler=dict(type='DefaultSampler', shuffle=False), collate_fn=dict(type='default_collate')))
+val_evaluator = test_evaluator = dict(type='RetrievalAveragePrecision', topk=3)
+"""
+HOOK = "custom_hooks = [dict(type='PrepareProtoBeforeValLoopHook')]\n"
+RED = 'After the first validation the model compares pictures with features of weights'
+
+
+@pytest.mark.parametrize(('lines', 'message'), [
+    ("val_evaluator['topk'] = 7\n", 'RetrievalAveragePrecision of the validation asks for the first 7 pictures, and '
+                                    'model.prototype.dataset has 6: lower topk'),
+    ("model['prototype']['dataset']['data_prefix'] = 'gone'\n", "CustomDataset: image folder '.*gone' does not exist"),
+    ("model['prototype']['dataset'].update(ann_file=f'{folder}/list.txt')\n",
+     'CustomDataset of the gallery of the validation: .*cat/gone.png is not there'),
+    ('', None),
+])
+def test_a_gallery(printed, tmp_path, lines, message):
+    (tmp_path / 'list.txt').write_text('cat/gone.png 0\ncat/0.png 0\ndog/0.png 1\n')
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        assert RED not in printed(CLASSIFIER, RETRIEVER + HOOK + lines.replace('{folder}', str(tmp_path)))
+
+
+def test_a_gallery_that_is_taken_in_once(printed):
+    """The first validation goes by the weights of now, not by those of the trial."""
+    found = [printed(CLASSIFIER, f'{RETRIEVER}{lines}randomness = dict(seed=0)\n') for lines in (HOOK, '')]
+    assert [RED in each for each in found] == [False, True]
+    figures = [each.split('retrieval/mAP@3: ')[1].split()[0] for each in found]
+    assert figures[0] == figures[1]
