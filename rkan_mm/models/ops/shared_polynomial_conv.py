@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .gate import autocast_dtype, gradients, is_channels_last, readable
 from .optional import optional_module as _module
-from .shared_polynomial_conv_op import DTYPES, implement, is_one_operation, one_operation, window_of
+from .shared_polynomial_conv_op import DTYPES, implement, is_one_operation, layout_of, one_operation, window_of
 from .shared_polynomial_conv_torch import (
     MAX_DEGREE,
     Window,
@@ -227,7 +227,8 @@ def _in_graph(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Ten
 
 def _forward_in_graph(*args: Any) -> Tensor:
     form, plain = _in_graph(*args)
-    return _by_pytorch(args[:4], plain, args[-1]) if form is None else form.forward(*args[:4])
+    y = _by_pytorch(args[:4], plain, args[-1]) if form is None else form.forward(*args[:4])
+    return y.contiguous(memory_format=layout_of(args[0]))
 
 
 def _backward_in_graph(*args: Any) -> list[Tensor]:
@@ -236,7 +237,9 @@ def _backward_in_graph(*args: Any) -> list[Tensor]:
         form, plain = _in_graph(*args[:-2])
     grads = (_gradients_by_pytorch(inputs, needed, plain, grad) if form is None else
              form.backward(inputs, grad, needed))
-    return [g.to(t.dtype) for g, t, need in zip(grads, inputs, needed, strict=True) if need]
+    layouts = layout_of(args[0]), *[torch.contiguous_format] * 3
+    return [g.to(t.dtype).contiguous(memory_format=layout)
+            for g, t, layout, need in zip(grads, inputs, layouts, needed, strict=True) if need]
 
 
 implement(_forward_in_graph, _backward_in_graph)

@@ -78,19 +78,20 @@ def implement(forward: Callable[..., Tensor], backward: Callable[..., list[Tenso
                                         lib=LIBRARY)
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def layout_of(x: Tensor) -> torch.memory_format:
+    """How outputs and gradients of an input lie in memory, whatever computes them: a compiled graph relies on it."""
     return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def _size(x: Tensor, weight: Tensor, base_weight: Tensor | None, scaler: Tensor | None, change: Sequence[float] | None,
           squash: bool, window: Sequence[int], dtype: torch.dtype) -> Tensor:
     size = *x.shape[:2], *window_of(window).output_size(x, weight)
-    return torch.empty(size, dtype=dtype, device=x.device, memory_format=_layout(x))
+    return torch.empty(size, dtype=dtype, device=x.device, memory_format=layout_of(x))
 
 
 def _sizes(x: Tensor, *others: Any) -> list[Tensor]:
     needed, parameters = others[-1], others[:3]
-    return [torch.empty_like(t, memory_format=_layout(t) if t is x else torch.contiguous_format)
+    return [torch.empty_like(t, memory_format=layout_of(t) if t is x else torch.contiguous_format)
             for t, need in zip((x, *parameters), needed, strict=True) if need and t is not None]
 
 

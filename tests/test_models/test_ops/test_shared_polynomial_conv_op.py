@@ -88,8 +88,11 @@ def test_sizes_may_be_symbols():
     assert len(nodes) <= 2
 
 
-def test_the_operation_is_what_pytorch_asks_of_one():
-    x, weight, base = (torch.randn(size, requires_grad=True) for size in ((2, 3, 6, 7), (4, 3, 3), (3, 3)))
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('part', [slice(None), slice(3)], ids=['whole', 'part'])
+def test_the_operation_is_what_pytorch_asks_of_one(layout, part):
+    x = torch.randn(2, 4, 6, 7).contiguous(memory_format=layout)[:, part].requires_grad_()
+    weight, base = (torch.randn(size, requires_grad=True) for size in ((4, 3, 3), (3, 3)))
     torch.library.opcheck(torch.ops.rkan_mm.shared_polynomial_conv2d.default,
                           (x, weight, base, None, None, True, [1, 2, 1, 1, 1, 1], torch.float32))
 
