@@ -76,7 +76,7 @@ class _SplineConv(torch.autograd.Function):
                        len(start))
         ctx.save_for_backward(x, weight, start, inverse)
         y = x.new_empty(batch, outputs, height + 2 * ph - kh + 1, width + 2 * pw - kw + 1)
-        _call(_library(), torch.get_num_threads(), ctx.numbers, x, _pack(weight, order, base), start, inverse, y)
+        _call(_library(), _threads(x), ctx.numbers, x, _pack(weight, order, base), start, inverse, y)
         return y
 
     @staticmethod
@@ -88,7 +88,7 @@ class _SplineConv(torch.autograd.Function):
                 return _by_definition(x, weight, ctx.grid, ctx.order, ctx.base, ctx.padding)
 
             return *gradients(plain, (x, weight), wanted, grad), *[None] * 5
-        packed, threads = _pack(weight, ctx.order, ctx.base), torch.get_num_threads()
+        packed, threads = _pack(weight, ctx.order, ctx.base), _threads(x)
         sums = packed.new_zeros(threads, *packed.shape)
         # what was saved may lie in another way, if somebody's hooks have packed it
         x, start, inverse, grad = (t.contiguous() for t in (x, start, inverse, grad))
@@ -104,6 +104,11 @@ def _by_definition(x: Tensor, weight: Tensor, grid: tuple[Tensor, Tensor], order
     middles = torch.arange(splines.shape[2], dtype=start.dtype, device=start.device) + (order + 1) / 2
     functions = Functions(f'spline{order}', splines.shape[2], start[:, None] + middles / inverse[:, None], inverse)
     return conv_by_definition(x, splines, first, None, None, None, functions, base, False, False, (1, 1), padding)
+
+
+def _threads(x: Tensor) -> int:
+    """Each takes whole pictures, and needs scratch memory for one."""
+    return min(torch.get_num_threads(), len(x))
 
 
 def _call(library: ctypes.CDLL, threads: int, numbers: tuple[int, ...], x: Tensor, packed: Tensor, start: Tensor,

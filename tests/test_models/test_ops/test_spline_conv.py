@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rkan_mm.models import KANConv2d
-from rkan_mm.models.ops import load_kernels
+from rkan_mm.models.ops import load_kernels, spline_conv
 
 needs_kernels = pytest.mark.skipif(load_kernels('spline_conv.cpp') is None, reason='no compiled kernels here')
 CASES = [  # kernel size, padding, channels, grid, order, a grid a channel, other arguments
@@ -57,6 +57,16 @@ def test_equals_the_plain_form(kernel_size, padding, channels, grid_size, order,
     assert used(fast[0])
     for got, want in zip(fast, run(oracle, x.double(), grad.double()), strict=True):
         torch.testing.assert_close(got.double(), want, rtol=3e-5, atol=3e-5 * float(want.detach().abs().max()))
+
+
+@needs_kernels
+def test_scratch_memory_is_for_no_more_threads_than_there_are_pictures(monkeypatch):
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 64)
+    asked, call = [], spline_conv._call
+    monkeypatch.setattr(spline_conv, '_call', lambda library, threads, *args: asked.append(threads) or call(
+        library, threads, *args))
+    KANConv2d(2, 3, 3)(torch.randn(2, 2, 5, 5)).sum().backward()
+    assert asked == [2, 2]
 
 
 @needs_kernels
