@@ -139,6 +139,18 @@ def test_copies(kind, copied):
     assert not any(a.equal(b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
+@layers
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda model: model])
+def test_saved_whole_is_what_is_in_the_model_and_nothing_more(kind, copied):
+    """What is kept between calls may be on a GPU that is not there when the model is loaded."""
+    model, x, file, found = EveryBasis(kind), torch.randn(LAYERS[kind][1]), io.BytesIO(), []
+    gradients(model, x)
+    torch.save(copied(model.zero_grad() or model), file)
+    file.seek(0)
+    torch.load(file, weights_only=False, map_location=lambda storage, location: found.append(storage) or storage)
+    assert len(found) == len([*model.parameters(), *model.buffers()])
+
+
 def train_in_ranks(rank: int, store: str) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)

@@ -87,6 +87,9 @@ class Polynomial(Basis):
         with torch.inference_mode(False):
             return self._constants.setdefault(key, torch.tensor(numbers, dtype=dtype, device=device))
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, '_constants': {}}  # some may be on a GPU that the model has left
+
     def extra_repr(self) -> str:
         return f'degree={self.degree}'
 
