@@ -13,8 +13,15 @@ from rkan_mm.spread import spread
 from .annotations import ON_PURPOSE, some
 from .config import is_mm, reads_as_mm
 from .datasets import names_of, parts_of, reads_coco
+from .faults import Faults
 from .images import LOOKED_AT
 from .red import warn_in_red
+
+IGNORED = 255
+"""The label of pixels that losses pass over."""
+
+MAPS_LOOKED_AT = 200
+"""Maps with labels of pixels of a data set, at most, that are read."""
 
 
 def check_objects(dataset: Any, what: str, by_labels: bool = True) -> None:
@@ -98,6 +105,51 @@ def _is_taken(instance: dict, steps: list) -> bool:
 
 def _takes_polygons(step: Any) -> bool:
     return bool(getattr(step, 'with_mask', False)) and not getattr(step, 'poly2mask', True)
+
+
+def check_maps(model: Any, dataset: Any, what: str) -> None:
+    """Look at the labels of pixels that a semantic head learns from, in some maps, evenly spread.
+
+    Args:
+        model: whose heads are looked at; without one of mm's that has labels of pixels, nothing is.
+        dataset: that has been built.
+        what: ``'train'``, ``'validation'`` or ``'test'``.
+
+    Raises:
+        PreflightError: a map has a label that the head has no class for, at which a training ends in its midst, or
+            colours in the place of labels.
+    """
+    head = next((head for part in (model, getattr(model, 'roi_head', None)) for name in ('semantic_head', 'decode_head')
+                 if (head := getattr(part, name, None)) is not None and is_mm(type(head))), None)
+    number = getattr(head, 'num_things_classes', 0) + getattr(head, 'num_stuff_classes', 0) or getattr(
+        head, 'num_classes', None)
+    for part in parts_of(dataset) if isinstance(number, int) else ():
+        loading = [step for step in _steps(part) if getattr(step, 'with_seg', False)]
+        if loading and reads_as_mm(type(part)):
+            _check_map_labels(part, loading[0], max(number, 2), what)
+
+
+def _check_map_labels(dataset: Any, step: Any, number: int, what: str) -> None:
+    faults, found = Faults(f'{type(dataset).__name__} of the {what}'), set()
+    for place in spread(len(dataset), MAPS_LOOKED_AT):
+        info = {**dataset.get_data_info(place), 'seg_fields': []}
+        step._load_seg_map(info)
+        path, labels = info.get('seg_map_path'), info.get('gt_seg_map')
+        if labels is None:
+            continue
+        if labels.ndim != 2:
+            faults.add('has colours, and labels of pixels are one number for each', str(path), 'write it as a grey '
+                       "PNG, or, if it has a palette, read it by LoadAnnotations(imdecode_backend='pillow')")
+            continue
+        here = set(np.unique(labels).tolist()) - {IGNORED}
+        found |= here
+        if odd := sorted(label for label in here if not 0 <= label < number):
+            faults.add(f'has pixels of labels that the head has no class for; it has 0 to {number - 1}',
+                       f'{path} ({some(odd)})', f'write others, or {IGNORED} for what is ignored')
+    faults.stop()
+    if found == {0}:
+        warn_in_red(f'The maps of {type(dataset).__name__} of the {what} that were looked at have pixels of the label '
+                    f'0 alone, beside {IGNORED}, which is ignored. Where {IGNORED} stands for a class, write 1.')
 
 
 def _steps(dataset: Any) -> list:

@@ -28,7 +28,7 @@ from .fit import innermost
 from .images import check_pictures
 from .later import check_later
 from .monitors import check_monitors
-from .objects import check_objects
+from .objects import check_maps, check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
@@ -111,6 +111,10 @@ class CheckRunHook(Hook):
             for what, dataset in data.items():
                 with checking(f'Objects of the {what}'):
                     check_objects(dataset, what, _answers_by_labels(model))
+        if on['annotations'] and is_main_process():
+            for what, dataset in data.items():
+                with checking(f'Labels of pixels of the {what}'):
+                    check_maps(model, dataset, what)
         with checking('Pixels'):
             tell_pixels(model, data)
         if detector:

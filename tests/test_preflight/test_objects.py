@@ -4,18 +4,20 @@ import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import BaseDetDataset, CrowdHumanDataset
+from mmdet.models import FusedSemanticHead, PanopticFPNHead, RetinaNet
 from PIL import Image
 from small_runs import DETECTOR
 
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.building import building
 from rkan_mm.preflight.images import check_pictures
-from rkan_mm.preflight.objects import check_objects
+from rkan_mm.preflight.objects import check_maps, check_objects
 
 LOAD = [dict(type='LoadAnnotations', with_bbox=True)]
 
@@ -167,6 +169,47 @@ def test_pixels_of_a_coco_json_without_their_labels(printed, small_data, tmp_pat
 train_dataloader['dataset']['data_prefix']['seg'] = {str(tmp_path)!r}
 load[1]['with_seg'] = True
 """)
+
+
+HEAD = FusedSemanticHead(2, 0, num_convs=1, in_channels=4, conv_out_channels=4, num_classes=3)
+MAPS = {
+    'as the head has them': (np.diag([2] * 8 + [255]), None),
+    'a label too much': (np.eye(9) * 3, r'1.png \(3\) has pixels of labels that the head has no class for; it has 0 to '
+                         '2: write others, or 255 for what is ignored. To run all'),
+    'colours': (np.zeros((9, 9, 3)), "1.png has colours, .*read it by LoadAnnotations.imdecode_backend='pillow'"),
+}
+
+
+@pytest.mark.parametrize('case', MAPS)
+@pytest.mark.parametrize('head', [HEAD, PanopticFPNHead(num_things_classes=1, num_stuff_classes=2, in_channels=4)])
+def test_labels_of_pixels(tmp_path, capsys, case, head):
+    given = listed(tmp_path, [], [])
+    content = json.loads((tmp_path / 'list.json').read_text())
+    for i, info in enumerate(content['data_list']):
+        info['seg_map_path'] = f'{tmp_path}/{i}.png'
+        cv2.imwrite(info['seg_map_path'], (MAPS[case][0] if i else np.ones((9, 9))).astype(np.uint8))
+    (tmp_path / 'list.json').write_text(json.dumps(content))
+    data = BaseDetDataset(**given | dict(pipeline=[dict(type='LoadAnnotations', with_seg=True)]))
+    with pytest.raises(PreflightError, match=MAPS[case][1]) if MAPS[case][1] else nullcontext():
+        check_maps(SimpleNamespace(roi_head=SimpleNamespace(semantic_head=head)), data, 'train')
+    check_maps(SimpleNamespace(), data, 'train')
+    assert not capsys.readouterr().out
+
+
+def test_labels_of_pixels_of_a_run(printed, small_data, tmp_path, monkeypatch):
+    """A map of 0 and 255, as of black and white, has one label alone."""
+    monkeypatch.setattr(RetinaNet, 'semantic_head', HEAD, raising=False)
+    lines = f"""
+train_dataloader['dataset']['data_prefix']['seg'] = {str(tmp_path)!r}
+load[1]['with_seg'] = True
+"""
+    for name in ('000000', '000001'):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.eye(64, dtype=np.uint8) * 255)
+    assert 'WARNING: The maps of CocoDataset of the train that were looked at have pixels of the label 0 al' in printed(
+        DETECTOR, lines)
+    cv2.imwrite(str(tmp_path / '000001.png'), np.eye(64, dtype=np.uint8) * 9)
+    with pytest.raises(PreflightError, match=r'000001.png \(9\) has pixels of labels that the head has no class for'):
+        printed(DETECTOR, lines)
 
 
 def test_pictures_without_a_size(printed, small_data, tmp_path):
