@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
-import inspect
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -17,7 +14,6 @@ import numpy as np
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_text
 from mmengine.registry import DATASETS
-from mmengine.utils import digit_version
 
 from rkan_mm.engine.resume_state import sampler_of
 from rkan_mm.engine.run_error import PreflightError
@@ -25,12 +21,13 @@ from rkan_mm.engine.run_error import PreflightError
 from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
 from .config import is_mm, kind
-from .datasets import common, names_of, parts_of
+from .datasets import check_same_classes, common, names_of, parts_of
 from .images import check_pictures
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 OF_LINES = 'CrowdHumanMetric'
+OF_LVIS = 'LVISMetric'
 CURE = 'Give the evaluator the ann_file of this data set. To run all the same: --cfg-options preflight.evaluator=False'
 
 
@@ -49,7 +46,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     if not _is_read_by_mm(dataset):
         return
     metrics = [metric for metric in metrics if is_mm(type(metric))
-               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES}]
+               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES, OF_LVIS}]
     if not metrics or not hasattr(dataset, 'get_data_info'):
         return
     if any(type(metric).__name__ == 'VOCMetric' for metric in metrics):
@@ -63,6 +60,8 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     for metric in metrics:
         if type(metric).__name__ == OF_LINES:
             _check_lines(infos, metric, sampler_of(loop.dataloader), what)
+        if type(metric).__name__ == OF_LVIS and metric._lvis_api:
+            _check_lvis_json(infos, names_of(dataset), metric._lvis_api, what)
         if type(metric).__name__ not in OF_COCO:
             continue
         _check_once(infos, type(metric).__name__, what)
@@ -109,6 +108,25 @@ def _check_lines(infos: list[dict], metric: Any, sampler: Any, what: str) -> Non
         raise PreflightError(f'{OF_LINES} of the {what} has other lines in its ann_file ({len(theirs)}) than its data '
                              f'set has images ({len(mine)}), from number {place + 1} on: give both the same, in one '
                              'order. To run all the same: --cfg-options preflight.evaluator=False')
+
+
+def _check_lvis_json(infos: Sequence[dict], classes: Sequence[str] | None, api: Any, what: str) -> None:
+    """LVIS numbers labels as its json does, and judges by keys that a json of COCO lacks."""
+    for name, entries, keys in (('images', api.imgs, ('neg_category_ids', 'not_exhaustive_category_ids')),
+                                ('categories', api.cats, ('frequency', ))):
+        for key in keys:
+            if lacking := [each for each in entries.values() if key not in each]:
+                raise PreflightError(f'{OF_LVIS} of the {what} would stop when all is predicted: {len(lacking)} of '
+                                     f'{len(entries)} {name} in its ann_file have no {key}. Write it, or take '
+                                     'CocoMetric. To run all the same: --cfg-options preflight.evaluator=False')
+    who = f'the data of the {what}'
+    check_same_classes({f'the ann_file of {OF_LVIS}': tuple(each['name'] for each in api.cats.values()),
+                        who: tuple(classes) if classes else None}, [who])
+    files = {key: PurePath(each.get('file_name') or each['coco_url']).name for key, each in api.imgs.items()}
+    if odd := [info['img_path'] for info in infos  # those of COCO 2014 had a longer name
+               if not files.get(info['img_id'], '').endswith(PurePath(info['img_path']).name)]:
+        raise PreflightError(f'{OF_LVIS} of the {what} has other annotations than its data set: {len(odd)} of '
+                             f'{len(infos)} images are not so in its ann_file, such as {some(odd[:3])}. {CURE}')
 
 
 def check_part(dataset: Any, places: Sequence[int], content: dict, metric: dict, what: str) -> None:
@@ -183,8 +201,8 @@ def _check_numbering(dataset: Any, coco: Any, name: str, what: str) -> None:
     if not alike and any(list(getattr(part, 'cat_ids', ())) != numbered for part in parts_of(dataset)):
         raise PreflightError(f'{name} of the {what} numbers labels as its ann_file does, {some(names)}, and '
                              f'{type(next(parts_of(dataset))).__name__} as {some(classes)}: order the categories of '
-                             'the json alike, and leave sort_categories out. To run all the same: --cfg-options '
-                             'preflight.evaluator=False')
+                             'the json alike, and give sort_categories=True for Objects365 alone. To run all the '
+                             'same: --cfg-options preflight.evaluator=False')
 
 
 def _check_columns(dataset: Any, coco: Any, name: str, what: str) -> None:
@@ -245,49 +263,3 @@ def check_gallery(model: Any, metrics: Sequence[Any], what: str) -> None:
                                  f'model.prototype.dataset has {len(gallery)}: lower topk. To run all the same: '
                                  '--cfg-options preflight.evaluator=False')
     check_pictures(gallery, f'gallery of the {what}')
-
-
-def check_settings(metric: Any) -> None:
-    """Raise `ValueError` if a metric of mmdet would fail, or give a figure of nothing, when all is predicted."""
-    _check_recall(metric)
-    if type(metric).__name__ == 'LVISMetric':
-        _check_lvis()
-    if type(metric).__name__ == 'VOCMetric':
-        _check_voc(metric)
-    if type(metric).__name__.endswith('CocoMetric'):
-        _check_coco(metric)
-
-
-def _check_coco(metric: Any) -> None:
-    """Settings at which COCO's evaluation of more than one image fails."""
-    if len(metric.proposal_nums) < 3:
-        raise ValueError(f"proposal_nums={tuple(metric.proposal_nums)}, and COCO's summary is of three")
-    if 100 not in metric.proposal_nums and {'bbox', 'segm'} & set(metric.metrics):
-        raise ValueError(f"COCO's AP is of 100 boxes an image, and would be -1 with proposal_nums="
-                         f'{tuple(metric.proposal_nums)}: let one be 100')
-
-
-def _check_voc(metric: Any) -> None:
-    """Settings at which VOCMetric fails when all is predicted."""
-    if metric.metric == 'mAP' and not isinstance(metric.iou_thrs, list):
-        raise ValueError(f'iou_thrs={metric.iou_thrs!r}, and mmdet takes one number with a point, as 0.5, or a list, '
-                         'as [0.5, 0.75]')
-    if metric.metric == 'mAP' and metric.scale_ranges:
-        raise ValueError(f'scale_ranges={metric.scale_ranges}, of whose figures mmdet can give no mean: leave it out')
-
-
-def _check_recall(metric: Any) -> None:
-    """Mmdet puts overlaps of all pictures into one array, though each picture has its own number of objects."""
-    if digit_version(np.__version__) < digit_version('1.24'):
-        return
-    for asked, cure in dict(proposal_fast='proposal', recall='mAP').items():
-        if asked in (*(getattr(metric, 'metrics', None) or ()), getattr(metric, 'metric', None)):
-            raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
-
-
-def _check_lvis() -> None:
-    """The lvis of PyPI, 0.5.3, asks numpy for what it has no more, when all is predicted."""
-    evaluation = importlib.import_module('lvis.eval')
-    if not hasattr(np, 'float') and re.search(r'np\.float\b', inspect.getsource(evaluation)):
-        raise ValueError(f"this lvis asks for np.float, which numpy {np.__version__} has no more: write float in "
-                         f'{evaluation.__file__}, or take numpy 1.23')

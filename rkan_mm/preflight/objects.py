@@ -121,7 +121,7 @@ def check_maps(model: Any, dataset: Any, what: str) -> None:
     """
     head = next((head for part in (model, getattr(model, 'roi_head', None)) for name in ('semantic_head', 'decode_head')
                  if (head := getattr(part, name, None)) is not None and is_mm(type(head))), None)
-    number = getattr(head, 'num_things_classes', 0) + getattr(head, 'num_stuff_classes', 0) or getattr(
+    number: Any = getattr(head, 'num_things_classes', 0) + getattr(head, 'num_stuff_classes', 0) or getattr(
         head, 'num_classes', None)
     for part in parts_of(dataset) if isinstance(number, int) else ():
         loading = [step for step in _steps(part) if getattr(step, 'with_seg', False)]

@@ -30,8 +30,8 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
 from .config import is_mm
-from .evaluators import check_settings
 from .images import check_sizes
+from .metric_settings import check_settings
 from .monitors import figures_by_settings
 
 OF_LABELS = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision', 'ConfusionMatrix',

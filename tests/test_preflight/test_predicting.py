@@ -14,7 +14,8 @@ from torch import nn
 
 from rkan_mm.apis import runner
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.evaluators import _check_lines, _check_lvis, _check_numbering
+from rkan_mm.preflight.evaluators import _check_lines, _check_numbering
+from rkan_mm.preflight.metric_settings import _check_lvis
 from rkan_mm.preflight.run_hook import check_heads
 
 VAL = 'val_dataloader = dict(val_dataloader, dataset='

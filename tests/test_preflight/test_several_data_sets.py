@@ -1,6 +1,8 @@
 """Data sets that are joined, and evaluators with a metric for each: what mmdet takes, and what goes wrong."""
 
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from small_runs import DETECTOR, write_run
@@ -8,6 +10,7 @@ from small_runs import DETECTOR, write_run
 from rkan_mm.apis import infer, runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.datasets import common
+from rkan_mm.preflight.evaluators import _check_lvis_json
 
 JOINED = """
 first = train_dataloader['dataset']
@@ -64,3 +67,24 @@ def test_what_several_data_sets_have_in_common():
     assert common(dict(classes='ab')) == dict(classes='ab')
     assert common([dict(classes='ab', palette=1), dict(classes='ab', palette=2)]) == dict(classes='ab')
     assert common([dict(classes='ab'), {}]) == {}
+
+
+LOOKED_FOR = dict(neg_category_ids=[], not_exhaustive_category_ids=[])
+LVIS = {
+    'of version 1': (dict(LOOKED_FOR, coco_url='http://images.cocodataset.org/val2017/7.jpg'), {}, None),
+    'of version 0.5': (dict(LOOKED_FOR, file_name='COCO_val2014_7.jpg'), {}, None),
+    'of COCO': (dict(file_name='7.jpg'), {}, 'would stop when all is predicted: 1 of 1 images in its ann_file have'),
+    'without frequencies': (dict(LOOKED_FOR, file_name='7.jpg'), dict(frequency=None),
+                            '2 of 2 categories in its ann_file have no frequency. Write it, or take Coco'),
+    'in another order': (dict(LOOKED_FOR, file_name='7.jpg'), dict(order=-1), 'of LVISMetric has the classes owl'),
+    'of other images': (dict(LOOKED_FOR, file_name='8.jpg'), {}, 'other annotations than its data set: 1 of 1'),
+}
+
+
+@pytest.mark.parametrize('case', LVIS)
+def test_a_json_that_lvis_judges_by(case):
+    image, changes, message = LVIS[case]
+    categories = [dict(name=name, **({} if 'frequency' in changes else dict(frequency='r'))) for name in ('cat', 'owl')]
+    api = SimpleNamespace(imgs={7: image}, cats=dict(enumerate(categories[::changes.get('order', 1)])))
+    with pytest.raises(PreflightError, match=message) if message else nullcontext():
+        _check_lvis_json([dict(img_id=7, img_path='data/val2017/7.jpg')], ('cat', 'owl'), api, 'test')
