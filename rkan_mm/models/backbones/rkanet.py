@@ -110,6 +110,8 @@ class RKANet(BackboneAttributes):
             key = name.replace('.', '_').replace(':', '-')
             bridge.places[-1].ahead_of = ahead_of
             self.bridges[key] = self._stages[key] = bridge.to(sample.device, sample.dtype)
+        self.training = self.backbone.training  # a module may be of a model that predicts
+        self.bridges.train(self.training)
         self.settle()
         self.know_backbone()
         teach_lora()

@@ -33,6 +33,16 @@ def test_a_backbone_in_another_dtype_device_or_number_of_channels(change):
     assert (out.shape, out.dtype, out.device) == ((2, 64, 2, 2), first.dtype, first.device)
 
 
+@pytest.mark.parametrize('kind', ['mmdet', 'mmpretrain'])
+def test_a_backbone_that_predicts(kind):
+    plain = MMENGINE_MODELS.build(dict(RESNET, type=f'{kind}.ResNet'))
+    plain.eval()
+    net = RKANet(plain, ('layer3', 'layer4'))
+    assert not any(module.training for module in net.modules())
+    x = torch.rand(2, 3, 64, 64)
+    assert_close(net(x[:1])[-1], net(x)[-1][:1])
+
+
 @pytest.mark.parametrize(('backbone', 'stages', 'unused'), [
     (dict(RESNET, out_indices=(0, 1, 2)), ('layer4',), 'layer4'),
     (dict(RESNET, out_indices=(0,)), ('layer1', 'layer2'), 'layer2'),
