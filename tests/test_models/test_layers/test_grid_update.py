@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rkan_mm.models import KANConv1d, KANConv2d, KANConv3d, KANConvTranspose2d, KANLinear
 
@@ -243,3 +244,18 @@ def test_order_of_channels(kind):
 def test_errors(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call()
+
+
+@grids
+def test_nothing_is_done_that_deterministic_runs_refuse(basis):
+    """Of what an update does on a GPU, in any version of PyTorch; this one need not refuse it."""
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.add(function.name().partition('.')[0])
+            return function(*args, **(kwargs or {}))
+
+    names = set()
+    with Record():
+        assert KANLinear(3, 2, basis=dict(type=basis, per_channel=True)).update_grid(3 * torch.rand(50, 3), uniform=0.3)
+    assert 'aten::sort' in names
+    assert not names & {f'aten::{name}' for name in ('cumsum', 'histc', 'kthvalue', 'median', 'put_', 'bincount')}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -128,7 +129,9 @@ class GridBasis(Basis):
             least = MIN_INTERVAL * span[:, None] / (n - 1)
             widths = points.diff(dim=1).clamp(min=least)
             widths = widths * ((high - low) / widths.sum(1))[:, None]
-            points = torch.cat([low[:, None], low[:, None] + widths.cumsum(1)], 1)
+            # cumsum on a GPU ends deterministic runs of older versions of PyTorch
+            ends = torch.stack([*itertools.accumulate(widths.unbind(1))], 1)
+            points = torch.cat([low[:, None], low[:, None] + ends], 1)
         self.set_interior(points)
 
     @lasting
