@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ from .gpu_steps import GOALS, ROOT, TESTS, Step, steps
 MINUTES = 8
 COMPILERS = 'torch', 'triton'  # whose versions make other kernels
 TAIL = 3000  # characters of a step's output that are kept
+PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), 'prctl', None), 1  # Linux has it
 
 
 def machine(dry: bool) -> dict:
@@ -50,6 +52,12 @@ def has_ops() -> bool:
     return subprocess.run([sys.executable, '-c', 'import mmcv._ext'], capture_output=True).returncode == 0
 
 
+def _end_with_parent() -> None:
+    """Of a step: a command that is stopped would leave it on the GPU, beside what the next one measures."""
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def run(step: Step, seconds: float, out: Path) -> dict:
     """Run a step for at most so long, with all processes that it starts; what it gave and how it ended."""
     start = time.monotonic()
@@ -59,7 +67,7 @@ def run(step: Step, seconds: float, out: Path) -> dict:
         environment['OMP_NUM_THREADS'] = '1'
     with tempfile.TemporaryFile('w+', errors='replace') as log:
         process = subprocess.Popen(step.command(out), stdout=log, stderr=subprocess.STDOUT, cwd=ROOT,
-                                   start_new_session=True, env=environment)
+                                   start_new_session=True, env=environment, preexec_fn=_end_with_parent)
         try:
             code = process.wait(seconds)
             state = 'done' if code == 0 else f'failed ({code})'

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -36,6 +38,27 @@ def test_a_failing_step_costs_itself_alone(python_steps):
     assert 'ZeroDivisionError' in rows[0]['output']
     assert rows[1]['results'] == [1]
     assert rows[2]['seconds'] < 10
+
+
+def test_a_step_ends_with_the_script(tmp_path):
+    """Else it would go on beside what the next call measures."""
+    pid = tmp_path / 'pid'
+    step = f'import os, time; open({str(pid)!r}, "w").write(f"{{os.getpid()}} "); time.sleep(100)'
+    script = subprocess.Popen([sys.executable, '-c', f"""
+import sys
+from rkan_mm.benchmarks import gpu, gpu_steps
+gpu_steps.Step.command = lambda self, out: [sys.executable, '-c', *self.arguments]
+gpu.run(gpu_steps.Step('sleeps', ({step!r},), 90), 90, gpu.Path('/nowhere'))"""])
+    while not (pid.is_file() and pid.read_text()):
+        assert script.poll() is None
+        time.sleep(0.1)
+    script.kill()
+    script.wait()
+    stat = Path(f'/proc/{pid.read_text().strip()}/stat')
+    end = time.monotonic() + 20
+    while stat.is_file() and ') Z' not in stat.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_what_was_measured_is_kept_after_each_step(python_steps):
