@@ -18,7 +18,7 @@ from rkan_mm.engine.run_error import PreflightError
 from .annotations import check_annotations, some
 from .config import built_from, dicts_with, is_mm, kind, switches
 from .images import READERS, reading
-from .lists import check_list
+from .lists import check_list, tell_names
 from .xml_files import check_xml
 
 DOWNLOADING = {'CIFAR10', 'CIFAR100', 'FashionMNIST', 'MNIST', 'SVHN'}  # data sets that fetch themselves
@@ -107,6 +107,7 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
             class_names(dataset, cfg)
             if on['annotations'] and is_first_process():
                 check_list(dataset, dataset_class(dataset, cfg))
+                tell_names(dataset)
                 check_xml(dataset, dataset_class(dataset, cfg), class_names(dataset, cfg))
             if on['annotations'] and is_coco(dataset, cfg) and is_first_process():
                 _check_json(dataset, cfg, split, [evaluator for _, evaluator in evaluators])

@@ -221,17 +221,36 @@ def look_at(path: Path, read: Callable[[bytes], Any] | None = None) -> tuple[int
 
 
 def check_sizes(loader: DataLoader, what: str) -> None:
-    """Raise `PreflightError` if a few pictures come out of a pipeline in sizes that make no batch."""
+    """Raise `PreflightError` if pictures come out of a pipeline in sizes that make no batch.
+
+    A few that are evenly spread are tried, and of files on the disk one of each of the rarest sizes.
+    """
     name = getattr(getattr(loader.collate_fn, 'func', loader.collate_fn), '__name__', '')
     if name != 'default_collate' or (loader.batch_size or 1) < 2:
         return
+    sizes: dict[tuple, str] = {}
     try:
-        pictures = [loader.dataset[place]['inputs'] for place in spread(len(loader.dataset), SIZES_TRIED)]
+        for place in (*spread(len(loader.dataset), SIZES_TRIED), *_of_rare_sizes(loader.dataset)):
+            sample = loader.dataset[place]
+            if isinstance(sample['inputs'], torch.Tensor):
+                sizes.setdefault(tuple(sample['inputs'].shape), getattr(sample.get('data_samples'), 'img_path', ''))
     except Exception:  # the run will tell
         return
-    sizes = list(dict.fromkeys(tuple(picture.shape) for picture in pictures if isinstance(picture, torch.Tensor)))
     if len(sizes) > 1:
-        raise PreflightError(f'The pipeline of the {what} gives pictures of several sizes, such as {sizes[0]} and '
-                             f'{sizes[1]}, which make no batch: end it by a step to one size, as Resize(scale=224) or '
-                             'CenterCrop(crop_size=224), or set batch_size=1. To run all the same: --cfg-options '
-                             'preflight.trial=False')
+        told = ' and '.join(f'{size} ({path})' if path else f'{size}' for size, path in [*sizes.items()][:2])
+        raise PreflightError(f'The pipeline of the {what} gives pictures of several sizes, such as {told}, which make '
+                             'no batch: end it by a step to one size, as Resize(scale=224) or CenterCrop(crop_size='
+                             '224), or set batch_size=1. To run all the same: --cfg-options preflight.trial=False')
+
+
+def _of_rare_sizes(dataset: Any) -> list[int]:
+    """Places of pictures on the disk, one of each size, the rarest sizes alone."""
+    if not hasattr(dataset, 'get_data_info'):
+        return []
+    found = {Path(path): i for i in spread(len(dataset), LOOKED_AT)
+             if isinstance(path := dataset.get_data_info(i).get('img_path'), str)}
+    places: dict[tuple, list[int]] = {}
+    for place, look in zip(found.values(), _look_at_all([*found], None), strict=True):
+        if look is not None:
+            places.setdefault(look, []).append(place)
+    return [each[0] for each in sorted(places.values(), key=len)[:SIZES_TRIED]]

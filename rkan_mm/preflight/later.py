@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import nn
 
 from rkan_mm.engine.resume_state import random_state, set_random_state
 from rkan_mm.engine.run_error import PreflightError
@@ -18,6 +20,9 @@ from .config import is_mm, switches
 from .fit import innermost
 from .red import warn_in_red
 from .schedules import tell
+
+HEADS = ('LinearClsHead', 'VisionTransformerClsHead', 'StackedLinearClsHead')
+"""Heads that give their scores and the labels to their loss, and nothing else."""
 
 
 def check_later(runner: Runner) -> None:
@@ -30,6 +35,11 @@ def check_later(runner: Runner) -> None:
             if is_mm(type(hook)) and switches(runner.cfg)['trial'] and isinstance(
                     runner.train_loop, EpochBasedTrainLoop) and epoch < runner.train_loop.max_epochs:
                 _try_pipeline(type(hook).__name__, epoch, pipeline, runner.train_loop.dataloader.dataset)
+        if type(hook).__name__ == 'SwitchRecipeHook' and is_mm(type(hook)) and isinstance(
+                runner.train_loop, EpochBasedTrainLoop):
+            for epoch, recipe in hook.schedule.items():
+                if epoch <= runner.train_loop.max_epochs and switches(runner.cfg)['trial']:
+                    _check_recipe(innermost(runner.model), epoch, recipe)
         if type(hook).__name__ == 'YOLOXModeSwitchHook' and is_mm(type(hook)) and isinstance(
                 runner.train_loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
             _check_switch(hook, runner)
@@ -65,6 +75,22 @@ def _pipelines(hook: Any) -> Iterator[tuple[int, Any]]:
         for epoch, recipe in hook.schedule.items():
             if 'train_pipeline' in recipe:
                 yield epoch - 1, recipe['train_pipeline']
+
+
+def _check_recipe(model: Any, epoch: int, recipe: dict[str, Any]) -> None:
+    """The loss and the mixing of pictures to which mmpretrain's hook switches, beside the labels that there are."""
+    head: Any = getattr(model, 'head', None)
+    scores = getattr(model.data_preprocessor, 'to_onehot', None)
+    if recipe.get('batch_augments') and scores is False:
+        warn_in_red(f'SwitchRecipeHook will mix no pictures from epoch {epoch} on: mmpretrain mixes scores alone, and '
+                    'the pictures have labels. Set to_onehot=True and num_classes in data_preprocessor.')
+    if 'loss' not in recipe or type(head).__name__ not in HEADS or not is_mm(type(head)):
+        return
+    labels, number = torch.zeros(2, dtype=torch.long), head.num_classes
+    with building(f'SwitchRecipeHook: its loss, from epoch {epoch} on, would fail (to run all the same: --cfg-options '
+                  'preflight.trial=False)'):
+        recipe['loss'](torch.zeros(2, number), nn.functional.one_hot(labels, number).float() if scores else labels,
+                       avg_factor=2)
 
 
 def _check_switch(hook: Any, runner: Runner) -> None:

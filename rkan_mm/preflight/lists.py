@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmengine.fileio import list_from_file
+
 from rkan_mm.engine.run_error import PreflightError
 
 from .config import is_mm, kind
 from .faults import Faults
+from .red import warn_in_red
 
 BOM = '\ufeff'
 LINE = 'write path, space, number of the class, as in cat/1.jpg 0'
@@ -68,3 +71,14 @@ def _of_labelled(line: str) -> tuple[str, str] | None:
     if re.search(r'[\t,;]\s*-?\d+$', text):
         return 'has no space before its number', LINE
     return 'ends in no number of a class', f'{LINE}; without labels set with_label=False'
+
+
+def tell_names(dataset: dict) -> None:
+    """Warn in red of lines that are no name in a file of names of classes, which is ``classes`` of a data set."""
+    path = Path(dataset['classes']).expanduser() if isinstance(dataset.get('classes'), str) else None
+    if path is None or not path.is_file():
+        return
+    for number, name in enumerate(list_from_file(str(path)), 1):
+        if not name.strip() or name.startswith(BOM):
+            warn_in_red(f'{kind(dataset)}: line {number} of {str(path)!r} is no name of a class, but {name!r}: take '
+                        'out empty lines, and save it as UTF-8 without BOM.')

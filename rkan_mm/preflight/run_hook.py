@@ -32,7 +32,7 @@ from .objects import check_maps, check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
-from .trial import try_first
+from .trial import try_first, try_sizes
 
 
 class CheckRunHook(Hook):
@@ -121,6 +121,9 @@ class CheckRunHook(Hook):
             with checking('Steps of the pipelines'):
                 tell_steps(data, {what: getattr(getattr(loop, 'evaluator', None), 'metrics', ())
                                   for what, loop in loops.items()})
+        if on['trial'] and 'train' in data:
+            with checking('Sizes of pictures'):
+                try_sizes(runner, loops['train'].dataloader)
         for what in [what for what in data if what != 'train']:
             loop = loops[what]
             if on['evaluator']:

@@ -114,6 +114,13 @@ def try_first(runner: Runner, loop: ValLoop | TestLoop, what: str) -> dict[str, 
     raise problem
 
 
+def try_sizes(runner: Runner, loader: Any) -> None:
+    """Raise `PreflightError` if pictures of the training make no batch; see `check_sizes`."""
+    if type(loader) is DataLoader and is_mm(type(loader.dataset)) and not isinstance(loader.dataset, IterableDataset):
+        with _as_before(runner), _silent():
+            check_sizes(loader, 'training')
+
+
 def _can_be_tried(runner: Runner, loop: ValLoop | TestLoop) -> bool:
     """Whether mmengine's own loop and loader lead to what will be; a hook may have to prepare the model before."""
     loader: Any = getattr(loop, 'dataloader', None)

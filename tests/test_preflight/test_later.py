@@ -25,6 +25,16 @@ train_dataloader['dataset'] = dict(
 train_cfg['max_epochs'] = {}
 """
 YOLOX = "custom_hooks = [dict(type='YOLOXModeSwitchHook', num_last_epochs={})]\n"
+LOSS = """
+train_cfg['max_epochs'] = 2
+custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(action_epoch={}, loss=dict(type={}))])]
+"""
+MIXED = """
+custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(
+    action_epoch=1, batch_augments=dict(augments=[dict(type='Mixup', alpha=0.8)]))])]
+"""
+SCORES = "model['data_preprocessor'] = dict(num_classes=3, to_onehot=True)\n"
+SOFT = "model['head']['loss'] = dict(type='CrossEntropyLoss', use_soft=True)\n"
 DRAWN = "default_hooks = dict(visualization=dict(type='VisualizationHook', enable=True))\n"
 
 
@@ -36,6 +46,9 @@ DRAWN = "default_hooks = dict(visualization=dict(type='VisualizationHook', enabl
      'PipelineSwitchHook: its pipeline, from epoch 2 on, .*preflight.trial=False.: .*did you mean PackDetInputs'),
     (DETECTOR, SWITCH.format(1, "dict(type='LoadAnnotations', with_bbox=True), scale"), 'from epoch 2 on, would fail'),
     (CLASSIFIER, RECIPE.format("dict(type='ResizeEdge', scale=8)"), 'SwitchRecipeHook: .*from epoch 1 on, .* No `img`'),
+    (CLASSIFIER, LOSS.format(2, "'CrossEntropyLoss', use_soft=True"),
+     'SwitchRecipeHook: its loss, from epoch 2 on, would fail .*preflight.trial=False.: RuntimeError: The size of'),
+    (CLASSIFIER, LOSS.format(2, "'LabelSmoothLoss', label_smooth_val=0.1, num_classes=9"), 'has a num_classes of its '),
     (DETECTOR, YOLOX.format(15), 'YOLOXModeSwitchHook would stop the training before epoch 1: .*and CocoDataset '),
     (DETECTOR, MOSAIC.format(5) + REPEATED + YOLOX.format(2), 'before epoch 3: .* leave out Mosaic, RandomAffine, '
      'MixUp, and RepeatDataset cannot. Let MultiImageMixDataset be outermost'),
@@ -52,6 +65,9 @@ def test_a_failure_that_is_to_come(printed, text, lines, message):
     (DETECTOR, SWITCH.format(2, "dict(type='Gone')"), False),
     (DETECTOR, SWITCH.format(1, "*load, scale, dict(type='PackDetInputs')") + REPEATED, True),
     (CLASSIFIER, RECIPE.format("*pipeline"), False),
+    (CLASSIFIER, LOSS.format(3, "'CrossEntropyLoss', use_soft=True"), False),
+    (CLASSIFIER, LOSS.format(2, "'LabelSmoothLoss', label_smooth_val=0.1"), False),
+    (CLASSIFIER, SCORES + SOFT + LOSS.format(2, "'CrossEntropyLoss', use_soft=True, loss_weight=2.0"), False),
     (CLASSIFIER, DRAWN + "visualizer = dict(type='UniversalVisualizer')\n", False),
 ])
 def test_what_trains(printed, text, lines, told):
@@ -69,3 +85,9 @@ def test_a_missing_picture_is_no_matter_of_the_pipeline(printed, tmp_path):
     with pytest.raises(PreflightError, match='CustomDataset of the train: .*cat/gone.png is not there'):
         printed(CLASSIFIER, f"train_dataloader['dataset']['ann_file'] = '{tmp_path}/list.txt'"
                             + RECIPE.format('*pipeline'))
+
+
+@pytest.mark.parametrize(('lines', 'told'), [('', True), (SCORES + SOFT, False)])
+def test_pictures_that_are_not_mixed(printed, lines, told):
+    said = 'SwitchRecipeHook will mix no pictures from epoch 1 on: mmpretrain mixes scores alone'
+    assert (said in printed(CLASSIFIER, lines + MIXED)) is told

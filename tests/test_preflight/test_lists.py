@@ -6,7 +6,7 @@ import pytest
 from mmengine.registry import DATASETS
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.lists import check_list
+from rkan_mm.preflight.lists import check_list, tell_names
 
 LINES = {  # of a list of pictures, and what is said
     'a\tcat.png 0\r\nb/1.png 12\r\n': None,
@@ -49,3 +49,13 @@ def test_a_list_that_imagenet_finds_by_its_split(tmp_path):
     (tmp_path / 'meta/train.txt').write_bytes('猫.png 0\n狗.png 1'.encode('gbk'))
     with pytest.raises(PreflightError, match="ImageNet: '.*train.txt' is no text in UTF-8 .*: save it as such"):
         check_list(dict(type='ImageNet', data_root=str(tmp_path), split='train'), cls)
+
+
+@pytest.mark.parametrize(('text', 'told'), [
+    ('cat\r\nmy dog\r\n', ''), ('cat\n\n', "line 2 of"), ('\ufeffcat\ndog', "line 1 of")])
+def test_names_of_classes_in_a_file(tmp_path, capsys, text, told):
+    (tmp_path / 'classes.txt').write_bytes(text.encode())
+    tell_names(dict(type='CustomDataset', classes=str(tmp_path / 'classes.txt')))
+    out = capsys.readouterr().out
+    assert (told in out and 'is no name of a class' in out) if told else not out
+    tell_names(dict(type='CustomDataset', classes=('cat',)))

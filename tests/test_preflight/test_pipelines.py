@@ -63,7 +63,7 @@ def uneven(tmp_path):
 
 def test_pictures_of_several_sizes(printed, uneven):
     with pytest.raises(PreflightError, match=r'The pipeline of the validation gives pictures of several sizes, such as '
-                                             r'\(3, 32, 32\) and \(3, 34, 32\), which make no batch: end it by a step'):
+                                             r'\(3, 32, 32\) .*0.png. and \(3, 34, 32\) .*1.png., which make no batch'):
         printed(CLASSIFIER, uneven)
 
 
@@ -72,3 +72,20 @@ def test_pictures_of_several_sizes(printed, uneven):
     "val_dataloader['dataset']['pipeline'] = [pipeline[0], dict(type='Resize', scale=32), pipeline[1]]"])
 def test_pictures_that_make_a_batch(printed, uneven, cure):
     assert 'accuracy/top1' in printed(CLASSIFIER, uneven + cure)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_one_picture_of_another_size_among_many(printed, tmp_path, split):
+    """It would end the run when its batch comes, in a validation behind the first epoch."""
+    folder = make_pictures(tmp_path / 'many', count=14)
+    odd = folder / split / 'dog/7.png'
+    cv2.imwrite(str(odd), np.zeros((32, 40, 3), np.uint8))
+    lines = f"{split}_dataloader['dataset'].update(data_root='{folder}')\n"
+    if split == 'val':
+        lines += f"train_dataloader['dataset'].update(data_root='{folder}')\n"
+    with pytest.raises(PreflightError, match=f"and .3, 32, 40. .{odd}., which make no batch: end it by a step to one"):
+        printed(CLASSIFIER, lines)
+    if split == 'train':
+        lines += ("train_dataloader['dataset']['pipeline'] = [pipeline[0], dict(type='RandomResizedCrop', scale=32), "
+                  "pipeline[1]]\n")
+        assert 'accuracy/top1' in printed(CLASSIFIER, lines)
