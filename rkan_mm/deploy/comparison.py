@@ -38,8 +38,8 @@ class Comparison:
         milliseconds: of a picture, PyTorch's and the file's: the median of rounds that alternate.
         single: whether a picture has one label.
         metrics: of the config's evaluators on the validation set, PyTorch's and the file's.
-        boxes: of detectors: how many of PyTorch's the file has, too, and of how many. Those of one class with an IoU of
-            at least 0.5 are the same box.
+        boxes: of detectors: how many of PyTorch's the file has, too, and of how many that have an area. Those of one
+            class with an IoU of at least 0.5 are the same box.
         pixels: the largest difference of a coordinate of these.
     """
 
@@ -98,7 +98,7 @@ def _boxes(before: Sequence[BaseDataElement], after: Sequence[BaseDataElement]) 
     total, distances = 0, []
     for own, other in zip(before, after, strict=True):
         boxes = [plain_boxes(each.pred_instances) for each in (own, other)]
-        total += len(boxes[0])
+        total += int((boxes[0][:, 2:] > boxes[0][:, :2]).all(1).sum())  # without an area none is found again
         distances += [(boxes[0][i] - boxes[1][j]).abs().max().item() for i, j in changes(own, other, 0.0).kept]
     return (len(distances), total), max(distances, default=0.0)
 

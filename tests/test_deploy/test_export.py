@@ -224,9 +224,10 @@ def test_a_file_that_finds_nothing_or_boxes_elsewhere(count, shift, metric, scor
     from rkan_mm.deploy import comparison
 
     def found(count, shift=0.0):
-        corners = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])[:count] + torch.tensor([shift, 0, shift, 0])
+        corners = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [5, 0, 5, 9]])  # the last has no area
+        corners = corners[:count and count + 1] + torch.tensor([shift, 0, shift, 0])
         return [BaseDataElement(pred_instances=InstanceData(
-            bboxes=corners, scores=torch.ones(count), labels=torch.zeros(count)))]
+            bboxes=corners, scores=torch.ones(len(corners)), labels=torch.zeros(len(corners))))]
 
     model = object()
     monkeypatch.setattr(comparison.files, 'read', lambda path, form: (None, dict(task='detection')))
