@@ -136,7 +136,7 @@ def measure(case: Case, rounds: int, running: Running = CPU, batch: int | None =
     layers = {'ours': ours}
     if not isinstance(ours, SharedKANConv2d):
         layers['ours, low memory'] = running.place(case.ours(memory='low'))
-        if running.device != 'cpu':
+        if running.device != 'cpu' and not running.compile:  # compiled, both would be PyTorch's form
             layers |= {'fused': Forced(ours, True), 'by planes': Forced(ours, False)}
     result = ratios(case, layers, rounds, running, batch)
     if case.naive is not None:

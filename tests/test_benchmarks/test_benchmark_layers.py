@@ -93,6 +93,15 @@ def test_linear_cases_differ_in_the_basis_alone():
     assert linear('a', dict(type='RSWAF')).ours().basis_weight.shape == (256, 784, 8)
 
 
+@pytest.mark.parametrize('compile', [False, True])
+def test_forms_of_kernels_are_not_compared_where_there_are_none(compile, monkeypatch):
+    """On a GPU; a graph of the compiler has PyTorch's form of these layers, whatever is forced."""
+    monkeypatch.setattr(timing.Running, 'place', lambda self, thing: thing)
+    monkeypatch.setattr(layers, 'ratios', lambda case, forms, *_: {name: name for name in forms})
+    forms = layers.measure(SMALL['conv'], 1, timing.Running('cuda', compile=compile))['forms']
+    assert [*forms] == ['ours', 'ours, low memory', *([] if compile else ['fused', 'by planes']), 'naive']
+
+
 def test_a_captured_step_keeps_what_its_graph_reads(monkeypatch):
     """Nothing else may hold on to its input."""
     monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: None)
