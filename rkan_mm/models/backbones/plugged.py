@@ -85,9 +85,15 @@ def plug(block: nn.Module, cfg: dict, position: str | None = None) -> None:
     name, layer = build_plugin_layer(args, args.pop('postfix', ''), in_channels=channels)
     if hasattr(block, name):
         raise ValueError(f'{type(block).__name__} has a {name!r} already; give the plugin a postfix')
-    block.add_module(name, layer)
+    block.add_module(name, _like(layer, block))
     module = conv or getattr(block, f'norm{number}', None) or getattr(block, f'bn{number}')
     Tap(block, name, next(key for key, child in block.named_children() if child is module), after=conv is None)
+
+
+def _like(layer: nn.Module, module: nn.Module) -> nn.Module:
+    """A new layer on the device and in the dtype of a module's weights."""
+    weight = next(module.parameters(), None)
+    return layer if weight is None else layer.to(weight.device, weight.dtype)
 
 
 def with_args(who: str, backbone: dict | nn.Module, **args: Any) -> dict | nn.Module:
@@ -148,7 +154,7 @@ def plugged_backbone(backbone: dict | nn.Module, plugins: Sequence[dict] = (),
             model.get_submodule(name)
         except AttributeError as error:
             raise ValueError(f'{who} has no module {name!r}: {error}') from error
-        setattr(model.get_submodule(parent), child, MODELS.build(cfg))
+        setattr(model.get_submodule(parent), child, _like(MODELS.build(cfg), model))
     for plugin in plugins:
         _plug_all(model, who, **plugin)
     model.train(model.training)  # what the backbone freezes takes in the new layers

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from torch.utils.hooks import RemovableHandle
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from rkan_mm.models import RKANet
+from rkan_mm.models import RKANet, plugged_backbone
 from rkan_mm.registry import MODELS
 
 
@@ -26,8 +26,10 @@ def test_a_backbone_in_another_dtype_device_or_number_of_channels(change):
     channels = change.pop('in_channels', 3)
     plain = MMENGINE_MODELS.build(dict(type='mmpretrain.ResNet', depth=18, in_channels=channels, base_channels=8,
                                        stem_channels=8)).to(**change)
-    net = RKANet(plain, ('layer3', 'layer4'))
     first = next(plain.parameters())
+    plain = plugged_backbone(plain, [dict(cfg=dict(type='rkan_mm.ECA'))],
+                             replace=dict(bn1=dict(type='torch.nn.BatchNorm2d', num_features=8)))
+    net = RKANet(plain, ('layer3', 'layer4'))
     assert {(p.dtype, p.device.type) for p in net.parameters()} == {(first.dtype, first.device.type)}
     out = net(torch.rand(2, channels, 64, 64).to(first))[-1]
     assert (out.shape, out.dtype, out.device) == ((2, 64, 2, 2), first.dtype, first.device)
