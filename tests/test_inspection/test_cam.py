@@ -1,5 +1,9 @@
 """Where models look: maps of classifiers and of boxes of four detectors, whose gradients are those of the score."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ from torch.testing import assert_close
 from rkan_mm.inspection.cam import BoxTarget, ClassTarget, Scores, activation_map, cam_layer
 from rkan_mm.inspection.comparison import plain_boxes
 from rkan_mm.inspection.fields import receptive_field, square_with
+from rkan_mm.inspection.report.where import show_field
 from rkan_mm.inspection.swap import at_rest, without_block
 from rkan_mm.models import RKANet
 
@@ -184,6 +189,23 @@ def test_receptive_field_of_a_known_net():
     assert not model[1]._forward_hooks
     with pytest.raises(ValueError, match='Flatten gives no feature maps'):
         receptive_field(model, flat := torch.nn.Flatten(), [torch.randn(1, 3, 9, 9)], lambda x: flat(model(x)))
+
+
+def test_receptive_field_of_a_layer_of_the_neck():
+    """The backbone alone was run, and the page said that the layer gives no feature maps."""
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.neck = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 3, padding=1)
+
+        def extract_feat(self, x):
+            return self.neck(self.backbone(x))
+
+    torch.manual_seed(0)
+    model, page = Net(), MagicMock(data={})
+    subject = SimpleNamespace(model=model, samples=[0], batch=lambda sample: dict(inputs=torch.rand(1, 3, 15, 15)))
+    show_field(SimpleNamespace(page=page, subject=subject, say=print, without_blocks=nullcontext), 'neck', model.neck)
+    assert page.data['receptive_field']['with its blocks']['0.9'] == 5
 
 
 def test_a_layer_that_nothing_depends_on():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from mmengine.structures import BaseDataElement
@@ -94,7 +95,8 @@ def show_field(study: Study, name: str, layer: nn.Module) -> None:
     section, model = study.page.section('Effective receptive field'), study.subject.model
     study.say(f'Receptive field of {name}')
     images = [study.subject.batch(sample)['inputs'] for sample in study.subject.samples[:IMAGES]]
-    run = model.backbone if hasattr(model, 'backbone') else lambda x: model(x, mode='tensor')
+    backbone = getattr(model, 'backbone', partial(model, mode='tensor'))
+    run = getattr(model, 'extract_feat', backbone)  # with the neck, where there is one
     try:
         fields = {'with its blocks': receptive_field(model, layer, images, run)}
     except ValueError as error:  # --cam-layer may name anything
