@@ -13,6 +13,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.utils import get_object_from_string
 
 from rkan_mm.engine.run_error import PreflightError
+from rkan_mm.preflight.annotations import some
 from rkan_mm.preflight.config import MM
 
 SHIPPED = Path(__file__).parents[1] / '.mim/configs'
@@ -33,6 +34,10 @@ def find_config(config: str) -> str:
     name = config.removeprefix(SCOPE).removesuffix('.py')
     if Path(name).name in shipped and (name == Path(name).name or str(shipped[Path(name).name]).endswith(f'{name}.py')):
         return str(shipped[Path(name).name])
+    if Path(config).is_dir():
+        inside = sorted(path.name for path in Path(config).glob('*.py'))
+        raise PreflightError(f'Config {config!r} is a folder' + (f': give one of its files, {some(inside)}.' if inside
+                                                                else ', and has no config in it.'))
     near = difflib.get_close_matches(Path(name).name, shipped, n=3)
     raise PreflightError(f'Config {config!r} does not exist' + (
         f'; did you mean {" or ".join(near)}? rkan_mm has these by name.' if near else '.'))

@@ -20,7 +20,7 @@ from rich.progress import track
 from rkan_mm.engine.safe_loading import safe_loading
 from rkan_mm.preflight import PreflightError, check_checkpoint
 from rkan_mm.preflight.building import building
-from rkan_mm.preflight.config import LIBRARIES, dicts_with, kind, scope
+from rkan_mm.preflight.config import LIBRARIES, dicts_with, is_mm, kind, scope
 from rkan_mm.preflight.datasets import class_names, common, data_sets
 from rkan_mm.preflight.red import warn_in_red
 from rkan_mm.preflight.values import check_predictions
@@ -78,6 +78,7 @@ def infer(cfg: Config, checkpoint: str, images: Sequence[str], out_dir: str, sco
             _name_classes(inferencer, cfg, content)
         else:
             inferencer = _cls_inferencer()(cfg, pretrained=checkpoint, device=device)
+            _refuse_others(inferencer.model)
     warning = load_whole(inferencer.model, content, checkpoint, allow_partial, cfg)
     try:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
@@ -225,6 +226,16 @@ def _cls_inferencer() -> type:
             yield from map(default_collate, self._get_chunk_data(results, batch_size))
 
     return Inferencer
+
+
+def _refuse_others(model: Any) -> None:
+    """Models of mmpretrain that answer by no scores of classes, as for retrieval, captions or several tasks."""
+    tasks = hasattr(getattr(model, 'head', None), 'task_heads')
+    known = any(base.__name__ == 'BaseClassifier' for base in type(model).__mro__) or not is_mm(type(model))
+    if tasks or not known:
+        raise PreflightError('Of mmpretrain, classifiers of one task predict here, and the model is '
+                             f'{type(model.head if tasks else model).__name__}: see its predictions by tools/test.py '
+                             'with --out.')
 
 
 def _name_classes(inferencer: Any, cfg: Config, content: dict) -> None:

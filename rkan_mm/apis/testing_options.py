@@ -41,7 +41,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
 
 def check_test(cfg: Config) -> None:
     """Raise `PreflightError` if a config does not say by what to test."""
-    if not cfg.get('test_dataloader') or not cfg.get('test_evaluator') or cfg.get('test_cfg') is None:
+    if not cfg.get('test_dataloader') or cfg.get('test_evaluator') is None or cfg.get('test_cfg') is None:
         raise PreflightError('The config has no test_dataloader, test_evaluator and test_cfg: to test it on its '
                              'validation data, write test_dataloader = val_dataloader, and so on.')
 

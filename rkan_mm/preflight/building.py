@@ -70,6 +70,8 @@ CURES: tuple[tuple[str, str], ...] = (
     ('KeyError: (width|height)$', 'the annotations lack the width and height of pictures, by which filter_cfg and '
                                   'AspectRatioBatchSampler go: write them, or leave these two out'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
+    ("no attribute 'gt_label'", 'the pictures have no labels: look at with_label and ann_file of their data set'),
+    ('Only py/yml/yaml/json', 'the config comes first, then the checkpoint'),
     ('KeyError: img_path$', "the folder of mmpretrain's pictures is data_prefix='...', or dict(img_path='...'): img "
                             'is of mmdet'),
     ('meta information of the .*dataset', 'the parts of a ConcatDataset name the same classes: write them in each'),

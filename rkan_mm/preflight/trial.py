@@ -55,6 +55,8 @@ CURES = (
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
                                               "LoadAnnotations(with_bbox=True), and 'instances' in meta_keys"),
     ("too many dimensions 'str'", 'gt_label is of numbers of classes, not of their names'),
+    ("KeyError: 'gt_label'", 'its pictures have no labels: look at with_label and ann_file; to predict alone, '
+     'test_evaluator=[] with --out'),
     ("KeyError: 'gt_label_difficult'", 'PackInputs of its pipeline does not keep it: add it to meta_keys'),
     ("img_meta.get|KeyError: '(img_id|img_path|img_shape|ori_shape|scale_factor)'",
      'PackDetInputs of its pipeline does not keep it: add it to meta_keys; or the ann_file lacks it'),

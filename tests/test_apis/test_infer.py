@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -212,3 +213,16 @@ def test_a_full_disk_or_card_is_no_matter_of_the_pictures(images, tmp_path, monk
     monkeypatch.setattr(infer.mmengine, 'dump', full)
     with pytest.raises(PreflightError, match=f'The images cannot be predicted: .*{error.args[-1][:12]}'):
         infer.main([*arguments, str(images), '--out-dir', str(tmp_path / 'out')])
+
+
+@pytest.mark.parametrize(('model', 'name'), [
+    (dict(type='ImageClassifier', head=dict(type='MultiTaskHead', in_channels=32, task_heads=dict(
+        a=dict(type='LinearClsHead', num_classes=2)))), 'MultiTaskHead'),
+    (dict(type='ImageClassifier', head=dict(type='LinearClsHead', in_channels=32, num_classes=2)), None),
+    (dict(type='SimCLR', head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss'))), 'SimCLR'),
+])
+def test_models_that_answer_by_no_scores_of_classes(model, name):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = MMENGINE_MODELS.build(dict(model, backbone=dict(type='ResNet', depth=18, base_channels=4)))
+    with pytest.raises(PreflightError, match=f'the model is {name}: see .* tools/test.py') if name else nullcontext():
+        infer._refuse_others(built)

@@ -94,7 +94,11 @@ MISTAKES = {
     'train det.py --seed 1 --gpu-ids 0': 'for --seed: --cfg-options randomness.seed=N; for --gpu-ids: CUDA_VISIBLE_DEV',
     'train': 'the following arguments are required: config',
     'test det.py': 'the following arguments are required: checkpoint',
-    'test det.pth det.py': 'Only py/yml/yaml/json type are supported',
+    'test det.pth det.py': 'Only py/yml/yaml/json type are supported .*the config comes first, then the checkpoint',
+    'train shapes': "Config 'shapes' is a folder, and has no config in it",
+    'train .': "Config '.' is a folder: give one of its files, ",
+    'train cls.py --cfg-options train_dataloader.dataset.with_label=False':
+        'the pictures have no labels: look at with_label and ann_file of their data set',
     'test det.py cls.pth': 'entries of the model are not in it .*give the config that it was trained with, or --allow',
     'test cls.py det.pth': "'det.pth' fits nothing of the model",
     f'test {DET} --out res.json': "'res.json' must end in .pkl or .pickle, .* by --out-item metrics",

@@ -110,6 +110,15 @@ def test_predictions_of_tta_configs(tmp_path):
         assert cfg.tta_model.type.endswith(('DetTTAModel', 'AverageClsScoreTTA'))
 
 
+def test_predictions_of_pictures_without_labels(classifier, tmp_path):
+    argv = [*classifier, '--work-dir', str(tmp_path), '--out', str(tmp_path / 'out.pkl'), '--cfg-options',
+            'test_dataloader.dataset.with_label=False']
+    with pytest.raises(PreflightError, match=r'have no labels: .* to predict alone, test_evaluator=\[\] with --out'):
+        runner.test(argv)
+    assert runner.test([*argv, 'test_evaluator=[]']) == {}
+    assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 6
+
+
 def test_views_of_a_picture_are_not_drawn(classifier, tmp_path):
     with pytest.raises(PreflightError, match='--tta: mmpretrain cannot draw several views of one picture. Leave out'):
         runner.test([*classifier, '--work-dir', str(tmp_path), '--tta', '--show-dir', 'drawn'])
