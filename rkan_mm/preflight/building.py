@@ -83,6 +83,11 @@ CURES: tuple[tuple[str, str], ...] = (
     ('^KeyError: (debug|info|warning|error)$', 'levels are written in capitals, such as INFO'),
     ('to have [0-9]+ channels, but got', 'a part takes another number of channels than it is given: look at its '
                                          'in_channels, and with benchmark at --shape, which is B C H W'),
+    ("'mix_results' in results", 'Mosaic, MixUp and CopyPaste mix pictures of a data set: they stand in the pipeline '
+     "of dict(type='MultiImageMixDataset', dataset=..., pipeline=[...]) around it"),
+    ('results does not contain masks', 'CopyPaste pastes objects by their masks: LoadAnnotations(with_mask=True)'),
+    ('Cannot find valid image after', 'a step of the pipeline, as FilterAnnotations or a crop, leaves no object of any '
+                                      'picture'),
     (MEMORY, 'lower the batch size, which is train_dataloader.batch_size of a training, --batch-size of infer and in '
              '--shape of benchmark, or see the table on memory in the docs'),
 )

@@ -102,6 +102,7 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
         evaluators = list(dicts_with(cfg.get(f'{split}_evaluator'), 'type'))
         gallery = (cfg.get('model') or {}).get('prototype') if split != 'train' else None  # of a retriever
         for dataset in (*data_sets(cfg.get(f'{split}_dataloader')), *data_sets(gallery)):
+            _check_of_mm_2(dataset, cfg)
             if on['paths']:
                 check_paths(dataset, cfg)
             class_names(dataset, cfg)
@@ -120,6 +121,20 @@ def check_data_sets(cfg: Config, splits: tuple[str, ...]) -> None:
         first = {split: next(data_sets(cfg.get(f'{split}_dataloader')), None) for split in ('train', 'val', 'test')}
         check_same_classes({split: class_names(dataset, cfg) for split, dataset in first.items()
                             if dataset is not None and not dataset.get('return_classes')}, used=())
+
+
+def _check_of_mm_2(dataset: dict, cfg: Config) -> None:
+    """Several files, and folders, as mmdet 2 took them."""
+    cls: Any = dataset_class(dataset, cfg)
+    if not any(base.__name__ == 'BaseDetDataset' for base in getattr(cls, '__mro__', ())) or not is_mm(cls, '__init__'):
+        return
+    ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
+    if isinstance(ann_file, (list, tuple)):
+        raise PreflightError(f'{kind(dataset)}: ann_file is a list, and mmdet takes one file: write '
+                             "dict(type='ConcatDataset', datasets=[...]), with a data set for each.")
+    if isinstance(prefix, str):
+        raise PreflightError(f'{kind(dataset)}: data_prefix is the text {prefix!r}, and mmdet takes names of folders: '
+                             f'data_prefix=dict(img={prefix!r}), for XML files dict(sub_data_root={prefix!r}).')
 
 
 def check_same_classes(found: dict[str, tuple[str, ...] | None], used: Collection[str]) -> None:

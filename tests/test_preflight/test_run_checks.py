@@ -63,6 +63,15 @@ CASES = {
         r'model.bbox_head \(RetinaHead\) has num_classes=80; CocoDataset of the train has 5 \(disc, .*\). Set '
         'model.bbox_head.num_classes=5. To run all the same: --cfg-options preflight.classes=False'),
     'a head of fewer classes': (['model.bbox_head.num_classes=4'], 'has num_classes=4; CocoDataset of the train has 5'),
+    'several files as in mmdet 2': (
+        ["train_dataloader.dataset.ann_file=['annotations/train.json','annotations/val.json']"],
+        "CocoDataset: ann_file is a list, and mmdet takes one file: write dict.type='ConcatDataset', datasets="),
+    'a folder as in mmpretrain': (
+        ['train_dataloader.dataset.data_prefix=train'],
+        r"data_prefix is the text 'train', and mmdet takes names of folders: data_prefix=dict\(img='train'\), for XML"),
+    'a mosaic of one picture': (
+        ['train_dataloader.dataset.pipeline.3.type=Mosaic', 'train_dataloader.dataset.pipeline.3.prob=1.0'],
+        "mix_results.*MultiImageMixDataset', dataset="),
     'an evaluator of another split': (
         ['val_evaluator.ann_file={data}/annotations/train.json'],
         'CocoMetric of the validation has other annotations than its data set: 2 of 2 images are not so in it'),
