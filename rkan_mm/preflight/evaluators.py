@@ -7,7 +7,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from .red import warn_in_red
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
 OF_LINES = 'CrowdHumanMetric'
 OF_LVIS = 'LVISMetric'
+OF_CITIES = 'CityScapesMetric'
 CURE = 'Give the evaluator the ann_file of this data set. To run all the same: --cfg-options preflight.evaluator=False'
 
 
@@ -46,7 +47,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     if not _is_read_by_mm(dataset):
         return
     metrics = [metric for metric in metrics if is_mm(type(metric))
-               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES, OF_LVIS}]
+               and type(metric).__name__ in {*OF_COCO, *OF_OBJECTS, OF_LINES, OF_LVIS, OF_CITIES}]
     if not metrics or not hasattr(dataset, 'get_data_info'):
         return
     if any(type(metric).__name__ == 'VOCMetric' for metric in metrics):
@@ -60,6 +61,8 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
     for metric in metrics:
         if type(metric).__name__ == OF_LINES:
             _check_lines(infos, metric, sampler_of(loop.dataloader), what)
+        if type(metric).__name__ == OF_CITIES and not metric.format_only and not metric.backend_args:
+            _check_cities(infos, what)
         if type(metric).__name__ == OF_LVIS and metric._lvis_api:
             _check_lvis_json(infos, names_of(dataset), metric._lvis_api, what)
         if type(metric).__name__ not in OF_COCO:
@@ -108,6 +111,16 @@ def _check_lines(infos: list[dict], metric: Any, sampler: Any, what: str) -> Non
         raise PreflightError(f'{OF_LINES} of the {what} has other lines in its ann_file ({len(theirs)}) than its data '
                              f'set has images ({len(mine)}), from number {place + 1} on: give both the same, in one '
                              'order. To run all the same: --cfg-options preflight.evaluator=False')
+
+
+def _check_cities(infos: Sequence[dict], what: str) -> None:
+    """CityScapesMetric finds maps of instances by the names of pictures, when all is predicted."""
+    maps = [str(info['img_path']).replace('leftImg8bit.png', 'gtFine_instanceIds.png').replace('leftImg8bit', 'gtFine')
+            for info in infos]
+    if missing := [path for path in maps if not Path(path).exists()]:
+        raise PreflightError(f'{OF_CITIES} of the {what} judges by {len(maps)} maps of instances, and {len(missing)} '
+                             f'are not there, such as {missing[0]}: they lie as those of Cityscapes do. To run all the '
+                             'same: --cfg-options preflight.evaluator=False')
 
 
 def _check_lvis_json(infos: Sequence[dict], classes: Sequence[str] | None, api: Any, what: str) -> None:

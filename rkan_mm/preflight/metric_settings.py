@@ -18,6 +18,8 @@ def check_settings(metric: Any) -> None:
         _check_lvis()
     if type(metric).__name__ == 'VOCMetric':
         _check_voc(metric)
+    if type(metric).__name__ == 'CityScapesMetric':
+        _check_cityscapes(metric)
     if type(metric).__name__.endswith('CocoMetric'):
         _check_coco(metric)
 
@@ -38,6 +40,13 @@ def _check_voc(metric: Any) -> None:
                          'as [0.5, 0.75]')
     if metric.metric == 'mAP' and metric.scale_ranges:
         raise ValueError(f'scale_ranges={metric.scale_ranges}, of whose figures mmdet can give no mean: leave it out')
+
+
+def _check_cityscapes(metric: Any) -> None:
+    """CityScapesMetric looks names of classes up among those of Cityscapes."""
+    known = importlib.import_module('cityscapesscripts.helpers.labels').name2label
+    if odd := [name for name in (metric.dataset_meta or {}).get('classes') or () if name not in known]:
+        raise ValueError(f'Cityscapes has no class {odd[0]}, and CityScapesMetric is for its own: take CocoMetric')
 
 
 def _check_recall(metric: Any) -> None:

@@ -60,6 +60,8 @@ def figures_by_settings(metric: Any) -> dict[str, float] | None:
     name, keys = type(metric).__name__, None
     if name == 'CrowdHumanMetric':
         keys = [dict(AP='mAP', MR='mMR', JI='JI')[each] for each in metric.metrics]
+    elif name == 'CityScapesMetric':
+        keys = ['mAP', 'AP@50']
     elif name == 'OpenImagesMetric':
         keys = [*(f'AP{int(each * 100):02d}' for each in metric.iou_thrs), 'mAP']
     elif name == 'LVISMetric' and not metric.classwise and {*metric.metrics} <= {'bbox', 'segm'}:

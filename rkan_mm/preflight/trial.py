@@ -41,7 +41,7 @@ OF_LABELS = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecis
 JUDGED = (*OF_LABELS, 'CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoPanopticMetric')
 """Metrics that give figures for one image."""
 
-PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric',
+PROCESSING = ('OpenImagesMetric', 'CocoOccludedSeparatedMetric', 'LVISMetric', 'CrowdHumanMetric', 'CityScapesMetric',
               'VOCMultiLabelMetric', 'VOCAveragePrecision')
 """Metrics that take in one image alone, without a figure; what some will give stands in their settings."""
 
@@ -205,6 +205,8 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
     with tempfile.TemporaryDirectory() as folder:
         try:
             metric.results, metric.outfile_prefix = [], f'{folder}/trial'
+            if name == 'CityScapesMetric':
+                metric.outfile_prefix = folder  # to which it adds the names of pictures
             if name == 'CocoPanopticMetric':
                 metric.seg_out_dir = folder  # it draws each picture when it takes it in
             metric.process(batch, [output.to_dict() if hasattr(output, 'to_dict') else output for output in outputs])

@@ -138,6 +138,7 @@ def test_settings_at_which_the_metric_of_voc_would_stop_when_all_is_predicted(tr
      'bbox_APf'),
     (named('LVISMetric', metrics=['proposal']), None),
     (named('LVISMetric', metrics=['bbox'], classwise=True), None),
+    (named('CityScapesMetric'), 'mAP AP@50'),
     (named('VOCMultiLabelMetric'), None),
 ])
 def test_figures_by_settings(metric, figures):

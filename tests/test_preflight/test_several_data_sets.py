@@ -1,6 +1,7 @@
 """Data sets that are joined, and evaluators with a metric for each: what mmdet takes, and what goes wrong."""
 
 import json
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ from small_runs import DETECTOR, write_run
 from rkan_mm.apis import infer, runner
 from rkan_mm.preflight import PreflightError
 from rkan_mm.preflight.datasets import common
-from rkan_mm.preflight.evaluators import _check_lvis_json
+from rkan_mm.preflight.evaluators import _check_cities, _check_lvis_json
+from rkan_mm.preflight.metric_settings import _check_cityscapes
 
 JOINED = """
 first = train_dataloader['dataset']
@@ -88,3 +90,17 @@ def test_a_json_that_lvis_judges_by(case):
     api = SimpleNamespace(imgs={7: image}, cats=dict(enumerate(categories[::changes.get('order', 1)])))
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
         _check_lvis_json([dict(img_id=7, img_path='data/val2017/7.jpg')], ('cat', 'owl'), api, 'test')
+
+
+def test_what_cityscapes_is_judged_by(tmp_path, monkeypatch):
+    place = tmp_path / 'leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png'
+    maps = tmp_path / 'gtFine/val/ulm/ulm_000000_000019_gtFine_instanceIds.png'
+    with pytest.raises(PreflightError, match='1 maps of instances, and 1 are not there, such as .*_gtFine_instanceIds'):
+        _check_cities([dict(img_path=str(place))], 'test')
+    maps.parent.mkdir(parents=True)
+    maps.touch()
+    _check_cities([dict(img_path=str(place))], 'test')
+    monkeypatch.setitem(sys.modules, 'cityscapesscripts.helpers.labels', SimpleNamespace(name2label=dict(car=1)))
+    _check_cityscapes(SimpleNamespace(dataset_meta=dict(classes=('car',))))
+    with pytest.raises(ValueError, match='Cityscapes has no class owl, and CityScapesMetric is for its own: take Coco'):
+        _check_cityscapes(SimpleNamespace(dataset_meta=dict(classes=('car', 'owl'))))
