@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import math
 import multiprocessing
@@ -141,8 +142,16 @@ def measure(config: str, images: int, threads: int) -> dict:
     return queue.get()
 
 
+def _state(cfg: Config) -> str:
+    """Of a config; another one wherever something of it is changed."""
+    text = json.dumps(cfg.to_dict(), sort_keys=True, default=lambda value: getattr(value, '__name__', repr(value)))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line of tools/benchmark_steps.py. What is in ``--out`` for so many images is not measured again.
+    """Command line of tools/benchmark_steps.py.
+
+    What is in ``--out`` for so many images, of the config as it is now, is not measured again.
 
     Raises:
         PreflightError: ``--out`` holds what was measured on another machine, by other threads or PyTorch.
@@ -154,13 +163,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--out', type=file_to_write, help='json file for the results')
     args = parser.parse_args(argv)
     args.config = [find_config(config) for config in args.config]
+    states = {}
     for config in args.config:  # before any is measured
-        image_size(read_config(config))
+        image_size(cfg := read_config(config))
+        states[config] = _state(cfg)
     out = Path(args.out) if args.out else None
     this = dict(processor=processor(), threads=torch.get_num_threads(), torch=torch.__version__)
     try:
         results = json.loads(out.read_text()) if out and out.is_file() else []
-        done = {(result['config'], result['images']) for result in results}
+        results = [result for result in results if result['images'] != args.images or result.get('state') in (
+            None, *states.values()) or result['config'] not in [Path(config).stem for config in states]]
+        done = {(result['config'], result['images'], result.get('state')) for result in results}
         others = [here for result in results if (here := {name: result.get(name, mine) for name, mine in this.items()})
                   != this]
     except (ValueError, KeyError, TypeError) as error:
@@ -172,9 +185,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise PreflightError(f'{args.out!r} has what was measured on {theirs}, this is {mine}, and they would stand in '
                              'one table: name another file by --out.')
     for config in args.config:
-        if (Path(config).stem, args.images) in done:
+        if {(Path(config).stem, args.images, state) for state in (None, states[config])} & done:  # older ones have none
             continue
-        results.append(measure(config, args.images, torch.get_num_threads()))
+        results.append(measure(config, args.images, torch.get_num_threads()) | dict(state=states[config]))
         if out:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text('[\n' + ',\n'.join(f' {json.dumps(result)}' for result in results) + '\n]\n')

@@ -86,6 +86,11 @@ def test_what_is_measured_again(tmp_path, monkeypatch):
     for images in (1, 1, 8):
         steps.main([name, '--images', str(images), '--out', str(out)])
     assert [result['images'] for result in json.loads(out.read_text())] == [1, 8]
+    changed = tmp_path / f'{name}.py'  # it was shown with the figures of before
+    changed.write_text(f"_base_ = 'rkan_mm::{name}.py'\nmodel = dict(neck=dict(num_outs=6))")
+    steps.main([str(changed), '--out', str(out)])
+    first, second = json.loads(out.read_text())
+    assert (first['images'], second['images'], first['state'] == second['state']) == (8, 1, False)
     other = dict(config=name, images=2, size=[1, 1], processor='another', threads=1, torch='2.9')
     out.write_text(json.dumps([other]))
     with pytest.raises(PreflightError, match='out.json. has what was measured on another, 1 threads, torch 2.9, this '):
