@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from rkan_mm.teaching import teach
 
 from .folding import Folding
@@ -55,6 +57,23 @@ def teach_parts() -> None:
         if (part := getattr(sys.modules.get(module), cls, None)) is not None:
             for method in ('__setattr__', 'add_module'):
                 teach(part, method, partial(_refuse_in_attention, names, always))
+    if (mkldnn := sys.modules.get('torch.utils.mkldnn')) is not None:
+        teach(mkldnn, 'to_mkldnn', _leave_kan)
+
+
+def _leave_kan(plain: Callable, module: nn.Module, *args, **kwargs) -> nn.Module:
+    """It takes KAN layers for those of their parent class; they know tensors in MKL-DNN's layout as they are."""
+    if isinstance(module, Folding):
+        return module
+    held = [(parent, name, child) for parent in module.modules() for name, child in parent._modules.items()
+            if isinstance(child, Folding)]
+    for parent, name, _ in held:
+        parent._modules[name] = nn.Identity()
+    try:
+        return plain(module, *args, **kwargs)
+    finally:
+        for parent, name, child in held:
+            parent._modules[name] = child
 
 
 def _refuse_in_attention(names: tuple[str, ...], always: bool, plain: Callable, part: Any, name: str,

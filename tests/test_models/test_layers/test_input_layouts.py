@@ -1,9 +1,12 @@
 """Inputs without strides, and layers without inputs: as in PyTorch's layers."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils import mkldnn
 
 from rkan_mm.models import GroupedKANConv2d, KANConv2d, KANConvTranspose2d, KANLinear, SharedKANConv2d
 
@@ -23,6 +26,21 @@ def test_mkldnn(kind):
         y = layer(x.to_mkldnn())
         assert y.layout == ordinary(x.to_mkldnn()).layout
         assert_close(y.to_dense(), layer(x))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no MKL-DNN')
+@pytest.mark.parametrize('options', [{}, dict(with_base=False), dict(normalization=dict(type='BN'))], ids=str)
+def test_a_model_by_torchs_to_mkldnn(options):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), KANConv2d(4, 4, 3, **options), nn.Sequential(KANConvTranspose2d(4, 4, 2)),
+                          nn.BatchNorm2d(4), nn.Flatten(), KANLinear(144, 3)).eval()
+    x = torch.rand(2, 3, 9, 9)
+    with torch.no_grad():
+        expected = model(x)
+        found = mkldnn.to_mkldnn(copy.deepcopy(model))
+        assert [type(layer).__name__ for layer in found][:2] == ['MkldnnConv2d', 'KANConv2d']
+        assert_close(found(x.to_mkldnn()).to_dense(), expected)
+    layer = KANLinear(4, 3)
+    assert mkldnn.to_mkldnn(layer) is layer
 
 
 @pytest.mark.filterwarnings('ignore:Sparse')
