@@ -73,6 +73,7 @@ def steps(dry: bool = False) -> list[Step]:
     fast, images = running(*flags), shape(128, 224, 224, gray)
     one = ('benchmark', detector, *shape(1, 640, 1066), *rounds(25))
     small = ('--batch', '1') if dry else ()
+    half = () if dry else ('--amp', 'fp16')  # in which mmcv's NMS does not run on a CPU
     conv, linear = (('conv',), ('linear',)) if dry else (('conv-gpu',), ('linear-gpu', 'linear'))
     of_shared = {name: Step(name, ('benchmark-layers', 'shared' if dry else 'shared-gpu', *small, *rounds(20),
                                    *running('--amp', 'fp16', *flags)), 40) for name, flags in SHARED.items()}
@@ -86,7 +87,7 @@ def steps(dry: bool = False) -> list[Step]:
         Step('linear layers', ('benchmark-layers', *linear, *small, *rounds(15), *running('--amp', 'bf16')), 60),
         Step('convolutions', ('benchmark-layers', *conv, *small, *rounds(15), *running('--amp', 'fp16')), 45),
         Step('detector, training', ('benchmark', detector, '--detector', '--train', *shape(8, 640, 640), *rounds(8),
-                                    *running('--amp', 'fp16')), 45, True),
+                                    *running(*half)), 45, True),
         Step(NOISE, ('benchmark', net, '--baseline', net, *images, *rounds(15), *fast), 30),
         _pytest('tests of training', 75, 'test_models/test_gpu_training.py', 'test_models/test_parity.py', '-k',
                 'not compile', needs_ops=True),

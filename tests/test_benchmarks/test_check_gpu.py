@@ -143,6 +143,13 @@ def test_steps_name_configs_and_tests_that_there_are(dry):
     assert all(path.is_file() for step in steps() for path in map(gpu.Path, step.arguments) if path.suffix == '.py')
 
 
+def test_a_dry_run_asks_nothing_that_a_cpu_cannot():
+    """Graphs, the compiler, and half precision in detectors, which mmcv's NMS has not there."""
+    for step in steps(dry=True):
+        assert not {'--cuda-graph', '--compile', 'fp16', 'cuda'} & {*step.arguments} or step.arguments[0] == 'pytest'
+        assert not {'--detector', '--amp'} <= {*step.arguments}
+
+
 def test_goals_of_a_record():
     ratio = [dict(throughput_ratio=0.97), dict(throughput_ratio=0.7)]
     found = gpu.goals([dict(name='inference', results=ratio), dict(name='training', state='failed (1)')])

@@ -285,6 +285,12 @@ def test_operations_of_mmcv_that_are_not_there(error):
         raise ImportError(error)
 
 
+@pytest.mark.parametrize('dtype', ['BFloat16', 'Half'])
+def test_operations_of_mmcv_without_half_precision(dtype):
+    with pytest.raises(PreflightError, match='RoIAlign of mmcv do on a CPU: leave --amp out'), building('It'):
+        raise RuntimeError(f'expected scalar type Float but found {dtype}')
+
+
 def test_a_metric_that_draws_leaves_nothing_behind(tmp_path):
     """CocoPanopticMetric has a folder for its maps from the beginning."""
     def draw(metric, batch, outputs):
