@@ -271,7 +271,7 @@ class KANGridUpdateHook(Hook):
         if self._updates and not self._moved:
             runner.logger.warning(
                 f'KANGridUpdateHook moved no grid in {self._updates} updates: no more than '
-                f'{self.update["outside"]:.0%} of the inputs of any layer lay outside of its grid. With outside=0 '
+                f'{100 * self.update["outside"]:g}% of the inputs of any layer lay outside of its grid. With outside=0 '
                 'every update lays the grids anew')
 
     def _refine(self, runner: Runner, grid_size: int) -> None:
