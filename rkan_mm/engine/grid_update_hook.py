@@ -20,7 +20,7 @@ from rkan_mm.models.layers.tied import tied_to
 from rkan_mm.registry import HOOKS
 
 from .checkpoint_form import CheckpointFormHook, follow_parameters, forget_in, show_averages, unwrap
-from .layer_hooks import HereAlone, Uncompiled, refuse_shards
+from .layer_hooks import HereAlone, Uncompiled, is_backward, pace, refuse_shards
 from .trained_layers import TrainedLayers
 
 
@@ -49,7 +49,9 @@ class KANGridUpdateHook(Hook):
     coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
     compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
     others follow; where they may run different layers (``find_unused_parameters=True``), not before a layer's forward
-    pass, but after the step, up to which rank 0 keeps a copy of each layer's input. Frozen layers stay as they are, but
+    pass, but after the step, up to which rank 0 keeps a copy of each layer's input. So it is from the second update on
+    with layers that are called several times in a step, as a head over several maps: over all that they were given.
+    Frozen layers stay as they are, but
     moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids of the layers that they
     average; so do copies of a layer that run under ``no_grad`` and are not trained. What is frozen in parts of a step
     alone, as a discriminator, counts as trained. Of layers with tied coefficients the first that runs
@@ -86,10 +88,10 @@ class KANGridUpdateHook(Hook):
         self.interval, self.begin, self.end = interval, begin, end
         self.refine = _grid_sizes(refine or {})
         self.update = dict(outside=0.01) | update
-        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
+        self._handles, self._done, self._sources, self._without_grad, self._ran = [], {}, {}, set(), set()
         self._updates = self._moved = 0
         self._looked = -1
-        self._kept: dict[str, Tensor | None] | None = None
+        self._kept: dict[str, list[Tensor] | None] | None = None
         self._kept_of: tuple[dict, dict] = {}, {}
         self._uncompiled: Uncompiled | None = None
         self._form = CheckpointFormHook()
@@ -160,20 +162,27 @@ class KANGridUpdateHook(Hook):
             self._uncompiled = Uncompiled(runner.model)
             trained = self._found.trained()
             self._sources = {layer: self._found.source(layer) for layer, _ in trained.values()}
-            update = self._update
-            if is_distributed() and any(getattr(each, 'find_unused_parameters', False) for each in
-                                        runner.model.modules()):
-                self._kept, self._kept_of, update = {}, (trained, self._sources), self._keep
-            self._handles = [layer.register_forward_pre_hook(HereAlone(partial(update, runner, name, copies)),
-                                                             with_kwargs=True)
+            late = self._late(runner, trained)
+            if late:
+                self._kept, self._kept_of = {}, (trained, self._sources)
+            self._handles = [layer.register_forward_pre_hook(HereAlone(partial(
+                self._keep if name in late else self._update, runner, name, copies)), with_kwargs=True)
                              for name, (layer, copies) in trained.items()]
             self._updates += 1
+
+    def _late(self, runner: Runner, trained: dict[str, tuple]) -> set[str]:
+        """Who has its grid laid after the step: all, where processes may run different layers."""
+        if is_distributed() and any(getattr(each, 'find_unused_parameters', False) for each in runner.model.modules()):
+            return {*trained}
+        layers = {trained[name][0] for name in self._found.called_again() if name in trained}
+        return {name for name, (layer, _) in trained.items() if layer in layers or self._sources[layer] in layers}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
                          outputs: dict | None = None) -> None:
         self._stop()
-        if self._kept is not None and self._pace(runner)[1]:
-            self._update_kept(runner, self._kept)
+        if self._kept is not None and pace(runner)[1]:
+            with self._found.thawed():
+                self._update_kept(runner, self._kept)
             self._kept = None
 
     def _due(self, runner: Runner) -> range:
@@ -181,20 +190,12 @@ class KANGridUpdateHook(Hook):
 
         None before the next step, as a change would drop what was accumulated.
         """
-        counts, has_stepped = self._pace(runner)
+        counts, has_stepped = pace(runner)
         if not has_stepped:
             return range(0)
         first = max(runner.iter - counts, self._looked) + 1
         self._looked = runner.iter
         return range(first, runner.iter + 1)
-
-    @staticmethod
-    def _pace(runner: Runner) -> tuple[int, bool]:
-        """Of how many iterations gradients are accumulated for a step, and whether there are none since the last."""
-        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
-        slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
-        counts = getattr(slowest, '_accumulative_counts', 1)
-        return counts, counts == 1 or slowest._inner_count % counts == 0
 
     def _stop(self) -> None:
         """Also of a step that was broken off, after which somebody trains again."""
@@ -202,12 +203,17 @@ class KANGridUpdateHook(Hook):
             self._uncompiled.give_back()
         for handle in self._handles:
             handle.remove()
-        self._handles, self._done, self._sources, self._without_grad = [], {}, {}, set()
+        self._handles, self._done, self._sources, self._without_grad, self._ran = [], {}, {}, set(), set()
         self._uncompiled = None
 
     def _update(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
                 kwargs: dict) -> None:
-        if layer in self._done or not unwrap(runner.model).training:  # called again, as a shared head; or after a break
+        if not unwrap(runner.model).training:  # after a break
+            return
+        if layer in self._ran and not (is_backward() or tied_to(layer)):
+            self._found.add_call(name)
+        self._ran.add(layer)
+        if layer in self._done:
             return
         source = None if torch.is_grad_enabled() else self._sources[layer]
         self._done[layer] = False
@@ -223,15 +229,17 @@ class KANGridUpdateHook(Hook):
 
     def _keep(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, args: tuple,
               kwargs: dict) -> None:
-        """In the place of `_update` where processes may run different layers, and must not wait for each other."""
-        if self._kept is None or name in self._kept or not unwrap(runner.model).training:
+        """In the place of `_update` for what is laid after the step; also where processes must not wait for others."""
+        if self._kept is None or is_backward() or not unwrap(runner.model).training:
             return
         is_average = not torch.is_grad_enabled() and self._sources[layer] is not None
-        self._kept[name] = None if is_average or get_rank() else layer_input(args, kwargs).detach().clone()
+        inputs = self._kept.setdefault(name, None if is_average else [])
+        if inputs is not None and not get_rank():
+            inputs.append(layer_input(args, kwargs).detach().clone())
 
-    def _update_kept(self, runner: Runner, kept: dict[str, Tensor | None]) -> None:
+    def _update_kept(self, runner: Runner, kept: dict[str, list[Tensor] | None]) -> None:
         """In all processes at once, the layers that rank 0 ran."""
-        told = [[*kept], [name for name, x in kept.items() if x is None]]
+        told = [[*kept], [name for name, inputs in kept.items() if inputs is None]]
         broadcast_object_list(told)
         trained, sources = self._kept_of  # before the step, after which averages may be unlike their layers
         averages = {layer: sources[layer] for layer in (trained[name][0] for name in told[1])}
@@ -242,7 +250,8 @@ class KANGridUpdateHook(Hook):
                 self._lay(runner, name, copies, layer, kept.get(name))
         self._done = {}
 
-    def _lay(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate, x: Tensor | None) -> None:
+    def _lay(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate,
+             x: Tensor | list[Tensor] | None) -> None:
         """Lay the grid of a layer over inputs, which rank 0 has, in all processes."""
         tied = tied_to(layer, *copies)
         self._done |= dict.fromkeys(tied, False)  # they share this change, and have none of their own

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -22,6 +23,19 @@ def refuse_shards(hook: Hook, modules: Iterable[nn.Module]) -> None:
                 isinstance(module, Sparsity) and hasattr(module.coefficient_parameter, 'device_mesh')):
             raise ValueError(f'{type(hook).__name__}: it needs the whole coefficients of KAN layers, and FSDP shards '
                              'them. Train with DistributedDataParallel, or leave this hook out')
+
+
+def pace(runner: Runner) -> tuple[int, bool]:
+    """Of how many iterations gradients are accumulated for a step, and whether there are none since the last."""
+    wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', dict(one=runner.optim_wrapper))
+    slowest = max(wrappers.values(), key=lambda wrapper: getattr(wrapper, '_accumulative_counts', 1))
+    counts = getattr(slowest, '_accumulative_counts', 1)
+    return counts, counts == 1 or slowest._inner_count % counts == 0
+
+
+def is_backward() -> bool:
+    """Whether a backward pass is under way: what is called there is checkpointed, and runs again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class HereAlone:

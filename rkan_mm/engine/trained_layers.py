@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
@@ -17,6 +18,8 @@ from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.tied import same_grid
 
 from .checkpoint_form import optimizers, unwrap
+
+CALLED_AGAIN = 'kan_layers_called_again'
 
 
 class TrainedLayers:
@@ -42,6 +45,8 @@ class TrainedLayers:
         self._averages: set[nn.Module] = set()  # who are known to be some
         self._seen: dict[nn.Module, tuple[int, Tensor]] = {}  # who may be some: since when, and a number of theirs
         self._apart: dict[nn.Module, nn.Module] = {}  # who were taken for none in this iteration
+        if not runner.iter:  # the hub may be that of a run before
+            runner.message_hub.update_info(CALLED_AGAIN, [])
         self._handles = [optimizer.register_step_pre_hook(self._see_step) for optimizer in optimizers(runner)]
 
     def close(self) -> None:
@@ -70,12 +75,13 @@ class TrainedLayers:
     @contextmanager
     def thawed(self) -> Iterator[None]:
         """Meanwhile all that is trained in parts of a step alone needs gradients, as it did when the run began."""
+        frozen = [parameter for parameter in self._thawed if not parameter.requires_grad]
         try:
-            for parameter in self._thawed:
+            for parameter in frozen:
                 parameter.requires_grad_(True)
             yield
         finally:
-            for parameter in self._thawed:
+            for parameter in frozen:
                 parameter.requires_grad_(False)
 
     def trained(self) -> dict[str, tuple[GridUpdate, list[GridUpdate]]]:
@@ -97,6 +103,17 @@ class TrainedLayers:
     def changed(self, layers: Iterable[nn.Module]) -> None:
         """To be told of layers that were given other coefficients, with a grid."""
         self._seen |= {layer: (self._runner.iter, _number(layer)) for layer in layers}
+
+    def add_call(self, name: str) -> None:
+        """Note that a layer was called once more in a step. A checkpoint has it, too."""
+        hub = self._runner.message_hub
+        hub.update_info(CALLED_AGAIN, sorted({name, *hub.get_info(CALLED_AGAIN, [])}))
+
+    def called_again(self) -> list[str]:
+        """The layers of which this is known, as the first process knows it."""
+        told = [self._runner.message_hub.get_info(CALLED_AGAIN, [])]
+        broadcast_object_list(told)
+        return told[0]
 
     def _pairs(self, **options: Any) -> dict[nn.Module, list[nn.Module]]:
         model = unwrap(self._runner.model)

@@ -1,14 +1,15 @@
-"""KAN hooks in mmengine's runner: arguments, models that do not fit, all of them on a RKANet."""
+"""KAN hooks in mmengine's runner: arguments, models that do not fit, all on a RKANet, one layer over several maps."""
 
 import pytest
 import torch
-from kan_runs import Model, runner
+from kan_runs import Images, Model, runner
 from mmengine.model import BaseModel
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook
-from rkan_mm.models import RKANet
+from rkan_mm.models import KANConv2d, KANLinear, RKANet
 
 
 @pytest.mark.parametrize(('make', 'message'), [
@@ -86,3 +87,35 @@ def test_what_a_polynomial_rkanet_can_do(tmp_path):
     with pytest.raises(ValueError, match='no KAN layer with a basis on a grid, such as BSpline; its bases are Chebysh'):
         runner(tmp_path, [dict(type='KANGridUpdateHook')], RKANModel('Chebyshev')).train()
     runner(tmp_path, [dict(type='KANRegularizationHook', l1=0.1)], RKANModel('Chebyshev'), max_iters=1).train()
+
+
+class Head(BaseModel):
+    """One layer over maps of several sizes, the last of which spread most, as a head over the levels of a FPN."""
+
+    def __init__(self, maps, checkpointed=False):
+        super().__init__()
+        self.maps, self.checkpointed = maps, checkpointed
+        self.conv = KANConv2d(2, 2, 3, padding=1, normalization='none')
+
+    def forward(self, x, mode='tensor'):
+        maps = [scale * x[:, :, :size, :size] for size, scale in self.maps]
+        out = [checkpoint(self.conv, x, use_reentrant=False) if self.checkpointed else self.conv(x) for x in maps]
+        return dict(loss=sum(y.square().mean() for y in out))
+
+
+def test_the_grid_of_a_head_over_several_maps(tmp_path):
+    """Is laid over all of them, not over the first alone; once it is known which layers are called again."""
+    maps, hook = ((6, 0.1), (4, 1.0), (4, 3.0)), dict(type='KANGridUpdateHook', interval=2)
+    heads = []
+    for folder in ('whole', 'parts'):
+        for max_iters in (3, 6) if folder == 'parts' else (6,):
+            heads.append(Head(maps))
+            runner(tmp_path / folder, [hook], heads[-1], max_iters, resume=max_iters == 6, lr=0.0).train()
+    largest = 3 * max(Images()[i]['x'][:, :4, :4].abs().max() for i in range(12))
+    assert 0.6 * largest < heads[0].conv.basis.interior().abs().max() < 1.1 * largest
+    assert_close(heads[2].state_dict(), heads[0].state_dict(), rtol=0, atol=0)
+    for checkpointed in (False, True):  # what is computed again is no other input
+        heads.append(Head(maps[:1], checkpointed))
+        runner(tmp_path / 'one', [dict(hook, outside=0.0)], heads[-1]).train()
+    assert_close(heads[4].state_dict(), heads[3].state_dict())
+    assert KANLinear(2, 1, normalization='none').update_grid([torch.zeros(2, 2), 5 * torch.ones(3, 2)])

@@ -42,8 +42,8 @@ class GridUpdate(Tied):
         return getattr(self, self.coefficients_name)
 
     @lasting
-    def update_grid(self, x: Tensor, uniform: float = 1.0, margin: float = 0.01, outside: float = 0.0,
-                    grow: bool = False, followers: Sequence[GridUpdate] = ()) -> bool:
+    def update_grid(self, x: Tensor | Sequence[Tensor], uniform: float = 1.0, margin: float = 0.01,
+                    outside: float = 0.0, grow: bool = False, followers: Sequence[GridUpdate] = ()) -> bool:
         """Lay the grid over the data and fit the coefficients so that the functions stay what they are.
 
         With as many intervals over a wider range as before, functions that use the grid to the full cannot stay
@@ -51,7 +51,7 @@ class GridUpdate(Tied):
         means to an optimizer). Gradients that the coefficients have are dropped: step first where some are accumulated.
 
         Args:
-            x: input of the layer. Values that are inf or NaN are left out, and their number is logged.
+            x: input of the layer, or several. Values that are inf or NaN are left out, and their number is logged.
             uniform: 1 for equal intervals over the range of the data, 0 for intervals with equally many distinct
                 values (the KAN paper's choice, poor for images with much background), in between their mean.
             margin: added to the range on both sides, as a part of it.
@@ -69,10 +69,12 @@ class GridUpdate(Tied):
             RuntimeError: no input of the layer, as from the ordinary layer.
         """
         basis = self._grid_basis('update_grid')
-        self.check_samples(x)
-        samples = self._samples(x) if x.numel() else x.new_empty(0, basis.rows)  # (N, C)
-        if basis.rows == 1:
-            samples = samples.reshape(-1, 1)
+        parts, inputs = [], x if isinstance(x, Sequence) else [x]
+        for each in inputs:
+            self.check_samples(each)
+            part = self._samples(each) if each.numel() else each.new_empty(0, basis.rows).double()  # (N, C)
+            parts.append(part.reshape(-1, 1) if basis.rows == 1 else part)
+        samples = torch.cat(parts)
         points = basis.interior().double()
         samples, finite = self._finite(samples, points)
         if self._pads:
