@@ -72,6 +72,8 @@ CURES: tuple[tuple[str, str], ...] = (
     ('KeyError: (width|height)$', 'the annotations lack the width and height of pictures, by which filter_cfg and '
                                   'AspectRatioBatchSampler go: write them, or leave these two out'),
     ('not enough values to unpack', 'each line of an ann_file of pictures is: path, space, number of the class'),
+    ('urlopen error.*, in ', 'files in its data_root are missing or torn, by their md5, and it cannot be downloaded: '
+                             'get it elsewhere, unpack it there and set download=False'),
     ("no attribute 'gt_label'", 'the pictures have no labels: look at with_label and ann_file of their data set'),
     ('Only py/yml/yaml/json', 'the config comes first, then the checkpoint'),
     ('KeyError: img_path$', "the folder of mmpretrain's pictures is data_prefix='...', or dict(img_path='...'): img "
@@ -139,13 +141,13 @@ def building(what: str, done: Callable[[], bool] = lambda: False, reading: bool 
             if (sentence := _within(str(error))) is None:
                 raise
             raise RunError(f'{sentence}.{to_file(traceback.format_exc())}') from error
-        text, logged = _text(error), to_file(traceback.format_exc())
+        text, where, logged = _text(error), _of_data(error), to_file(traceback.format_exc())
         cure = _of_registry(error) or of_import(error) or _of_recursion(error) or next(
-            (cure for pattern, cure in CURES if re.search(pattern, text)), '')
+            (cure for pattern, cure in CURES if any(re.search(pattern, each) for each in (text, f'{text}{where}'))), '')
         if not (logged or cure or (reading and not _passes(error, 'importlib'))):
             traceback.print_exc()
             logged = ' The traceback is above'
-        problem = PreflightError(f'{what}: {text}{_of_data(error)}' + (f' ({cure})' if cure else '') + f'.{logged}')
+        problem = PreflightError(f'{what}: {text}{where}' + (f' ({cure})' if cure else '') + f'.{logged}')
         problem.__cause__ = error
     else:
         return
@@ -191,7 +193,7 @@ def _of_data(error: Exception) -> str:
         owner: Any = frame.f_locals.get('self')
         name = frame.f_code.co_name
         if name == 'load_data_list' and hasattr(owner, 'ann_file'):
-            found = f', in {type(owner).__name__} of {owner.ann_file}'
+            found = f', in {type(owner).__name__}' + (f' of {owner.ann_file}' if owner.ann_file else '')
         for given in frame.f_locals.values() if found and name == 'parse_data_info' else ():
             record = given.get('raw_img_info', given) if isinstance(given, dict) else {}
             if key := next((key for key in OF_PICTURES if isinstance(record.get(key), str)), None):

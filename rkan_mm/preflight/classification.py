@@ -100,45 +100,7 @@ def check_labels(dataset: Any, num_classes: int | None) -> None:
     for part in parts_of(dataset):
         steps = getattr(getattr(part, 'pipeline', None), 'transforms', ())
         if all(is_mm(type(step)) for step in steps):  # one of the user's own may give other labels
-            _check_labels(part, num_classes)
-
-
-def check_tasks(dataset: Any, head: Any, what: str) -> None:
-    """Compare the labels that mmpretrain's MultiTaskDataset has for each task with the head of that task.
-
-    A head without any label is told in red.
-
-    Raises:
-        PreflightError: a label that the head of its task has no class for.
-    """
-    heads = getattr(head, 'task_heads', None)
-    if heads is None or type(dataset).__name__ != 'MultiTaskDataset' or not is_mm(type(dataset)):
-        return
-    known = sorted({task for info in dataset.data_list for task in info['gt_label']})
-    for task, each in heads.items():
-        if task in known:
-            _check_labels(_Task(dataset, task), getattr(each, 'num_classes', None))
-        else:
-            warn_in_red(f'MultiTaskDataset of the {what} has no label for the task {task!r} of the head, but for '
-                        f'{some(known)}: {"it cannot be learned" if what == "train" else "its figures will be 0"}.')
-
-
-class _Task:
-    """The pictures of a data set that have a label for a task, with it."""
-
-    def __init__(self, dataset: Any, task: str) -> None:
-        self.name = f'{type(dataset).__name__}, task {task!r}'
-        self.infos = [{**info, 'gt_label': info['gt_label'][task]} for info in dataset.data_list
-                      if task in info['gt_label']]
-
-    def __len__(self) -> int:
-        return len(self.infos)
-
-    def get_data_info(self, i: int) -> dict:
-        return self.infos[i]
-
-    def get_cat_ids(self, i: int) -> list[int]:
-        return np.atleast_1d(self.infos[i]['gt_label']).tolist()
+            check_numbered(part, num_classes)
 
 
 _LABELS: WeakKeyDictionary[Any, tuple[int, np.ndarray]] = WeakKeyDictionary()
@@ -171,11 +133,12 @@ def all_labels(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
     return labels, np.repeat(np.arange(len(several)), [len(each) for each in several])
 
 
-def _check_labels(dataset: Any, num_classes: int | None) -> None:
+def check_numbered(dataset: Any, num_classes: int | None) -> None:
+    """`check_labels` of one data set alone, or of what answers as one, with its ``name``."""
     who = getattr(dataset, 'name', type(dataset).__name__)
     found = all_labels(dataset)
     if found is None:
-        return
+        return _check_labelled(who, dataset)
     labels, images = found
     if num_classes is not None:
         _check_numbers(who, dataset, labels, images, num_classes)
@@ -188,6 +151,17 @@ def _check_labels(dataset: Any, num_classes: int | None) -> None:
                                  f'{len(dataset)} images are so. {SWITCH}')
     if getattr(dataset, 'folder_to_idx', None) and not getattr(dataset, 'ann_file', ''):
         _check_endings(dataset)
+
+
+def _check_labelled(who: str, dataset: Any) -> None:
+    """Pictures without a label, among others that have one, end a run when their batch comes."""
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    without = [str(info.get('img_path', i)) for i, info in enumerate(infos) if not {'gt_label', 'gt_score'} & {*info}]
+    if 0 < len(without) < len(infos):
+        raise PreflightError(f'{who}: {some(without)} {"have" if len(without) > 1 else "has"} no gt_label, '
+                             f'{len(without)} of {len(infos)} pictures: write it, or take them out. {SWITCH}')
 
 
 def _check_numbers(who: str, dataset: Any, labels: np.ndarray, images: np.ndarray, num_classes: int) -> None:

@@ -19,7 +19,7 @@ from .absent import tell_absent_labels, tell_unnamed
 from .annotations import some
 from .beginnings import tell_order, tell_random
 from .building import checking
-from .classification import check_labels, check_names_of_folders, check_same_folders, check_tasks, tell_figures
+from .classification import check_labels, check_names_of_folders, check_same_folders, tell_figures
 from .config import is_mm, switches
 from .datasets import check_same_classes, common, names_by_part, names_of, names_written, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
@@ -32,6 +32,7 @@ from .objects import check_maps, check_objects
 from .pipelines import tell_steps
 from .pixels import tell_pixels
 from .random_steps import check_steps
+from .tasks import check_tasks
 from .trial import try_first, try_sizes
 
 

@@ -236,7 +236,7 @@ def _figures(metric: BaseMetric, batch: Any, outputs: list, judged: bool) -> dic
 def _figures_of_tasks(metric: Any, batch: Any, outputs: list, judged: bool) -> dict[str, Any] | None:
     """Of a metric with metrics for each task, on the images that have a label for it."""
     samples = [output.to_dict() for output in outputs]
-    known = [task for task, sample in samples[0].items() if 'eval_mask' in sample]
+    known = sorted(task for task, sample in samples[0].items() if 'eval_mask' in sample)
     if odd := [task for task in metric._metrics if task not in known]:
         raise ValueError(f'task_metrics names the task {odd[0]!r}, and the heads of the model are for '
                          f'{", ".join(known)}')

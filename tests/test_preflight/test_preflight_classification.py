@@ -219,6 +219,15 @@ def test_a_torn_archive(root, tmp_path, offline):
         check_classification(cfg, training=True)
 
 
+def test_files_that_are_unpacked_and_torn(printed, tmp_path, offline):
+    (tmp_path / 'cifar-10-batches-py').mkdir()
+    for name in ('test_batch', *(f'data_batch_{i}' for i in range(1, 6))):
+        (tmp_path / 'cifar-10-batches-py' / name).write_bytes(b'torn')
+    with pytest.raises(PreflightError, match=r'are missing or torn, by their md5, .* set download=False\)\. The tr'):
+        printed(CLASSIFIER, "model['head']['num_classes'] = 10\ntrain_dataloader['dataset'] = dict(type='CIFAR10', "
+                            f"data_root='{tmp_path}', split='train', pipeline=[dict(type='PackInputs')])\n")
+
+
 def test_what_is_unpacked_needs_no_network(root, tmp_path, offline, monkeypatch):
     from mmpretrain.datasets import CIFAR100
     folder, md5 = tmp_path / 'cifar-100-python', {}
@@ -240,7 +249,7 @@ AUGMENTED = "model.update(train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)
 
 
 @pytest.mark.parametrize(('lines', 'message'), [
-    ("train_dataloader['dataset']['data_prefix'] = dict(img='train')\n", "KeyError: img_path .*data_prefix='...', or "),
+    ("train_dataloader['dataset']['data_prefix'] = dict(img='train')\n", "KeyError: img_path.*data_prefix='...', or "),
     ("train_dataloader['dataset'] = dict(type='ConcatDataset', datasets=[train_dataloader['dataset'], dict(\n"
      "    val_dataloader['dataset'], classes=('a', 'b', 'c'))])\n", 'name the same classes: write them in each'),
     (AUGMENTED + "model['data_preprocessor'] = dict(num_classes=1000)\n",

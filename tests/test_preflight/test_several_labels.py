@@ -93,6 +93,21 @@ def test_labels_that_are_no_numbers_of_classes(printed, tmp_path, labels, messag
         printed(CLASSIFIER, lines)
 
 
+@pytest.mark.parametrize('kind', ['MultiLabelDataset', 'BaseDataset'])
+def test_a_picture_without_a_label_among_others(printed, tmp_path, kind):
+    """It would end the run when its batch comes."""
+    several = kind == 'MultiLabelDataset'
+    pictures = [dict(img_path=f'{name}/0.png', gt_label=[i] if several else i) for i, name in enumerate(('cat', 'dog'))]
+    for name, more in (('train', [dict(img_path='owl/0.png')]), ('val', [])):
+        (tmp_path / f'{name}.json').write_text(json.dumps(dict(
+            metainfo=dict(classes=['cat', 'dog', 'owl']), data_list=pictures + more)))
+    lines = SEVERAL.replace('{folder}', str(tmp_path)).replace('MultiLabelDataset', kind)
+    if not several:
+        lines = lines.split("model['head']")[0]
+    with pytest.raises(PreflightError, match=f'{kind}: .*owl/0.png has no gt_label, 1 of 3 pictures: write it'):
+        printed(CLASSIFIER, lines)
+
+
 TASKS = """
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackMultiTaskInputs', multi_task_fields=('gt_label',))]
 model['head'] = dict(type='MultiTaskHead', in_channels=32, task_heads=dict(
