@@ -33,9 +33,15 @@ class TrainedLayers:
     Args:
         runner: whose optimizers are watched until `close`.
         layers: by name.
+
+    Raises:
+        ValueError: an optimizer keeps all parameters in buffers of its own.
     """
 
     def __init__(self, runner: Runner, layers: dict[str, GridUpdate]) -> None:
+        if any(getattr(each, 'parameters_as_bucket_view', False) for each in optimizers(runner)):
+            raise ValueError('KANGridUpdateHook: with parameters_as_bucket_view=True the optimizer sends buffers of '
+                             'its own to other processes, and not the coefficients of another grid. Give False')
         self._runner, self._layers = runner, layers
         self._begun = 0  # iterations
         self._parameters = [*unwrap(runner.model).parameters()]

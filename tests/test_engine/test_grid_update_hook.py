@@ -159,6 +159,9 @@ def test_optimizers_that_are_sharded(tmp_path):
         optimizer = dict(type='ZeroRedundancyOptimizer', optimizer_type='Adam', lr=1e-3)
         run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, refine={2: 10})], optimizer=optimizer)
         run.train()
+        views = dict(optimizer, parameters_as_bucket_view=True)  # weights drifted apart
+        with pytest.raises(ValueError, match='KANGridUpdateHook: with parameters_as_bucket_view=True'):
+            runner(tmp_path, [dict(type='KANGridUpdateHook')], optimizer=views).train()
     finally:
         torch.distributed.destroy_process_group()
     assert run.iter == 6
