@@ -6,6 +6,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
+from rkan_mm.engine import allow_mmengine_globals
 from rkan_mm.models import KANConv2d, KANLinear
 
 
@@ -32,6 +33,8 @@ class Model(BaseModel):
 
 
 def runner(folder, hooks=(), model=None, max_iters=6, lr=1e-3, optimizer=None, **args) -> Runner:
+    if args.get('resume'):
+        allow_mmengine_globals()  # as our tools do
     return Runner(
         model=model or Model(), work_dir=str(folder), experiment_name='test', default_scope='mmengine',
         train_dataloader=dict(dataset=Images(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),

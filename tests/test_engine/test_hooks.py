@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook, allow_mmengine_globals
+from rkan_mm.engine import KANGridUpdateHook, KANRegularizationHook
 from rkan_mm.models import KANConv2d, KANLinear, RKANet
 
 
@@ -107,7 +107,6 @@ def test_the_grid_of_a_head_over_several_maps(tmp_path):
     """Is laid over all of them, not over the first alone; once it is known which layers are called again."""
     maps, hook = ((6, 0.1), (4, 1.0), (4, 3.0)), dict(type='KANGridUpdateHook', interval=2)
     heads = []
-    allow_mmengine_globals()  # as our tools do
     for folder in ('whole', 'parts'):
         for max_iters in (3, 6) if folder == 'parts' else (6,):
             heads.append(Head(maps))
