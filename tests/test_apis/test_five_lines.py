@@ -49,6 +49,9 @@ def coco(tmp_path_factory):
     folder = make_shapes(tmp_path_factory.mktemp('coco'), num_train=2, num_val=2, size=128)
     for split in ('train', 'val'):
         content = json.loads((folder / f'annotations/{split}.json').read_text())
+        for each in content['annotations']:  # polygons, as COCO's
+            x, y, width, height = each['bbox']
+            each['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
         content['categories'] = [dict(id=i, name=name) for i, name in enumerate(CocoDataset.METAINFO['classes'], 1)]
         (folder / f'annotations/instances_{split}2017.json').write_text(json.dumps(content))
         (folder / split).rename(folder / f'{split}2017')

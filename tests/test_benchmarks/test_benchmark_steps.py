@@ -16,7 +16,7 @@ QUICK = {'mask-rcnn_rkanet18_fpn_shapes'}
 def narrow(cfg: Config) -> None:
     """An eighth of the width of a detector's ResNet or ResNeXt; 32 regions in place of 512; a small DINO."""
     inner = cfg.model.backbone.get('backbone', cfg.model.backbone)
-    if cfg.default_scope == 'mmdet' and 'base_channels' not in inner:
+    if cfg.default_scope == 'mmdet' and 'Res' in inner.type and 'base_channels' not in inner:
         inner.update(base_channels=8, stem_channels=8)
         cfg.model.neck.in_channels = [channels // 8 for channels in cfg.model.neck.in_channels]
         if cfg.model.type == 'DINO':
