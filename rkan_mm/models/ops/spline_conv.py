@@ -76,7 +76,7 @@ class _SplineConv(torch.autograd.Function):
                        len(start))
         ctx.save_for_backward(x, weight, start, inverse)
         y = x.new_empty(batch, outputs, height + 2 * ph - kh + 1, width + 2 * pw - kw + 1)
-        _call(_library(), _threads(x), ctx.numbers, x, _pack(weight, order, base), start, inverse, y)
+        _call(_library(), torch.get_num_threads(), ctx.numbers, x, _pack(weight, order, base), start, inverse, y)
         return y
 
     @staticmethod
@@ -88,8 +88,8 @@ class _SplineConv(torch.autograd.Function):
                 return _by_definition(x, weight, ctx.grid, ctx.order, ctx.base, ctx.padding)
 
             return *gradients(plain, (x, weight), wanted, grad), *[None] * 5
-        packed, threads = _pack(weight, ctx.order, ctx.base), _threads(x)
-        sums = packed.new_zeros(threads, *packed.shape)
+        packed, threads = _pack(weight, ctx.order, ctx.base), torch.get_num_threads()
+        sums = packed.new_zeros(min(threads, len(x)), *packed.shape)
         # what was saved may lie in another way, if somebody's hooks have packed it
         x, start, inverse, grad = (t.contiguous() for t in (x, start, inverse, grad))
         gx = torch.empty_like(x) if wanted[0] else None
@@ -106,23 +106,18 @@ def _by_definition(x: Tensor, weight: Tensor, grid: tuple[Tensor, Tensor], order
     return conv_by_definition(x, splines, first, None, None, None, functions, base, False, False, (1, 1), padding)
 
 
-def _threads(x: Tensor) -> int:
-    """Each takes whole pictures, and needs scratch memory for one."""
-    return min(torch.get_num_threads(), len(x))
-
-
 def _call(library: ctypes.CDLL, threads: int, numbers: tuple[int, ...], x: Tensor, packed: Tensor, start: Tensor,
           inverse: Tensor, y: Tensor, *gradients: Tensor | None) -> None:
     """Run the forward pass into y; or, where there are arrays for the gradients of x and ``packed``, the backward."""
     order, batch, channels, height, width, outputs, kh, kw, ph, pw, functions, _, grids = numbers
-    lanes = library.spline_conv_lanes()
+    lanes, parts = library.spline_conv_lanes(), min(threads, batch)  # of the batch, each with memory for one picture
     weights = channels * (functions + 2 * order + 1) * kh * -(-kw * outputs // lanes) * lanes
     counts = (batch * channels * height * width, weights, grids, grids,
               batch * outputs * (height + 2 * ph - kh + 1) * (width + 2 * pw - kw + 1),
-              batch * channels * height * width, threads * weights)
+              batch * channels * height * width, parts * weights)
     arrays = (x, packed, start, inverse, y, *gradients)
     given = (ctypes.c_int64 * len(numbers))(*numbers)
-    scratch = x.new_empty(threads * library.spline_conv_scratch(given, ctypes.c_int64(bool(gradients))))
+    scratch = x.new_empty(parts * library.spline_conv_scratch(given, ctypes.c_int64(bool(gradients))))
     kernel = library.spline_conv_backward if gradients else library.spline_conv_forward
     kernel(*map(pointer, arrays, counts), pointer(scratch, scratch.numel()), given, ctypes.c_int64(threads))
 

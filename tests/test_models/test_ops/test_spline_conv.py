@@ -61,12 +61,20 @@ def test_equals_the_plain_form(kernel_size, padding, channels, grid_size, order,
 
 @needs_kernels
 def test_scratch_memory_is_for_no_more_threads_than_there_are_pictures(monkeypatch):
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 64)
-    asked, call = [], spline_conv._call
-    monkeypatch.setattr(spline_conv, '_call', lambda library, threads, *args: asked.append(threads) or call(
-        library, threads, *args))
-    KANConv2d(2, 3, 3)(torch.randn(2, 2, 5, 5)).sum().backward()
-    assert asked == [2, 2]
+    """All threads are asked, though: OpenMP ends those that are not, and the next operation begins them anew."""
+    layer, x = KANConv2d(2, 3, 3), torch.randn(2, 2, 5, 5)
+    pointer, call = spline_conv.pointer, spline_conv._call
+
+    def taken(threads):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda: threads)
+        counts, teams = [], []
+        monkeypatch.setattr(spline_conv, 'pointer', lambda t, count: counts.append(count) or pointer(t, count))
+        monkeypatch.setattr(spline_conv, '_call', lambda library, team, *args: teams.append(team) or call(
+            library, team, *args))
+        layer(x).sum().backward()
+        return counts, teams
+
+    assert taken(64) == (taken(2)[0], [64, 64])
 
 
 @needs_kernels

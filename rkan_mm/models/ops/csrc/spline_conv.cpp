@@ -4,8 +4,6 @@
 // Pixels scatter into an image of the full correlation, (H + kh - 1, W + kw - 1, O), of which the middle is the result. With
 // the taps of a row in reverse order, a pixel adds to kw * O floats in one piece. Weights are (C, planes, kh, R), R being
 // kw * O rounded up to whole vectors; plane 0 is the base function, `order` zero planes stand before and behind the splines.
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -84,11 +82,26 @@ struct Values {
     }
 };
 
-// Floats of scratch memory for each thread.
+// Floats of scratch memory for each part of a batch.
 template <int Order>
 int64_t needs(const Problem& p, bool backward) {
     return (1 + backward) * Values<Order>::needs(p) + whole_vectors(p.full());
 }
+
+// Pictures that have their turn in one piece of scratch memory, one after the other.
+struct Part {
+    int64_t from, to;
+
+    Part(const Problem& p, int64_t parts, int64_t part) {
+        const int64_t each = p.batch / parts, more = p.batch % parts;
+        from = part * each + std::min(part, more), to = from + each + (part < more);
+    }
+};
+
+int64_t parts(const Problem& p, int64_t threads) { return std::min(threads, p.batch); }
+
+// Whoever has no part is in the team, too: OpenMP ends threads that are left out, and the next operation begins them anew.
+int team(const Problem& p, int64_t threads) { return static_cast<int>(p.batch > 1 ? threads : 1); }
 
 // Adds what a channel's pixels are worth. Behind a row of taps, the zeros of its last vector meet other pixels: harmless,
 // but for NaN and inf, which leave these alone with `Exact`.
@@ -124,15 +137,15 @@ bool is_finite(const float* from, int64_t count) {
 
 template <int Order>
 void forward(const Problem& p, const float* x, const float* weight, const float* start, const float* inverse, float* y,
-             float* scratch, int threads) {
-    const int64_t planes = p.functions + 2 * Order + 1;
-#pragma omp parallel num_threads(threads)
-    {
-        float* const own_scratch = scratch + omp_get_thread_num() * needs<Order>(p, false);
+             float* scratch, int64_t threads) {
+    const int64_t planes = p.functions + 2 * Order + 1, count = parts(p, threads);
+#pragma omp parallel for schedule(static, 1) num_threads(team(p, threads))
+    for (int64_t part = 0; part < count; ++part) {
+        float* const own_scratch = scratch + part * needs<Order>(p, false);
         Values<Order> values(p, own_scratch);
         float* const full = own_scratch + Values<Order>::needs(p);
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < p.batch; ++b) {
+        const Part pictures(p, count, part);
+        for (int64_t b = pictures.from; b < pictures.to; ++b) {
             const auto add = [&](auto exact) {
                 std::fill(full, full + p.full(), 0.0f);
                 for (int64_t c = 0; c < p.channels; ++c) {
@@ -153,20 +166,21 @@ void forward(const Problem& p, const float* x, const float* weight, const float*
     }
 }
 
-// gx may be null. gw is of the form of the weights, one for each thread, and zero.
+// gx may be null. gw is of the form of the weights, one for each part of the batch, and zero.
 template <int Order>
 void backward(const Problem& p, const float* x, const float* weight, const float* start, const float* inverse,
-              const float* gy, float* gx, float* gw, float* scratch, int threads) {
+              const float* gy, float* gx, float* gw, float* scratch, int64_t threads) {
     const int64_t planes = p.functions + 2 * Order + 1, plane = p.plane(), vectors = p.vectors();
-#pragma omp parallel num_threads(threads)
-    {
-        float* const own_scratch = scratch + omp_get_thread_num() * needs<Order>(p, true);
+    const int64_t count = parts(p, threads);
+#pragma omp parallel for schedule(static, 1) num_threads(team(p, threads))
+    for (int64_t part = 0; part < count; ++part) {
+        float* const own_scratch = scratch + part * needs<Order>(p, true);
         Values<Order> values(p, own_scratch), slopes(p, own_scratch + Values<Order>::needs(p));
         float* const full = own_scratch + 2 * Values<Order>::needs(p);
         std::fill(full, full + p.full(), 0.0f);
-        float* sums = gw + omp_get_thread_num() * p.channels * planes * plane;
-#pragma omp for schedule(static)
-        for (int64_t b = 0; b < p.batch; ++b) {
+        float* sums = gw + part * p.channels * planes * plane;
+        const Part pictures(p, count, part);
+        for (int64_t b = pictures.from; b < pictures.to; ++b) {
             for (int64_t o = 0; o < p.outputs; ++o)
                 for (int64_t row = 0; row < p.out_rows(); ++row) {
                     float* to = &full[(row + p.kh - 1) * p.pitch() + (p.kw - 1) * p.outputs + o];
@@ -228,7 +242,7 @@ Problem read(const int64_t* n) { return {n[1], n[2], n[3], n[4], n[5], n[6], n[7
 
 extern "C" int64_t spline_conv_lanes() { return kLanes; }
 
-// How many floats of scratch memory the two functions below need for each thread.
+// How many floats of scratch memory the two functions below need for each of the parts of a batch: as many as pictures, or threads.
 extern "C" int64_t spline_conv_scratch(const int64_t* numbers, int64_t backward) {
     return choose(numbers[0], [&](auto order) { return needs<decltype(order)::value>(read(numbers), backward); });
 }
@@ -239,7 +253,7 @@ extern "C" int64_t spline_conv_scratch(const int64_t* numbers, int64_t backward)
 extern "C" void spline_conv_forward(const float* x, const float* weight, const float* start, const float* inverse,
                                     float* y, float* scratch, const int64_t* numbers, int64_t threads) {
     choose(numbers[0], [&](auto order) {
-        forward<decltype(order)::value>(read(numbers), x, weight, start, inverse, y, scratch, static_cast<int>(threads));
+        forward<decltype(order)::value>(read(numbers), x, weight, start, inverse, y, scratch, threads);
     });
 }
 
@@ -247,7 +261,6 @@ extern "C" void spline_conv_backward(const float* x, const float* weight, const 
                                      const float* gy, float* gx, float* gw, float* scratch, const int64_t* numbers,
                                      int64_t threads) {
     choose(numbers[0], [&](auto order) {
-        backward<decltype(order)::value>(read(numbers), x, weight, start, inverse, gy, gx, gw, scratch,
-                                         static_cast<int>(threads));
+        backward<decltype(order)::value>(read(numbers), x, weight, start, inverse, gy, gx, gw, scratch, threads);
     });
 }
