@@ -113,21 +113,25 @@ def macs_of_step(model: nn.Module, image: torch.Tensor) -> int:
     found, gradients, handles = _counted(model, image), {}, []
     model.train()  # where some backbones of mm freeze their stages
     for name, module in model.eval().named_modules():
-        inside = any(name.startswith(f'{outer}.') for outer in gradients)
-        if not inside and any(own.dim() > 1 for own in module.parameters(recurse=False)):
+        if any(own.dim() > 1 for own in module.parameters(recurse=False)):
             gradients[name] = 2
 
-            def note(module: nn.Module, args: tuple, name: str = name) -> None:
-                tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            def note(module: nn.Module, args: tuple, kwargs: dict, name: str = name) -> None:
+                tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.Tensor)]
                 gradients[name] = sum(any(each.requires_grad for each in given)
                                       for given in (tensors, list(module.parameters())))
 
-            handles.append(module.register_forward_pre_hook(note))
+            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
     model(image)
     for handle in handles:
         handle.remove()
     macs = found.by_module()
-    return int(3 * found.total() - sum((2 - number) * macs[name] for name, number in gradients.items()))
+    without = 0  # of gradients that nobody needs
+    for name, number in gradients.items():
+        prefix = f'{name}.' if name else ''
+        inside = sum(macs[prefix + child] for child, _ in model.get_submodule(name).named_children())
+        without += (2 - number) * (macs[name] - inside)
+    return int(3 * found.total() - without)
 
 
 def runner_of(model: nn.Module, image: torch.Tensor, training: bool, running: Running = CPU) -> Step:

@@ -103,6 +103,25 @@ def test_macs_of_a_training_step_by_hand():
     assert benchmark.macs_of_step(model, image) == 25 * (12 + 16 * 2 + 16 * 3)
 
 
+class Embedded(nn.Module):
+    """As vision transformers are: a position for each place, and attention by keywords."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.attention = nn.Conv2d(3, 4, 1, bias=False), nn.MultiheadAttention(4, 1, bias=False)
+        self.positions = nn.Parameter(torch.zeros(25, 4))
+
+    def forward(self, x):
+        x = self.inner(x).flatten(2).permute(2, 0, 1) + self.positions[:, None]
+        return self.attention(query=x, key=x, value=x)[0]
+
+
+def test_multiplications_of_a_training_step_around_parameters_of_a_whole():
+    """Parameters of a backbone itself say nothing of the layers in it; those had two thirds of their own."""
+    attention = 25 * 4 * 4 * 4 + 2 * 25 * 25 * 4
+    assert benchmark.macs_of_step(Embedded(), torch.rand(1, 3, 5, 5)) == 25 * 12 * 2 + 3 * attention
+
+
 def test_what_is_measured_of_a_detector_is_told(root, config):
     """Its parameters and images/s stood under the config's name alone, as if they were those of the whole."""
     whole = str(root / 'configs/mask-rcnn_rkanet18_fpn_shapes.py')
