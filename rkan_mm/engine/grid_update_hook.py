@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from rkan_mm.models.layers import GridBasis
+from rkan_mm.models.layers.grid_fit import Drawn
 from rkan_mm.models.layers.grid_update import GridUpdate
 from rkan_mm.models.layers.symbolic_trace import layer_input
 from rkan_mm.models.layers.tied import tied_to
@@ -49,13 +50,13 @@ class KANGridUpdateHook(Hook):
     coefficients and a trained grid is dropped. Where gradients are accumulated, what is due waits for the next step. A
     compiled model runs uncompiled in such an iteration. Across processes, rank 0 decides with its samples and the
     others follow; where they may run different layers (``find_unused_parameters=True``), not before a layer's forward
-    pass, but after the step, up to which rank 0 keeps a copy of each layer's input. So it is from the second update on
-    with layers that are called several times in a step, as a head over several maps: over all that they were given.
-    Frozen layers stay as they are, but
-    moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share the grids of the layers that they
-    average; so do copies of a layer that run under ``no_grad`` and are not trained. What is frozen in parts of a step
-    alone, as a discriminator, counts as trained. Of layers with tied coefficients the first that runs
-    has its grid laid over its input, and the others share it.
+    pass, but after the step, up to which rank 0 keeps a part of each layer's input. So it is from the second update on
+    with layers that are called several times in a step, as a head over several maps: over all that they were given, by
+    layers before them on old grids. In nets that are called twice (BYOL, SimSiam) that is the whole backbone.
+    Frozen layers stay as they are, but moving averages (of an ``EMAHook``, a mean teacher, a momentum encoder) share
+    the grids of the layers that they average; so do copies of a layer that run under ``no_grad`` and are not trained.
+    What is frozen in parts of a step alone, as a discriminator, counts as trained. Of layers with tied coefficients
+    the first that runs has its grid laid over its input, and the others share it.
 
     Args:
         interval: iterations from one update to the next.
@@ -91,7 +92,7 @@ class KANGridUpdateHook(Hook):
         self._handles, self._done, self._sources, self._without_grad, self._ran = [], {}, {}, set(), set()
         self._updates = self._moved = 0
         self._looked = -1
-        self._kept: dict[str, list[Tensor] | None] | None = None
+        self._kept: dict[str, list[Drawn] | None] | None = None
         self._kept_of: tuple[dict, dict] = {}, {}
         self._uncompiled: Uncompiled | None = None
         self._form = CheckpointFormHook()
@@ -171,10 +172,11 @@ class KANGridUpdateHook(Hook):
             self._updates += 1
 
     def _late(self, runner: Runner, trained: dict[str, tuple]) -> set[str]:
-        """Who has its grid laid after the step: all, where processes may run different layers."""
+        """Who has its grid laid after the step, with its copies: all, where processes may run different layers."""
         if is_distributed() and any(getattr(each, 'find_unused_parameters', False) for each in runner.model.modules()):
             return {*trained}
         layers = {trained[name][0] for name in self._found.called_again() if name in trained}
+        layers |= {self._sources[layer] for layer in layers} - {None}  # of averages that are called again
         return {name for name, (layer, _) in trained.items() if layer in layers or self._sources[layer] in layers}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
@@ -235,9 +237,9 @@ class KANGridUpdateHook(Hook):
         is_average = not torch.is_grad_enabled() and self._sources[layer] is not None
         inputs = self._kept.setdefault(name, None if is_average else [])
         if inputs is not None and not get_rank():
-            inputs.append(layer_input(args, kwargs).detach().clone())
+            inputs.append(layer.draw(layer_input(args, kwargs)))
 
-    def _update_kept(self, runner: Runner, kept: dict[str, list[Tensor] | None]) -> None:
+    def _update_kept(self, runner: Runner, kept: dict[str, list[Drawn] | None]) -> None:
         """In all processes at once, the layers that rank 0 ran."""
         told = [[*kept], [name for name, inputs in kept.items() if inputs is None]]
         broadcast_object_list(told)
@@ -251,7 +253,7 @@ class KANGridUpdateHook(Hook):
         self._done = {}
 
     def _lay(self, runner: Runner, name: str, copies: list[GridUpdate], layer: GridUpdate,
-             x: Tensor | list[Tensor] | None) -> None:
+             x: Tensor | list[Drawn] | None) -> None:
         """Lay the grid of a layer over inputs, which rank 0 has, in all processes."""
         tied = tied_to(layer, *copies)
         self._done |= dict.fromkeys(tied, False)  # they share this change, and have none of their own

@@ -20,6 +20,7 @@ from rkan_mm.models.layers.tied import same_grid
 from .checkpoint_form import optimizers, unwrap
 
 CALLED_AGAIN = 'kan_layers_called_again'
+AVERAGES = 'kan_layers_that_average_others'
 
 
 class TrainedLayers:
@@ -27,8 +28,9 @@ class TrainedLayers:
 
     What ``requires_grad`` and names say is not enough. A discriminator may be frozen where a step ends, and thawed in
     the next. A frozen layer that has the place of a trained one in another network may average it, as a mean teacher
-    does, or stay as it is, as a net does from which others learn: an average begins as its layer, or changes. A copy
-    that runs under ``no_grad`` first may be trained in the same step.
+    does, or stay as it is, as a net does from which others learn: an average is of a ``MeanTeacher`` hook, or begins
+    as its layer, or changes. A copy that runs under ``no_grad`` first may be trained in the same step, so that what
+    had gradients once is no average.
 
     Args:
         runner: whose optimizers are watched until `close`.
@@ -48,11 +50,14 @@ class TrainedLayers:
         self._frozen: set[nn.Parameter] = set()  # when this iteration began
         self._learned: set[nn.Parameter] = set()  # had gradients in some step
         self._thawed: set[nn.Parameter] = set()  # of these, which are trained in parts of a step alone
-        self._averages: set[nn.Module] = set()  # who are known to be some
+        self._learned_frozen: set[nn.Parameter] = set()  # in an iteration at whose beginning they were frozen
         self._seen: dict[nn.Module, tuple[int, Tensor]] = {}  # who may be some: since when, and a number of theirs
-        self._apart: dict[nn.Module, nn.Module] = {}  # who were taken for none in this iteration
+        self._apart: dict[nn.Module, nn.Module] = {}  # who were taken for none, by which their grids may be others
+        hub = runner.message_hub
         if not runner.iter:  # the hub may be that of a run before
-            runner.message_hub.update_info(CALLED_AGAIN, [])
+            hub.update_info_dict({CALLED_AGAIN: [], AVERAGES: []})
+        self._averages: set[nn.Module] = {  # who are known to be some
+            layers[name] for name in hub.get_info(AVERAGES, []) if name in layers}
         self._handles = [optimizer.register_step_pre_hook(self._see_step) for optimizer in optimizers(runner)]
 
     def close(self) -> None:
@@ -63,19 +68,20 @@ class TrainedLayers:
     def begin(self) -> None:
         """To be called before each iteration."""
         self._frozen = {parameter for parameter in self._parameters if not parameter.requires_grad}
-        self._thawed &= self._frozen
+        self._thawed &= self._frozen if self._begun < 2 else self._frozen & self._learned_frozen
         if not self._begun:
             self._seen = {}
             self.changed(each for copies in self._pairs().values() for each in copies)
         self._begun += 1
-        for copy, layer in self._apart.items():  # an average that did not begin as its layer
-            if self._is_average(copy, layer) and not same_grid(copy.basis, layer.basis):
+        for copy in [copy for copy in self._apart if self._has_changed(copy)]:  # an average that began otherwise
+            layer = self._apart.pop(copy)
+            if not same_grid(copy.basis, layer.basis):
                 copy.follow_grid(layer)
-        self._apart = {}
 
     def _see_step(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
         learned = {parameter for parameter in self._parameters if parameter.grad is not None}
         self._learned |= learned
+        self._learned_frozen |= learned & self._frozen
         self._thawed |= learned if self._begun == 1 else learned & self._frozen
 
     @contextmanager
@@ -102,9 +108,12 @@ class TrainedLayers:
 
     def source(self, layer: GridUpdate) -> GridUpdate | None:
         """Which layer this one averages, should it run without gradients (as checkpointed ones do, too)."""
-        pairs = self._pairs(without_grad={layer})
-        return next((source for source, copies in pairs.items()
-                     if layer in copies and self._is_average(layer, source)), None)
+        for source, copies in self._pairs(without_grad={layer}).items():
+            if layer in copies:
+                if self._is_average(layer, source):
+                    return source
+                self._apart[layer] = source
+        return None
 
     def changed(self, layers: Iterable[nn.Module]) -> None:
         """To be told of layers that were given other coefficients, with a grid."""
@@ -126,6 +135,8 @@ class TrainedLayers:
         averages = [unwrap(hook.ema_model.module) for hook in self._runner.hooks if isinstance(hook, EMAHook)]
         for average in (*averages, *(each for each in model.modules() if isinstance(each, BaseAveragedModel))):
             self._averages.update(average.modules())
+        if any('MeanTeacher' in each.__name__ for hook in self._runner.hooks for each in type(hook).__mro__):  # mmdet's
+            self._averages.update(getattr(model, 'teacher', nn.Module()).modules())
         learning = [layer for layer in self._layers.values() if layer.coefficient_parameter in self._thawed]
         return followers(model, *averages, learning=learning, **options)
 
@@ -135,12 +146,22 @@ class TrainedLayers:
         if copy.coefficient_parameter.shape == layer.coefficient_parameter.shape and (
                 copy.coefficient_parameter.equal(layer.coefficient_parameter)):
             return True
-        now = self._runner.iter
-        since, number = self._seen.setdefault(copy, (now, _number(copy)))
-        if not number.equal(_number(copy)):
-            self._averages.add(copy)
+        if self._has_changed(copy):
             return True
+        since, now = self._seen[copy][0], self._runner.iter
         return since == now > 0 and same_grid(copy.basis, layer.basis)  # resumed just now, as averages share grids
+
+    def _has_changed(self, copy: GridUpdate) -> bool:
+        """Whether it has since it was seen first, though it is not trained; then it is an average from now on."""
+        if copy in self._averages or copy.coefficient_parameter in self._learned:
+            return copy in self._averages
+        _, number = self._seen.setdefault(copy, (self._runner.iter, _number(copy)))
+        if number.equal(_number(copy)):
+            return False
+        self._averages.add(copy)
+        hub = self._runner.message_hub
+        hub.update_info(AVERAGES, [name for name, layer in self._layers.items() if layer in self._averages])
+        return True
 
 
 def _number(layer: GridUpdate) -> Tensor:

@@ -1,11 +1,11 @@
-"""KANGridUpdateHook in models with moving averages (mean teacher, momentum encoder, EMAHook) and in one of several."""
+"""KANGridUpdateHook in models with moving averages (mean teacher, momentum encoder, EMAHook) and frozen nets."""
 
 import copy
-import pickle
 
 import pytest
 import torch
 from kan_runs import Model, runner
+from mmdet.engine.hooks import MeanTeacherHook
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -47,6 +47,8 @@ class Averaged(BaseModel):
             losses = self.student(x, mode) if 'behind' in self.kind else None
             with torch.no_grad():
                 self.teacher(3 * x)
+                if 'two views' in self.kind:
+                    self.teacher(x)
             return losses or self.student(x, mode)
         for name in ('teacher', 'target'):  # before the student, on other images
             if hasattr(self, name):
@@ -76,7 +78,7 @@ class Average(Hook):
 
 @pytest.mark.parametrize('options', [{}, dict(grow=True), dict(refine={2: 8}), dict(uniform=0.0)], ids=str)
 @pytest.mark.parametrize('kind', ['built twice', 'built twice, no_grad', 'built twice, no_grad behind', 'copied',
-                                  'copied part', 'with buffers'])
+                                  'copied part', 'with buffers', 'built twice, no_grad, two views'])
 def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
     model = Averaged(kind)
     hook = dict(type='KANGridUpdateHook', interval=2, outside=0.0, **options)
@@ -93,6 +95,36 @@ def test_student_and_teacher_share_one_grid(tmp_path, kind, options):
         assert theirs.basis_weight.shape == ours.basis_weight.shape
         assert not theirs.basis_weight.allclose(ours.basis_weight)
         assert_close(theirs.basis.interior(), ours.basis.interior(), rtol=0, atol=0)
+
+
+class Apart(Hook):
+    """The iterations at whose end an average has another grid than its layer."""
+
+    priority = 'LOWEST'
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        pair = runner.model.student.conv.basis, runner.model.teacher.conv.basis
+        runner.apart = [*getattr(runner, 'apart', []), *[runner.iter] * (not pair[0].grid.equal(pair[1].grid))]
+
+
+class Seldom(Average):
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter in (2, 7):
+            runner.model.average()
+
+
+@pytest.mark.parametrize('kind', ['built twice', 'built twice, no_grad'])
+@pytest.mark.parametrize('average', [dict(type=MeanTeacherHook, interval=5), dict(type=Seldom)], ids=str)
+def test_an_average_that_is_made_less_often_than_grids_move(tmp_path, kind, average):
+    """By another hook than mmdet's, it is known from its first change on, after a resumption, too."""
+    hooks = [dict(type='KANGridUpdateHook', interval=2, outside=0.0, refine={5: 8}), average, dict(type=Apart)]
+    run = runner(tmp_path, hooks, Averaged(kind), max_iters=4)
+    run.train()
+    assert run.apart == ([2] if average['type'] is Seldom else [])
+    run = runner(tmp_path, hooks, Averaged(kind), max_iters=9, resume=True)
+    run.train()
+    assert run.iter == 9
+    assert run.apart == []
 
 
 @pytest.mark.parametrize('update_buffers', [False, True])
@@ -157,51 +189,6 @@ def test_frozen_layers_keep_their_grids(tmp_path):
         runner(tmp_path, [dict(type='KANGridUpdateHook')], model).train()
 
 
-class Copies(Hook):
-    """Somebody copies the model in the midst of an iteration, and trains the copy, too."""
-
-    def before_train_iter(self, runner, *args, **kwargs):
-        runner.copy = pickle.loads(pickle.dumps(copy.deepcopy(runner.model)))
-        runner.before = copy.deepcopy(runner.copy.state_dict())
-        runner.losses = runner.copy.train()(X, mode='loss')
-
-
-def test_a_copy_of_the_model_has_no_part_in_the_hooks(tmp_path):
-    run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=1),
-                            dict(type='KANRegularizationHook', l1=1.0, smoothness=1.0),
-                            dict(type=Copies, priority='VERY_LOW')], Model('GaussianRBF'), max_iters=2)
-    run.train()
-    assert list(run.losses) == ['loss_own']
-    assert_close(run.copy.state_dict(), run.before, rtol=0, atol=0)
-    assert run.model.conv.basis.interior().abs().max() > 2
-
-
-class Two(BaseModel):
-    """Two networks, of which one has grids."""
-
-    def __init__(self):
-        super().__init__()
-        self.generator, self.discriminator = Model('Chebyshev'), KANLinear(2, 1)
-
-    def forward(self, x, mode='tensor'):
-        return dict(loss=self.discriminator(self.generator(x)).mean())
-
-
-@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
-def test_one_of_several_models_and_bad_data(tmp_path, bad):
-    class Spoilt(Two):
-        def forward(self, x, mode='tensor'):
-            y = self.generator(x)
-            self.discriminator(y.masked_fill(y > y.median(), bad))
-            return dict(loss=y.mean())
-
-    for model in (Two(), Spoilt()):
-        run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=2)], model, lr=0.0)
-        run.train()
-        assert model.discriminator.basis.grid.isfinite().all()
-        assert model.discriminator.basis_weight.isfinite().all()
-
-
 class Adversarial(BaseModel):
     """As translation models of mm have it: a discriminator, which is frozen when a step ends."""
 
@@ -243,6 +230,20 @@ def test_a_discriminator_is_trained_though_it_is_frozen_when_a_step_ends(tmp_pat
     assert [grid.shape[1] - 7 for grid in noted.grids] == [5, 7, 7, 7, 7, 10]
     assert not noted.grids[2].equal(noted.grids[1])
     assert not noted.grids[4].equal(noted.grids[2])
+
+
+class Freezes(Hook):
+    def after_train_iter(self, runner, *args, **kwargs):
+        runner.model.conv.requires_grad_(False)
+
+
+def test_a_layer_that_is_frozen_after_the_first_iteration_keeps_its_grid(tmp_path):
+    model = Model()
+    noted = Noted(model.conv)
+    hooks = [dict(type='KANGridUpdateHook', interval=2, outside=0.0), dict(type=Freezes), noted]
+    runner(tmp_path, hooks, model).train()
+    assert not noted.grids[0].equal(Model().conv.basis.grid)
+    assert all(grid.equal(noted.grids[0]) for grid in noted.grids)
 
 
 class Taught(BaseModel):

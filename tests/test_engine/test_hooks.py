@@ -1,8 +1,12 @@
-"""KAN hooks in mmengine's runner: arguments, models that do not fit, all on a RKANet, one layer over several maps."""
+"""KAN hooks in mmengine's runner: arguments, models that do not fit, copies, a RKANet, one layer over several maps."""
+
+import copy
+import pickle
 
 import pytest
 import torch
 from kan_runs import Images, Model, runner
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import nn
 from torch.testing import assert_close
@@ -119,3 +123,48 @@ def test_the_grid_of_a_head_over_several_maps(tmp_path):
         runner(tmp_path / 'one', [dict(hook, outside=0.0)], heads[-1]).train()
     assert_close(heads[4].state_dict(), heads[3].state_dict())
     assert KANLinear(2, 1, normalization='none').update_grid([torch.zeros(2, 2), 5 * torch.ones(3, 2)])
+
+
+class Copies(Hook):
+    """Somebody copies the model in the midst of an iteration, and trains the copy, too."""
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        runner.copy = pickle.loads(pickle.dumps(copy.deepcopy(runner.model)))
+        runner.before = copy.deepcopy(runner.copy.state_dict())
+        runner.losses = runner.copy.train()(torch.randn(5, 2, 6, 6), mode='loss')
+
+
+def test_a_copy_of_the_model_has_no_part_in_the_hooks(tmp_path):
+    run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=1),
+                            dict(type='KANRegularizationHook', l1=1.0, smoothness=1.0),
+                            dict(type=Copies, priority='VERY_LOW')], Model('GaussianRBF'), max_iters=2)
+    run.train()
+    assert list(run.losses) == ['loss_own']
+    assert_close(run.copy.state_dict(), run.before, rtol=0, atol=0)
+    assert run.model.conv.basis.interior().abs().max() > 2
+
+
+class Two(BaseModel):
+    """Two networks, of which one has grids."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator, self.discriminator = Model('Chebyshev'), KANLinear(2, 1)
+
+    def forward(self, x, mode='tensor'):
+        return dict(loss=self.discriminator(self.generator(x)).mean())
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_one_of_several_models_and_bad_data(tmp_path, bad):
+    class Spoilt(Two):
+        def forward(self, x, mode='tensor'):
+            y = self.generator(x)
+            self.discriminator(y.masked_fill(y > y.median(), bad))
+            return dict(loss=y.mean())
+
+    for model in (Two(), Spoilt()):
+        run = runner(tmp_path, [dict(type='KANGridUpdateHook', outside=0.0, interval=2)], model, lr=0.0)
+        run.train()
+        assert model.discriminator.basis.grid.isfinite().all()
+        assert model.discriminator.basis_weight.isfinite().all()

@@ -19,7 +19,7 @@ from rkan_mm.models.ops import identity
 from .basis import GridBasis
 from .basis.grid import lasting
 from .basis.renew import renew
-from .grid_fit import MAX_SAMPLES, fit, some
+from .grid_fit import MAX_SAMPLES, Drawn, draw, fit, gather, some
 from .tied import Tied, mates, same_grid, state_of, take_grid
 
 ELEMENTWISE = dict(tanh=torch.tanh, none=identity)
@@ -42,7 +42,7 @@ class GridUpdate(Tied):
         return getattr(self, self.coefficients_name)
 
     @lasting
-    def update_grid(self, x: Tensor | Sequence[Tensor], uniform: float = 1.0, margin: float = 0.01,
+    def update_grid(self, x: Tensor | Sequence[Tensor | Drawn], uniform: float = 1.0, margin: float = 0.01,
                     outside: float = 0.0, grow: bool = False, followers: Sequence[GridUpdate] = ()) -> bool:
         """Lay the grid over the data and fit the coefficients so that the functions stay what they are.
 
@@ -51,7 +51,7 @@ class GridUpdate(Tied):
         means to an optimizer). Gradients that the coefficients have are dropped: step first where some are accumulated.
 
         Args:
-            x: input of the layer, or several. Values that are inf or NaN are left out, and their number is logged.
+            x: input of the layer, or several, or what `draw` keeps of them. inf and NaN are left out; the log counts.
             uniform: 1 for equal intervals over the range of the data, 0 for intervals with equally many distinct
                 values (the KAN paper's choice, poor for images with much background), in between their mean.
             margin: added to the range on both sides, as a part of it.
@@ -69,12 +69,8 @@ class GridUpdate(Tied):
             RuntimeError: no input of the layer, as from the ordinary layer.
         """
         basis = self._grid_basis('update_grid')
-        parts, inputs = [], x if isinstance(x, Sequence) else [x]
-        for each in inputs:
-            self.check_samples(each)
-            part = self._samples(each) if each.numel() else each.new_empty(0, basis.rows).double()  # (N, C)
-            parts.append(part.reshape(-1, 1) if basis.rows == 1 else part)
-        samples = torch.cat(parts)
+        inputs = x if isinstance(x, Sequence) else [x]
+        samples, ends = gather([each if isinstance(each, Drawn) else self._rows(each) for each in inputs])
         points = basis.interior().double()
         samples, finite = self._finite(samples, points)
         if self._pads:
@@ -82,7 +78,10 @@ class GridUpdate(Tied):
             samples = torch.cat([samples, torch.where(seen, 0.0, (points[:, 0] + points[:, -1]) / 2)])
             finite = torch.cat([finite, seen])
         beyond = (samples < points[:, 0]) | (samples > points[:, -1])
-        if not finite.any() or beyond.sum() / finite.sum() < outside or (grow and not beyond.any()):
+        if not finite.any() or beyond.sum() / finite.sum() < outside:
+            return False
+        samples = torch.cat([samples, torch.where(ends.isfinite(), ends, samples[:1])]) if len(ends) else samples
+        if grow and not ((samples < points[:, 0]) | (samples > points[:, -1])).any():
             return False
         if grow and (size := sum(basis.growth(samples)) + basis.grid_size) > MAX_GRID_SIZE:
             self._say(f'to grow over data from {samples.min():.3g} to {samples.max():.3g} it would need {size} '
@@ -97,6 +96,11 @@ class GridUpdate(Tied):
 
         return self._change_grid((lambda: basis.grow(samples)) if grow else adapt,
                                  some(samples, MAX_SAMPLES), followers)
+
+    @lasting
+    def draw(self, x: Tensor) -> Drawn:
+        """What `update_grid` takes in the place of an input, in little memory; RuntimeError as there."""
+        return draw(self._rows(x).samples)
 
     @lasting
     def refine_grid(self, grid_size: int, followers: Sequence[GridUpdate] = ()) -> None:
@@ -131,9 +135,14 @@ class GridUpdate(Tied):
         """Let the ordinary layer of this shape raise what it has against samples; any floating dtype passes."""
         raise NotImplementedError
 
+    def _rows(self, x: Tensor) -> Drawn:
+        self.check_samples(x)
+        part = (self._samples(x) if x.numel() else x).reshape(-1, self.basis.rows)
+        return Drawn(part, len(part))
+
     def _samples(self, x: Tensor) -> Tensor:
-        """What the functions see of ``x``, (N, channels) in float64, but for padded zeros."""
-        return self.seen(self._batched(x)).movedim(self.channel_dim, -1).flatten(0, -2).double()
+        """What the functions see of ``x``, (N, channels), but for padded zeros."""
+        return self.seen(self._batched(x)).movedim(self.channel_dim, -1).flatten(0, -2)
 
     @property
     def _pads(self) -> bool:

@@ -49,8 +49,8 @@ class SharedFunctions(GridUpdate, Sparsity, WholeWeights):
 
     def _samples(self, x: Tensor) -> Tensor:
         if self.normalization not in ELEMENTWISE:
-            return self._seen(x)[0].reshape(-1, 1).double()
-        return ELEMENTWISE[self.normalization](x).reshape(-1, 1).double()
+            return self._seen(x)[0].reshape(-1, 1)
+        return ELEMENTWISE[self.normalization](x).reshape(-1, 1)
 
     @property
     def _pads(self) -> bool:

@@ -246,6 +246,27 @@ def test_errors(call, error, message):
         call()
 
 
+@pytest.mark.parametrize('per_channel', [False, True])
+@pytest.mark.parametrize('options', [{}, dict(grow=True), dict(uniform=0.5)], ids=str)
+def test_a_part_of_large_inputs_stands_for_them(per_channel, options):
+    """Of each in proportion to its size; the grid lies over all of them."""
+    whole = rough(KANConv2d(2, 3, 1, normalization='none', basis=dict(type='BSpline', per_channel=per_channel)))
+    part, silent = copy.deepcopy(whole), copy.deepcopy(whole)
+    maps = [scale * torch.randn(2, 2, size, size) for size, scale in ((400, 0.3), (200, 0.3), (10, 2.0))]
+    maps[0][0, :, 5, 7], maps[1][0, 0, 9] = torch.tensor([-4.0, 6.0]), float('nan')
+    drawn = [part.draw(x) for x in maps]
+    assert [each.samples.numel() for each in drawn] == [1 << 18, maps[1].numel(), maps[2].numel()]
+    assert not silent.update_grid(drawn, outside=0.01)  # as much lies there in the smallest map alone
+    assert silent.update_grid(drawn[2:], outside=0.01)
+    x = 0.3 * torch.randn(2, 2, 50, 50)
+    before = whole(x)
+    assert part.update_grid(drawn, **options)
+    assert whole.update_grid(maps, **options)
+    tolerance = 0.02 if 'uniform' in options else 1e-6
+    assert_close(part.basis.interior(), whole.basis.interior(), rtol=0, atol=tolerance)
+    assert (part(x) - before).norm() < 1.5 * (whole(x) - before).norm() + 1e-4
+
+
 @grids
 def test_nothing_is_done_that_deterministic_runs_refuse(basis):
     """Of what an update does on a GPU, in any version of PyTorch; this one need not refuse it."""
