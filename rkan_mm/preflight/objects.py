@@ -18,7 +18,7 @@ from .images import LOOKED_AT
 from .red import warn_in_red
 
 IGNORED = 255
-"""The label of pixels that losses pass over."""
+"""The label of pixels that losses of mm's configs pass over; where one passes over another, that is left out, too."""
 
 MAPS_LOOKED_AT = 200
 """Maps with labels of pixels of a data set, at most, that are read."""
@@ -123,14 +123,17 @@ def check_maps(model: Any, dataset: Any, what: str) -> None:
                  if (head := getattr(part, name, None)) is not None and is_mm(type(head))), None)
     number: Any = getattr(head, 'num_things_classes', 0) + getattr(head, 'num_stuff_classes', 0) or getattr(
         head, 'num_classes', None)
+    loss = getattr(head, 'criterion', getattr(head, 'loss_seg', None))
+    ignored = {label for each in (loss, head) if isinstance(label := getattr(each, 'ignore_index', None), int)}
     for part in parts_of(dataset) if isinstance(number, int) else ():
         loading = [step for step in _steps(part) if getattr(step, 'with_seg', False)]
         if loading and reads_as_mm(type(part)):
-            _check_map_labels(part, loading[0], max(number, 2), what)
+            _check_map_labels(part, loading[0], max(number, 2), ignored, what)
 
 
-def _check_map_labels(dataset: Any, step: Any, number: int, what: str) -> None:
+def _check_map_labels(dataset: Any, step: Any, number: int, ignored: set[int], what: str) -> None:
     faults, found = Faults(f'{type(dataset).__name__} of the {what}'), set()
+    shown = next((label for label in ignored if label >= 0), IGNORED)
     for place in spread(len(dataset), MAPS_LOOKED_AT):
         info = {**dataset.get_data_info(place), 'seg_fields': []}
         step._load_seg_map(info)
@@ -141,15 +144,15 @@ def _check_map_labels(dataset: Any, step: Any, number: int, what: str) -> None:
             faults.add('has colours, and labels of pixels are one number for each', str(path), 'write it as a grey '
                        "PNG, or, if it has a palette, read it by LoadAnnotations(imdecode_backend='pillow')")
             continue
-        here = set(np.unique(labels).tolist()) - {IGNORED}
+        here = set(np.unique(labels).tolist()) - {IGNORED, *ignored, getattr(step, 'ignore_index', IGNORED)}
         found |= here
         if odd := sorted(label for label in here if not 0 <= label < number):
             faults.add(f'has pixels of labels that the head has no class for; it has 0 to {number - 1}',
-                       f'{path} ({some(odd)})', f'write others, or {IGNORED} for what is ignored')
+                       f'{path} ({some(odd)})', f'write others, or {shown} for what is ignored')
     faults.stop()
     if found == {0}:
         warn_in_red(f'The maps of {type(dataset).__name__} of the {what} that were looked at have pixels of the label '
-                    f'0 alone, beside {IGNORED}, which is ignored. Where {IGNORED} stands for a class, write 1.')
+                    f'0 alone, beside {shown}, which is ignored. Where {shown} stands for a class, write 1.')
 
 
 def _steps(dataset: Any) -> list:

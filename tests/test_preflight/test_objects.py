@@ -15,7 +15,6 @@ from PIL import Image
 from small_runs import DETECTOR
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.building import building
 from rkan_mm.preflight.images import check_pictures
 from rkan_mm.preflight.objects import check_maps, check_objects
 
@@ -180,20 +179,34 @@ MAPS = {
 }
 
 
+def of_pixels(folder, *maps):
+    """Data with a map of labels of pixels for each picture."""
+    for i, labels in enumerate(maps):
+        cv2.imwrite(f'{folder}/{i}.png', labels.astype(np.uint8))
+    (folder / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=[
+        dict(img_path=f'{i}.jpg', seg_map_path=f'{folder}/{i}.png', instances=[]) for i in range(len(maps))])))
+    return BaseDetDataset(ann_file=f'{folder}/list.json', pipeline=[dict(type='LoadAnnotations', with_seg=True)])
+
+
 @pytest.mark.parametrize('case', MAPS)
 @pytest.mark.parametrize('head', [HEAD, PanopticFPNHead(num_things_classes=1, num_stuff_classes=2, in_channels=4)])
 def test_labels_of_pixels(tmp_path, capsys, case, head):
-    given = listed(tmp_path, [], [])
-    content = json.loads((tmp_path / 'list.json').read_text())
-    for i, info in enumerate(content['data_list']):
-        info['seg_map_path'] = f'{tmp_path}/{i}.png'
-        cv2.imwrite(info['seg_map_path'], (MAPS[case][0] if i else np.ones((9, 9))).astype(np.uint8))
-    (tmp_path / 'list.json').write_text(json.dumps(content))
-    data = BaseDetDataset(**given | dict(pipeline=[dict(type='LoadAnnotations', with_seg=True)]))
+    data = of_pixels(tmp_path, np.ones((9, 9)), MAPS[case][0])
     with pytest.raises(PreflightError, match=MAPS[case][1]) if MAPS[case][1] else nullcontext():
         check_maps(SimpleNamespace(roi_head=SimpleNamespace(semantic_head=head)), data, 'train')
     check_maps(SimpleNamespace(), data, 'train')
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize('attribute', ['loss_seg', 'criterion', 'ignore_index'])
+def test_another_label_that_the_loss_passes_over(tmp_path, capsys, attribute):
+    value = 200 if attribute == 'ignore_index' else SimpleNamespace(ignore_index=200)
+    head = type('Head', (), {attribute: value, 'num_classes': 3, '__module__': 'mmseg.models'})()
+    for labels in (np.diag([1] * 8 + [200]), np.eye(9) * 200):
+        check_maps(SimpleNamespace(decode_head=head), of_pixels(tmp_path, labels), 'train')
+    assert capsys.readouterr().out.count('beside 200, which is ignored. Where 200 stands for a class, write 1.') == 1
+    with pytest.raises(PreflightError, match=r'\(9\) has pixels .* write others, or 200 for what is ignored'):
+        check_maps(SimpleNamespace(decode_head=head), of_pixels(tmp_path, np.diag([9] * 8 + [200])), 'train')
 
 
 def test_labels_of_pixels_of_a_run(printed, small_data, tmp_path, monkeypatch):
@@ -285,14 +298,3 @@ def test_heads_and_bodies(tmp_path, capsys):
     capsys.readouterr()
     check_objects(data, 'train')
     assert not capsys.readouterr().out
-
-
-@pytest.mark.parametrize(('line', 'said'), [
-    ('{"ID": "b", "gtboxes": [{"tag": "person", "fbox": [1, 1, 5, 5]}]}',
-     r'KeyError: hbox, in CrowdHumanDataset of .*/train.odgt, at b\.'),
-    ('{"ID": "b", ', r'JSONDecodeError: .*, in CrowdHumanDataset of [^ ]*/train.odgt\.')])
-def test_a_line_that_a_data_set_does_not_read(tmp_path, line, said):
-    (tmp_path / 'train.odgt').write_text(f'{{"ID": "a", "gtboxes": []}}\n{line}\n')
-    (tmp_path / 'id_hw_train.json').write_text('{"a": [9, 9], "b": [9, 9]}')
-    with pytest.raises(PreflightError, match=f'^Building: {said}'), building('Building', reading=True):
-        CrowdHumanDataset(data_root=str(tmp_path), ann_file='train.odgt', data_prefix=dict(img=''))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.datasets import CrowdHumanDataset
 from mmengine.config import Config
 from torch import nn
 
@@ -13,6 +14,7 @@ from rkan_mm.apis import runner
 from rkan_mm.datasets.shapes import make_shapes
 from rkan_mm.models import RKANet
 from rkan_mm.preflight import PreflightError, check, check_checkpoint, check_fit, load_weights
+from rkan_mm.preflight.building import building
 
 SHAPES = 'configs/mask-rcnn_rkanet18_fpn_shapes.py'
 
@@ -189,3 +191,14 @@ def test_a_checkpoint_of_another_model(tmp_path):
     for plain in ({'bn1.weight': torch.zeros(4)}, {'module.backbone.bn1.weight': torch.zeros(4)}):
         torch.save(plain, tmp_path / 'plain.pth')
         check_fit(model, str(tmp_path / 'plain.pth'))
+
+
+@pytest.mark.parametrize(('line', 'said'), [
+    ('{"ID": "b", "gtboxes": [{"tag": "person", "fbox": [1, 1, 5, 5]}]}',
+     r'KeyError: hbox, in CrowdHumanDataset of .*/train.odgt, at b\.'),
+    ('{"ID": "b", ', r'JSONDecodeError: .*, in CrowdHumanDataset of [^ ]*/train.odgt\.')])
+def test_a_line_that_a_data_set_does_not_read(tmp_path, line, said):
+    (tmp_path / 'train.odgt').write_text(f'{{"ID": "a", "gtboxes": []}}\n{line}\n')
+    (tmp_path / 'id_hw_train.json').write_text('{"a": [9, 9], "b": [9, 9]}')
+    with pytest.raises(PreflightError, match=f'^Building: {said}'), building('Building', reading=True):
+        CrowdHumanDataset(data_root=str(tmp_path), ann_file='train.odgt', data_prefix=dict(img=''))
