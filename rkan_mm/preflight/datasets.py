@@ -137,15 +137,16 @@ def _check_of_mm_2(dataset: dict, cfg: Config) -> None:
                              f'data_prefix=dict(img={prefix!r}), for XML files dict(sub_data_root={prefix!r}).')
 
 
-def check_same_classes(found: dict[str, tuple[str, ...] | None], used: Collection[str]) -> None:
+def check_same_classes(found: dict[str, tuple[str, ...] | None], used: Collection[str],
+                       switch: str = 'classes') -> None:
     """Raise `PreflightError` if classes of one name have another number in one data set than in the first.
 
     Where no name has moved, as from ``('pedestrian',)`` to ``('person',)``, that is a warning.
 
     Args:
         found: class names by what has them, None where unknown; the first one says what is right.
-        used: those that the run will use. Of others only the same classes in another order are an error: a test set
-            that a base config names is often of no concern to a training.
+        used: those that the run will use. Of others, as a base config's test set, only another order is an error.
+        switch: the setting under ``preflight`` that leaves the check out.
     """
     known = {who: tuple(classes) for who, classes in found.items() if classes is not None}
     if not known:
@@ -163,7 +164,7 @@ def check_same_classes(found: dict[str, tuple[str, ...] | None], used: Collectio
             MMLogger.get_current_instance().warning(text)
             continue
         raise PreflightError(f'{text}. Give all the same, in the same order. To run all the same: --cfg-options '
-                             'preflight.classes=False')
+                             f'preflight.{switch}=False')
 
 
 def dataset_class(dataset: dict, cfg: Config) -> Callable | None:

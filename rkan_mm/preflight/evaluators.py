@@ -22,7 +22,6 @@ from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
 from .config import is_mm, kind
 from .datasets import check_same_classes, common, names_of, parts_of
-from .images import check_pictures
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
@@ -64,7 +63,7 @@ def _check_judged(dataset: Any, metrics: Sequence[Any], loop: Any, what: str) ->
         if type(metric).__name__ == OF_CITIES and not metric.format_only and not metric.backend_args:
             _check_cities(infos, what)
         if type(metric).__name__ == OF_LVIS and metric._lvis_api:
-            _check_lvis_json(infos, names_of(dataset), metric._lvis_api, what)
+            _check_lvis_json(infos, names_of(dataset), metric._lvis_api, what, metric.format_only)
         if type(metric).__name__ not in OF_COCO:
             continue
         _check_once(infos, type(metric).__name__, what)
@@ -117,24 +116,30 @@ def _check_cities(infos: Sequence[dict], what: str) -> None:
     """CityScapesMetric finds maps of instances by the names of pictures, when all is predicted."""
     maps = [str(info['img_path']).replace('leftImg8bit.png', 'gtFine_instanceIds.png').replace('leftImg8bit', 'gtFine')
             for info in infos]
+    if themselves := [path for path, info in zip(maps, infos, strict=True) if path == str(info['img_path'])]:
+        raise PreflightError(f'{OF_CITIES} of the {what} would take {len(themselves)} of {len(maps)} pictures for '
+                             f'their own maps of instances, such as {themselves[0]}: it finds a map by leftImg8bit '
+                             'in the path of the picture. Call files and folders as Cityscapes does. To run all the '
+                             'same: --cfg-options preflight.evaluator=False')
     if missing := [path for path in maps if not Path(path).exists()]:
         raise PreflightError(f'{OF_CITIES} of the {what} judges by {len(maps)} maps of instances, and {len(missing)} '
                              f'are not there, such as {missing[0]}: they lie as those of Cityscapes do. To run all the '
                              'same: --cfg-options preflight.evaluator=False')
 
 
-def _check_lvis_json(infos: Sequence[dict], classes: Sequence[str] | None, api: Any, what: str) -> None:
-    """LVIS numbers labels as its json does, and judges by keys that a json of COCO lacks."""
+def _check_lvis_json(infos: Sequence[dict], classes: Sequence[str] | None, api: Any, what: str,
+                     format_only: bool = False) -> None:
+    """LVIS numbers labels as its json does, and judges, if it does, by keys that a json of COCO lacks."""
     for name, entries, keys in (('images', api.imgs, ('neg_category_ids', 'not_exhaustive_category_ids')),
                                 ('categories', api.cats, ('frequency', ))):
-        for key in keys:
+        for key in () if format_only else keys:
             if lacking := [each for each in entries.values() if key not in each]:
                 raise PreflightError(f'{OF_LVIS} of the {what} would stop when all is predicted: {len(lacking)} of '
                                      f'{len(entries)} {name} in its ann_file have no {key}. Write it, or take '
                                      'CocoMetric. To run all the same: --cfg-options preflight.evaluator=False')
     who = f'the data of the {what}'
     check_same_classes({f'the ann_file of {OF_LVIS}': tuple(each['name'] for each in api.cats.values()),
-                        who: tuple(classes) if classes else None}, [who])
+                        who: tuple(classes) if classes else None}, [who], switch='evaluator')
     files = {key: PurePath(each.get('file_name') or each['coco_url']).name for key, each in api.imgs.items()}
     if odd := [info['img_path'] for info in infos  # those of COCO 2014 had a longer name
                if not files.get(info['img_id'], '').endswith(PurePath(info['img_path']).name)]:
@@ -259,20 +264,19 @@ def _shares_boxes(info: dict, coco: Any) -> bool:
     return not mine or overlaps.max(initial=0) > 0.5
 
 
-def check_gallery(model: Any, metrics: Sequence[Any], what: str) -> None:
-    """Look at the pictures with which a retriever compares others, which it loads at its first validation.
-
-    Raises:
-        PreflightError: there are less than a metric asks for, or some cannot be read.
-    """
+def gallery_of(model: Any) -> Any:
+    """The data set with which a retriever of mm's compares pictures, and which it loads at its first validation."""
     prototype = getattr(model, 'prototype', None)
     if not isinstance(prototype, dict) or 'dataset' not in prototype or not is_mm(type(model)):
-        return
-    gallery = DATASETS.build(copy.deepcopy(prototype['dataset']))
+        return None
+    return DATASETS.build(copy.deepcopy(prototype['dataset']))
+
+
+def check_gallery(gallery: Any, metrics: Sequence[Any], what: str) -> None:
+    """Raise `PreflightError` if the gallery of a retriever has less pictures than a metric asks for."""
     for metric in metrics:
         most = np.max(getattr(metric, 'topk', 0)) if type(metric).__name__.startswith('Retrieval') else 0
         if is_mm(type(metric)) and most > len(gallery):
             raise PreflightError(f'{type(metric).__name__} of the {what} asks for the first {most} pictures, and '
                                  f'model.prototype.dataset has {len(gallery)}: lower topk. To run all the same: '
                                  '--cfg-options preflight.evaluator=False')
-    check_pictures(gallery, f'gallery of the {what}')

@@ -23,7 +23,7 @@ from .classification import check_labels, check_names_of_folders, check_same_fol
 from .config import is_mm, switches
 from .datasets import check_same_classes, common, names_by_part, names_of, names_written, parts_of, reads_coco
 from .effects import check_apart, check_predicting, check_training, validates, watch_small_maps
-from .evaluators import check_evaluator, check_gallery
+from .evaluators import check_evaluator, check_gallery, gallery_of
 from .fit import innermost
 from .images import check_pictures
 from .later import check_later
@@ -97,7 +97,14 @@ class CheckRunHook(Hook):
         if on['classes']:
             learned = self._learned if 'train' not in data or getattr(runner, '_resume', False) else None
             check_classes(model, runner.cfg, data, learned)
+        gallery: Any = None
+        if (on['images'] or on['evaluator']) and set(data) - {'train'}:
+            with checking('The gallery'):
+                gallery = gallery_of(model)
         if on['images'] and is_main_process():
+            with checking('Images of the gallery'):
+                for part in () if gallery is None else parts_of(gallery):
+                    check_pictures(part, 'gallery')
             for what, dataset in data.items():
                 with checking(f'Images of the {what}'):
                     for part in parts_of(dataset):
@@ -132,7 +139,8 @@ class CheckRunHook(Hook):
                     check_predicting(loop, what)
                     check_steps(model, data[what], what)
                     check_evaluator(loop, what)
-                    check_gallery(model, getattr(loop.evaluator, 'metrics', ()), what)
+                    if gallery is not None:
+                        check_gallery(gallery, getattr(loop.evaluator, 'metrics', ()), what)
                     if _is_classifier(model):
                         tell_figures(data[what], getattr(loop.evaluator, 'metrics', ()), _num_classes(model), what)
                     if 'train' in data:

@@ -24,7 +24,7 @@ RED = 'After the first validation the model compares pictures with features of w
                                     'model.prototype.dataset has 6: lower topk'),
     ("model['prototype']['dataset']['data_prefix'] = 'gone'\n", "CustomDataset: image folder '.*gone' does not exist"),
     ("model['prototype']['dataset'].update(ann_file=f'{folder}/list.txt')\n",
-     'CustomDataset of the gallery of the validation: .*cat/gone.png is not there'),
+     'CustomDataset of the gallery: .*cat/gone.png is not there.*preflight.images=False'),
     ('', None),
 ])
 def test_a_gallery(printed, tmp_path, lines, message):

@@ -75,10 +75,12 @@ LOOKED_FOR = dict(neg_category_ids=[], not_exhaustive_category_ids=[])
 LVIS = {
     'of version 1': (dict(LOOKED_FOR, coco_url='http://images.cocodataset.org/val2017/7.jpg'), {}, None),
     'of version 0.5': (dict(LOOKED_FOR, file_name='COCO_val2014_7.jpg'), {}, None),
+    'of COCO, to write alone': (dict(file_name='7.jpg'), dict(format_only=True), None),
     'of COCO': (dict(file_name='7.jpg'), {}, 'would stop when all is predicted: 1 of 1 images in its ann_file have'),
     'without frequencies': (dict(LOOKED_FOR, file_name='7.jpg'), dict(frequency=None),
                             '2 of 2 categories in its ann_file have no frequency. Write it, or take Coco'),
-    'in another order': (dict(LOOKED_FOR, file_name='7.jpg'), dict(order=-1), 'of LVISMetric has the classes owl'),
+    'in another order': (dict(LOOKED_FOR, file_name='7.jpg'), dict(order=-1),
+                         'of LVISMetric has the classes owl.*preflight.evaluator=False'),
     'of other images': (dict(LOOKED_FOR, file_name='8.jpg'), {}, 'other annotations than its data set: 1 of 1'),
 }
 
@@ -89,7 +91,8 @@ def test_a_json_that_lvis_judges_by(case):
     categories = [dict(name=name, **({} if 'frequency' in changes else dict(frequency='r'))) for name in ('cat', 'owl')]
     api = SimpleNamespace(imgs={7: image}, cats=dict(enumerate(categories[::changes.get('order', 1)])))
     with pytest.raises(PreflightError, match=message) if message else nullcontext():
-        _check_lvis_json([dict(img_id=7, img_path='data/val2017/7.jpg')], ('cat', 'owl'), api, 'test')
+        _check_lvis_json([dict(img_id=7, img_path='data/val2017/7.jpg')], ('cat', 'owl'), api, 'test',
+                         changes.get('format_only', False))
 
 
 def test_what_cityscapes_is_judged_by(tmp_path, monkeypatch):
@@ -100,6 +103,10 @@ def test_what_cityscapes_is_judged_by(tmp_path, monkeypatch):
     maps.parent.mkdir(parents=True)
     maps.touch()
     _check_cities([dict(img_path=str(place))], 'test')
+    other = tmp_path / 'ulm.png'
+    other.touch()
+    with pytest.raises(PreflightError, match='take 1 of 2 pictures for their own maps of instances, such as .*ulm'):
+        _check_cities([dict(img_path=str(place)), dict(img_path=str(other))], 'test')
     monkeypatch.setitem(sys.modules, 'cityscapesscripts.helpers.labels', SimpleNamespace(name2label=dict(car=1)))
     _check_cityscapes(SimpleNamespace(dataset_meta=dict(classes=('car',))))
     with pytest.raises(ValueError, match='Cityscapes has no class owl, and CityScapesMetric is for its own: take Coco'):
