@@ -8,12 +8,13 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, METRICS, Registry
 
 from rkan_mm.preflight import PreflightError
-from rkan_mm.preflight.config import built_from, dicts_with, kind, library
+from rkan_mm.preflight.config import built_from, dicts_with, is_mm, kind, library
 from rkan_mm.preflight.datasets import data_sets
 
 from .command_line import file_to_write, folder_to_write, positive
@@ -41,7 +42,7 @@ def add_test_options(parser: argparse.ArgumentParser) -> None:
 
 def check_test(cfg: Config) -> None:
     """Raise `PreflightError` if a config does not say by what to test."""
-    if not cfg.get('test_dataloader') or cfg.get('test_evaluator') is None or cfg.get('test_cfg') is None:
+    if not cfg.get('test_dataloader') or cfg.get('test_evaluator') in (None, {}) or cfg.get('test_cfg') is None:
         raise PreflightError('The config has no test_dataloader, test_evaluator and test_cfg: to test it on its '
                              'validation data, write test_dataloader = val_dataloader, and so on.')
 
@@ -54,6 +55,7 @@ def use_test_options(cfg: Config, args: argparse.Namespace) -> None:
     """
     check_test(cfg)
     _check_out(args)
+    _check_use(cfg, args)
     if args.show or args.show_dir:
         _show(cfg, args)
     evaluators = evaluators_of(cfg)
@@ -99,6 +101,23 @@ def _check_out(args: argparse.Namespace) -> None:
         raise PreflightError(f'--out: {args.out!r} must end in {" or ".join(endings)}, for '
                              + ('metrics.' if args.out_item == 'metrics' else 'predictions; metrics go into .json by '
                                 '--out-item metrics.'))
+
+
+def _check_use(cfg: Config, args: argparse.Namespace) -> None:
+    """Without a metric, a test is of use by what it writes or shows; drawing hooks and the user's own code do, too."""
+    if cfg.test_evaluator or args.show or args.show_dir or (args.out and args.out_item != 'metrics'):
+        return
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
+    if not cfg.test_cfg.get('type') and not any(_may_show(hook, cfg) for hook in hooks if hook):
+        raise PreflightError('test_evaluator is empty, and nothing would be measured, written or shown: give a metric, '
+                             'or add --out FILE.pkl for the predictions, --show or --show-dir.')
+
+
+def _may_show(hook: Any, cfg: Config) -> bool:
+    if not isinstance(hook, dict):
+        return True
+    cls = built_from(hook.get('type', ''), HOOKS, cfg)
+    return bool(hook.get('draw') or hook.get('enable')) or cls is None or not is_mm(cls)
 
 
 def _show(cfg: Config, args: argparse.Namespace) -> None:

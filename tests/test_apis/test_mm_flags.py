@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from small_runs import CLASSIFIER, DETECTOR, write_run
 
 from rkan_mm.apis import convert, loading, runner
-from rkan_mm.apis.testing_options import _flipped, _show, _use_tta
+from rkan_mm.apis.testing_options import _flipped, _show, _use_tta, check_test
 from rkan_mm.preflight import PreflightError
 
 
@@ -117,6 +117,11 @@ def test_predictions_of_pictures_without_labels(classifier, tmp_path):
         runner.test(argv)
     assert runner.test([*argv, 'test_evaluator=[]']) == {}
     assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 6
+    drawing = [f'default_hooks.visualization.{each}' for each in (
+        'type=VisualizationHook', 'enable=True', f'out_dir={tmp_path}/drawn')]
+    drawing.append('visualizer.type=UniversalVisualizer')
+    assert runner.test([*argv[:4], *argv[6:], 'test_evaluator=[]', *drawing]) == {}
+    assert list(tmp_path.glob('drawn/*.png'))
 
 
 def test_views_of_a_picture_are_not_drawn(classifier, tmp_path):
@@ -130,6 +135,9 @@ def test_views_of_a_picture_are_not_drawn(classifier, tmp_path):
     (['--out', 'a.txt', '--out-item', 'metrics'], "'a.txt' must end in .json or .yaml or .yml or .pkl, for metrics"),
     (['--show'], '--show needs a display and this machine has none: take --show-dir FOLDER'),
     (['--tta', '--cfg-options', 'test_evaluator.metric=[bbox,segm]'], 'mmdet merges boxes alone, .* test_evaluator.m'),
+    (['--cfg-options', 'test_evaluator=[]'], 'test_evaluator is empty, and nothing would be measured, written or '
+     'shown: give a metric, or add --out FILE.pkl'),
+    (['--out', 'a.json', '--out-item', 'metrics', '--cfg-options', 'test_evaluator=[]'], 'test_evaluator is empty'),
     (['--cfg-options', 'test_dataloader=None'], 'The config has no test_dataloader, test_evaluator and test_cfg: to'),
 ])
 def test_options_that_contradict(detector, monkeypatch, tmp_path, flags, message):
@@ -138,6 +146,11 @@ def test_options_that_contradict(detector, monkeypatch, tmp_path, flags, message
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(PreflightError, match=message):
         runner.test([*detector, '--work-dir', str(tmp_path), *flags])
+
+
+def test_an_evaluator_that_is_an_empty_dict():
+    with pytest.raises(PreflightError, match='The config has no test_dataloader, test_evaluator and test_cfg: to'):
+        check_test(Config(dict(test_dataloader=dict(batch_size=1), test_evaluator={}, test_cfg={})))
 
 
 def test_pictures_are_shown_and_drawn(detector, tmp_path, monkeypatch):
