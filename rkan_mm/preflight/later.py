@@ -39,7 +39,7 @@ def check_later(runner: Runner) -> None:
                 runner.train_loop, EpochBasedTrainLoop):
             for epoch, recipe in hook.schedule.items():
                 if epoch <= runner.train_loop.max_epochs and switches(runner.cfg)['trial']:
-                    _check_recipe(innermost(runner.model), epoch, recipe)
+                    _check_recipe(runner, epoch, recipe)
         if type(hook).__name__ == 'YOLOXModeSwitchHook' and is_mm(type(hook)) and isinstance(
                 runner.train_loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
             _check_switch(hook, runner)
@@ -77,10 +77,13 @@ def _pipelines(hook: Any) -> Iterator[tuple[int, Any]]:
                 yield epoch - 1, recipe['train_pipeline']
 
 
-def _check_recipe(model: Any, epoch: int, recipe: dict[str, Any]) -> None:
+def _check_recipe(runner: Runner, epoch: int, recipe: dict[str, Any]) -> None:
     """The loss and the mixing of pictures to which mmpretrain's hook switches, beside the labels that there are."""
+    model: Any = innermost(runner.model)
     head: Any = getattr(model, 'head', None)
     scores = getattr(model.data_preprocessor, 'to_onehot', None)
+    if scores is False and {'loss', 'batch_augments'} & {*recipe}:
+        scores = _has_scores(runner.train_loop.dataloader.dataset)
     if recipe.get('batch_augments') and scores is False:
         warn_in_red(f'SwitchRecipeHook will mix no pictures from epoch {epoch} on: mmpretrain mixes scores alone, and '
                     'the pictures have labels. Set to_onehot=True and num_classes in data_preprocessor.')
@@ -91,6 +94,15 @@ def _check_recipe(model: Any, epoch: int, recipe: dict[str, Any]) -> None:
                   'preflight.trial=False)'):
         recipe['loss'](torch.zeros(2, number), nn.functional.one_hot(labels, number).float() if scores else labels,
                        avg_factor=2)
+
+
+def _has_scores(dataset: Any) -> bool:
+    """Whether a data set gives a score of each class itself, as soft labels are."""
+    state = random_state()
+    try:
+        return 'gt_score' in dataset[0]['data_samples']
+    finally:
+        set_random_state(state)
 
 
 def _check_switch(hook: Any, runner: Runner) -> None:

@@ -35,6 +35,18 @@ custom_hooks = [dict(type='SwitchRecipeHook', schedule=[dict(
 """
 SCORES = "model['data_preprocessor'] = dict(num_classes=3, to_onehot=True)\n"
 SOFT = "model['head']['loss'] = dict(type='CrossEntropyLoss', use_soft=True)\n"
+GIVEN = """
+custom_imports = dict(imports=['own_scores'], allow_failed_imports=False)
+train_dataloader['dataset']['pipeline'] = [pipeline[0], dict(type='OwnScores'), pipeline[1]]
+"""
+OWN_SCORES = """
+from mmpretrain.registry import TRANSFORMS
+
+@TRANSFORMS.register_module(force=True)
+class OwnScores:
+    def __call__(self, results):
+        return results | dict(gt_score=[float(i == results['gt_label']) for i in range(3)])
+"""
 DRAWN = "default_hooks = dict(visualization=dict(type='VisualizationHook', enable=True))\n"
 
 
@@ -85,6 +97,13 @@ def test_a_missing_picture_is_no_matter_of_the_pipeline(printed, tmp_path):
     with pytest.raises(PreflightError, match='CustomDataset of the train: .*cat/gone.png is not there'):
         printed(CLASSIFIER, f"train_dataloader['dataset']['ann_file'] = '{tmp_path}/list.txt'"
                             + RECIPE.format('*pipeline'))
+
+
+def test_soft_labels_of_the_data(printed, tmp_path, monkeypatch):
+    (tmp_path / 'own_scores.py').write_text(OWN_SCORES)
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = SOFT + MIXED.replace('action_epoch=1', "action_epoch=1, loss=dict(type='CrossEntropyLoss', use_soft=True)")
+    assert 'will mix no pictures' not in printed(CLASSIFIER, GIVEN + lines)
 
 
 @pytest.mark.parametrize(('lines', 'told'), [('', True), (SCORES + SOFT, False)])
