@@ -13,9 +13,14 @@ from rkan_mm.engine.run_error import PreflightError
 
 from .config import is_mm, kind
 from .faults import Faults
+from .images import PICTURES
 from .red import warn_in_red
 
 BOM = '\ufeff'
+PLAIN = re.compile(rf'[^\s,{BOM}]+ \d+')
+"""Nearly all lines of a list with labels, of which there may be a million."""
+
+PICTURE = rf'(?i:{"|".join(map(re.escape, PICTURES))})'
 LINE = 'write path, space, number of the class, as in cat/1.jpg 0'
 
 
@@ -53,17 +58,19 @@ def _of_path(line: str) -> tuple[str, str] | None:
         return 'begins with a byte order mark, which would be part of the path', 'save the file as UTF-8 without BOM'
     if not line.strip():
         return 'is empty', 'take it out'
-    if re.search(r'\.\w+[ \t,]+-?\d+$', line):
+    if re.search(rf'{PICTURE}[ \t,]+-?\d+$', line):
         return 'has a number behind the path, which would be part of it', 'take it out, or set with_label=True'
     return None
 
 
 def _of_labelled(line: str) -> tuple[str, str] | None:
+    if PLAIN.fullmatch(line):
+        return None
     text = line.strip()
     path, _, label = text.rpartition(' ')
     if line.startswith(BOM) or not text:
         return _of_path(line)
-    if re.search(r'\.\w+([ \t,]+-?\d+)+$', path):
+    if re.search(rf'{PICTURE}([ \t,]+-?\d+)+$', path):
         return ('has several numbers behind the path, and all but the last would be part of it',
                 'write one, or take MultiLabelDataset with its json')
     if path and re.fullmatch(r'[+-]?\d+', label):

@@ -11,17 +11,19 @@ from rkan_mm.preflight.lists import check_list, tell_names
 LINES = {  # of a list of pictures, and what is said
     'a\tcat.png 0\r\nb/1.png 12\r\n': None,
     'my cat.png 3\nc.png  0': None,
+    'cam.2 12 3\n2023.10 11 3': None,
     'a.png 0\nb.png\t1\nc.png,1\n': "line 2 .'b.png.*t1'., line 3 .'c.png,1'. has no space before its number .2 are so",
     'a.png 0\n\nb.png 1\n': 'line 2 .... is empty: take it out',
     'name label\na.png 0': "line 1 .'name label'. ends in no number of a class: write path, space, number of the class",
     'a.png cat\n': "line 1 .'a.png cat'. ends in no number of a class",
     'a.png 1.0\n': "line 1 .'a.png 1.0'. ends in no number of a class",
     'a.png\n': '; without labels set with_label=False. To run all the same: --cfg-options preflight.annotations=False',
-    'a.png 0 1\n': 'line 1 .* has several numbers behind the path, .*: write one, or take MultiLabelDataset',
+    'a.png,1 2\n': 'line 1 .* has several numbers behind the path',
+    'a.PNG 0 1\n': 'line 1 .* has several numbers behind the path, .*: write one, or take MultiLabelDataset',
     '\ufeffa.png 0\n': 'line 1 .* begins with a byte order mark, .*: save the file as UTF-8 without BOM',
 }
 ALONE = {
-    'a.png\nmy cat 1.png\nfolder 1/2\n': None,
+    'a.png\nmy cat 1.png\nfolder 1/2\nimg.v2 1': None,
     'a.png\nb.png 1\n': 'line 2 .* has a number behind the path, .*: take it out, or set with_label=True',
     'a.png\n\n': 'line 2 .* is empty',
 }
