@@ -51,7 +51,7 @@ CURES: tuple[tuple[str, str], ...] = (
                                        'need them: pip install --no-build-isolation compiles them, see '
                                        'docs/installation.md'),
     ('expected scalar type Float but found (BFloat16|Half)',
-     'an operation runs in float32 alone here, as NMS and RoIAlign of mmcv do on a CPU: leave --amp out'),
+     "an operation runs in float32 alone here, such as mmcv's NMS and RoIAlign on a CPU: leave --amp out"),
     ('[Nn]o NVIDIA driver|not compiled with CUDA enabled', 'this machine has no GPU: --device cpu, or leave it out'),
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),

@@ -49,7 +49,7 @@ CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
     ('metric item .* is not supported', 'metric_items are such as mAP, mAP_50, mAP_s and AR@100'),
-    ('expected scalar type Float but found', 'NMS and RoIAlign of mmcv take float32 alone on a CPU: leave --amp out'),
+    ('expected scalar type Float but found', "a step takes float32 alone, as mmcv's NMS on a CPU: leave --amp out"),
     ("Calling nonzero on 0d arrays|object of type 'float' has no len",
      "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '
