@@ -29,7 +29,7 @@ from .gpu_steps import GOALS, ROOT, TESTS, Step, steps
 MINUTES = 8
 COMPILERS = 'torch', 'triton'  # whose versions make other kernels
 TAIL = 3000  # characters of a step's output that are kept
-PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), 'prctl', None), 1  # Linux has it
+PRCTL, PR_SET_PDEATHSIG = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None, 1
 
 
 def machine(dry: bool) -> dict:

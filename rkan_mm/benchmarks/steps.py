@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,17 @@ def measure(config: str, images: int, threads: int) -> dict:
 
 def _state(cfg: Config) -> str:
     """Of a config; another one wherever something of it is changed."""
-    text = json.dumps(cfg.to_dict(), sort_keys=True, default=lambda value: getattr(value, '__name__', repr(value)))
+    def plain(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key if isinstance(key, str) else repr(key): plain(value) for key, value in node.items()}
+        if isinstance(node, (set, frozenset)):
+            return sorted(map(repr, node))
+        return [plain(each) for each in node] if isinstance(node, (list, tuple)) else node
+
+    def named(value: Any) -> str:  # by what is the same in the next process
+        return getattr(value, '__name__', None) or re.sub(' at 0x[0-9a-f]+', '', repr(value))
+
+    text = json.dumps(plain(cfg.to_dict()), sort_keys=True, default=named)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

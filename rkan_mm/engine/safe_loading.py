@@ -22,7 +22,9 @@ def _reason(error: Exception) -> str:
     line = next((line for line in lines if 'unsupported' in line.lower()), lines[0])
     line, objects, _ = line.partition(' was not an allowed global')
     if objects:
-        line += ', an object and no plain data. Of a whole model save the weights: torch.save(model.state_dict(), PATH)'
+        line += (', an object and no plain data. Where you trust the file, load it by torch.load(PATH, weights_only='
+                 'False) and keep its weights alone: torch.save(dict(state_dict=...), PATH), of a whole model '
+                 'model.state_dict()')
     return line.strip().removeprefix('WeightsUnpickler error: ')
 
 
@@ -30,11 +32,17 @@ def _what_it_is(path: str) -> str | None:
     """What a file is that torch does not read, and what helps; None for what torch may have saved."""
     with open(path, 'rb') as file:
         start = file.read(512)
-    if start[:1] == b'P':  # of a zip archive
+    if start[:2] == b'PK':  # of a zip archive
         if not zipfile.is_zipfile(path):
             return 'the file is torn: get it anew'
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+        if any(name.endswith('/constants.pkl') for name in names):
+            return ("it is of TorchScript, with code: torch.save(torch.jit.load('NAME.pt').state_dict(), 'NAME.pth') "
+                    'keeps the weights alone')
+        if names and all(name.endswith('.npy') for name in names):
+            return ("it is of NumPy: torch.save({name: torch.from_numpy(array) for name, array in numpy.load('NAME.npz'"
+                    ").items()}, 'NAME.pth') makes one of it")
         return None if any(name.endswith('data.pkl') for name in names) else (
             f'it is an archive of other files ({", ".join(names[:3])}): unpack it, and give the one inside')
     for is_so, what in ((not start, 'it is empty: get it anew'),

@@ -21,6 +21,7 @@ from rkan_mm.spread import spread
 
 from .config import is_mm
 from .datasets import parts_of
+from .evaluators import takes_in_pictures
 from .fit import innermost
 from .red import warn_in_red
 from .schedules import check_schedules, schedules_of, tell_averages
@@ -62,7 +63,7 @@ def check_training(runner: Runner) -> None:
                         f"rule='{'less' if rule == 'greater' else 'greater'}'.")
     if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
         warn_in_red('No checkpoint will be kept: there is no CheckpointHook in default_hooks.')
-    if hasattr(innermost(runner.model), 'prepare_prototype') and runner.val_loop and not any(
+    if takes_in_pictures(innermost(runner.model)) and runner.val_loop and not any(
             type(hook).__name__.startswith('PrepareProto') for hook in runner.hooks):
         warn_in_red('After the first validation the model compares pictures with features of weights that it has no '
                     "more: add custom_hooks=[dict(type='PrepareProtoBeforeValLoopHook')].")

@@ -14,6 +14,7 @@ import numpy as np
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_text
 from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader
 
 from rkan_mm.engine.resume_state import sampler_of
 from rkan_mm.engine.run_error import PreflightError
@@ -262,6 +263,11 @@ def _shares_boxes(info: dict, coco: Any) -> bool:
         annotation['bbox'] for annotation in coco.imgToAnns[info['img_id']])]
     overlaps = bbox_overlaps(*(np.array(each, np.float32).reshape(-1, 4) for each in (mine, boxes)))
     return not mine or overlaps.max(initial=0) > 0.5
+
+
+def takes_in_pictures(model: Any) -> bool:
+    """Whether a model computes features of a gallery's pictures itself; those in a file or a tensor are given."""
+    return hasattr(model, 'prepare_prototype') and isinstance(getattr(model, 'prototype', None), (dict, DataLoader))
 
 
 def gallery_of(model: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,13 @@ PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.
 
 LOOKED_AT = 5000
 """Images of a data set for classification, at most, that are looked at."""
+
+TO_ONE_SIZE = ('RandomResizedCrop', 'EfficientNetRandomCrop', 'EfficientNetCenterCrop')
+"""Steps that give one size, whatever the picture's; Resize and crops do as they are set."""
+
+KEEPING = ('RandomFlip', 'ColorJitter', 'Lighting', 'RandomGrayscale', 'GaussianBlur', 'RandomErasing', 'AutoAugment',
+           'RandAugment', 'NumpyToPIL', 'PILToNumpy', 'PackInputs', 'PackMultiTaskInputs')
+"""Steps that leave the size as it is."""
 
 SIZES_TRIED = 8
 """Pictures, evenly spread over a data set, that go through its pipeline to see whether they make a batch."""
@@ -109,8 +116,9 @@ def check_pictures(dataset: Any, what: str, maps_alone: bool = False) -> None:
     reads = [step for step in steps if type(step).__name__ == 'LoadImageFromFile' and is_mm(type(step))
              and not getattr(step, 'backend_args', None) and getattr(step, 'imdecode_backend', 'cv2') in READERS]
     labelled = any(getattr(step, 'with_seg', False) for step in steps)
-    info_of = getattr(dataset, 'get_data_info', getattr(dataset, 'data_list', []).__getitem__)  # of MultiTaskDataset
-    if not reads or not reads_as_mm(type(dataset)) or (maps_alone and not labelled):
+    info_of = getattr(dataset, 'get_data_info', None) or getattr(
+        getattr(dataset, 'data_list', None), '__getitem__', None)  # of MultiTaskDataset
+    if not reads or info_of is None or not reads_as_mm(type(dataset)) or (maps_alone and not labelled):
         return
     read = reading(getattr(reads[0], 'color_type', 'color'), getattr(reads[0], 'imdecode_backend', 'cv2'))
     some_absent = what == 'train' and getattr(reads[0], 'ignore_empty', False)
@@ -223,7 +231,8 @@ def look_at(path: Path, read: Callable[[bytes], Any] | None = None) -> tuple[int
 def check_sizes(loader: DataLoader, what: str) -> None:
     """Raise `PreflightError` if pictures come out of a pipeline in sizes that make no batch.
 
-    A few that are evenly spread are tried, and of files on the disk one of each of the rarest sizes.
+    A few that are evenly spread are tried, and of files on the disk one of each of the rarest sizes, unless the
+    pipeline makes all alike.
     """
     name = getattr(getattr(loader.collate_fn, 'func', loader.collate_fn), '__name__', '')
     if name != 'default_collate' or (loader.batch_size or 1) < 2:
@@ -243,9 +252,27 @@ def check_sizes(loader: DataLoader, what: str) -> None:
                              '224), or set batch_size=1. To run all the same: --cfg-options preflight.trial=False')
 
 
+def _makes_alike(steps: Sequence[Any]) -> bool:
+    """Whether a pipeline gives one size whatever the picture's, as far as its steps are known."""
+    last = next((i for i in reversed(range(len(steps))) if type(steps[i]).__name__ not in KEEPING), None)
+    if last is None or not all(is_mm(type(step)) for step in steps[last:]):
+        return False
+    step, name = steps[last], type(steps[last]).__name__
+    if name == 'Resize':
+        return step.scale is not None and not step.keep_ratio
+    if name not in ('CenterCrop', 'RandomCrop'):
+        return name in TO_ONE_SIZE
+    least = 0  # of a side; a crop leaves smaller pictures as they are
+    if last and type(before := steps[last - 1]).__name__ == 'ResizeEdge' and before.edge == 'short':
+        least = before.scale
+    return getattr(step, 'auto_pad', False) or getattr(step, 'pad_if_needed', False) or least >= max(step.crop_size)
+
+
 def _of_rare_sizes(dataset: Any) -> list[int]:
-    """Places of pictures on the disk, one of each size, the rarest sizes alone."""
-    if not hasattr(dataset, 'get_data_info'):
+    """Places of pictures on the disk, one of each size, the rarest sizes alone; none where the pipeline is enough."""
+    from .datasets import parts_of
+    if not hasattr(dataset, 'get_data_info') or all(
+            _makes_alike(getattr(getattr(part, 'pipeline', None), 'transforms', ())) for part in parts_of(dataset)):
         return []
     found = {Path(path): i for i in spread(len(dataset), LOOKED_AT)
              if isinstance(path := dataset.get_data_info(i).get('img_path'), str)}

@@ -30,6 +30,8 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 from .building import to_file
 from .config import is_mm
+from .evaluators import takes_in_pictures
+from .fit import innermost
 from .images import check_sizes
 from .metric_settings import check_settings
 from .monitors import figures_by_settings
@@ -37,7 +39,6 @@ from .monitors import figures_by_settings
 OF_LABELS = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision', 'ConfusionMatrix',
              'RetrievalRecall', 'RetrievalAveragePrecision')
 """Metrics of classifiers, which take any number of images: what fails with one fails with all."""
-
 JUDGED = (*OF_LABELS, 'CocoMetric', 'FasterCocoMetric', 'VOCMetric', 'CocoPanopticMetric')
 """Metrics that give figures for one image."""
 
@@ -124,7 +125,7 @@ def try_sizes(runner: Runner, loader: Any) -> None:
 
 
 def _can_be_tried(runner: Runner, loop: ValLoop | TestLoop) -> bool:
-    """Whether mmengine's own loop and loader lead to what will be; a hook may have to prepare the model before."""
+    """Whether mmengine's own loop and loader lead to what will be, and no whole gallery has to be taken in before."""
     loader: Any = getattr(loop, 'dataloader', None)
     if type(loop) not in (ValLoop, TestLoop) or type(loader) is not DataLoader or isinstance(
             loader.dataset, IterableDataset) or loader.batch_sampler is None or type(
@@ -132,8 +133,8 @@ def _can_be_tried(runner: Runner, loop: ValLoop | TestLoop) -> bool:
         return False
     split = 'val' if type(loop) is ValLoop else 'test'
     names = (f'before_{split}', f'before_{split}_epoch', f'before_{split}_iter', '_before_epoch', '_before_iter')
-    return all(is_mm(type(hook), *names) for hook in runner.hooks) and not any(
-        type(hook).__name__.startswith('PrepareProto') for hook in runner.hooks)
+    return not takes_in_pictures(innermost(runner.model)) and all(is_mm(type(hook), *names) and not type(
+        hook).__name__.startswith('PrepareProto') for hook in runner.hooks)
 
 
 def _part(loader: DataLoader, indices: list[int], **changes: int) -> DataLoader:
@@ -266,12 +267,9 @@ def _find_something(results: list[tuple[dict, dict]]) -> None:
 
 @contextlib.contextmanager
 def _as_before(runner: Runner) -> Iterator[None]:
-    """Random numbers, buffers and attributes of the model come back, such as whether it trains.
-
-    A retriever would go on to compare pictures with those that it took in here, by the weights of now.
-    """
+    """Random numbers, buffers and attributes of the model come back, such as whether it trains."""
     state = random_state()
-    attributes = {module: {**vars(module), '_buffers': {**module._buffers}} for module in runner.model.modules()}
+    attributes = {module: ({**vars(module)}, {**module._buffers}) for module in runner.model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in runner.model.buffers()]
     try:
         yield
@@ -280,9 +278,11 @@ def _as_before(runner: Runner) -> Iterator[None]:
             for buffer, value in buffers:
                 if buffer.shape == value.shape:
                     buffer.copy_(value)
-        for module, before in attributes.items():
+        for module, (before, held) in attributes.items():
             vars(module).clear()
             vars(module).update(before)
+            module._buffers.clear()
+            module._buffers.update(held)
         set_random_state(state)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -39,7 +40,7 @@ def check_xml(dataset: dict, cls: Any, classes: Collection[str] | None) -> None:
     faults, paths = Faults(ann_file), [folder / f'{name}.xml' for name in list_from_file(ann_file)]
     without_size = []
     with ThreadPoolExecutor(16) as pool:
-        for path, read in zip(paths, pool.map(_parse, paths), strict=True):
+        for path, read in zip(paths, pool.map(partial(_read, classes=classes), paths), strict=True):
             if isinstance(read, OSError):
                 faults.add('cannot be read', f'{path} ({read.strerror})', 'names in the list have no extension and no '
                            'blanks, and ann_subdir is the folder of the files')
@@ -47,9 +48,10 @@ def check_xml(dataset: dict, cls: Any, classes: Collection[str] | None) -> None:
             if isinstance(read, ElementTree.ParseError):
                 faults.add('is no XML, or cut off', f'{path} ({read})', 'get it anew, or take its name out of the list')
                 continue
-            for fault, cure in dict(_faults_of(read, classes)).items():
+            found, sizeless = read
+            for fault, cure in found.items():
                 faults.add(fault, str(path), cure)
-            if 0 in _numbers(read.find('size'), ('width', 'height'), int):
+            if sizeless:
                 without_size.append(path)
     faults.stop()
     if without_size:
@@ -66,12 +68,16 @@ def _reads_xml(cls: Any) -> bool:
         'load_data_list', 'parse_data_info', '_parse_instance_info'))
 
 
-def _parse(path: Path) -> Any:
-    """The root of a file, or the error at which reading it ends."""
+def _read(path: Path, classes: Collection[str]) -> tuple[dict[str, str], bool] | OSError | ElementTree.ParseError:
+    """Faults of a file with their cures, and whether its width or height is 0; or the error at which reading it ends.
+
+    The tree itself is let go: all files may have been read before the first is told of.
+    """
     try:
-        return ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError) as error:
         return error
+    return dict(_faults_of(root, classes)), 0 in _numbers(root.find('size'), ('width', 'height'), int)
 
 
 def _faults_of(root: Any, classes: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -100,6 +100,13 @@ def test_what_is_measured_again(tmp_path, monkeypatch):
         steps.main([name, '--out', str(out)])
 
 
+def test_configs_of_any_keys_and_objects():
+    """They ended in a TypeError, or were measured again at each call."""
+    def state(number):
+        return steps._state(Config(dict(keys={1: object(), 'a': {(2, 3): number}}, hook={'b', 'c'})))
+    assert state(4) == state(4) != state(5)
+
+
 @pytest.mark.parametrize(('dataset', 'size'), [
     ("dict(type='ConcatDataset', datasets=[dict(type='CocoDataset', ann_file='a', pipeline=[dict(size=9)])])", (9, 9)),
     ("dict(type='RepeatDataset', times=2, dataset=dict(type='MNIST', data_root='a', pipeline=[]))", (28, 28)),

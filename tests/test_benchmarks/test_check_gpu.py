@@ -40,6 +40,7 @@ def test_a_failing_step_costs_itself_alone(python_steps):
     assert rows[2]['seconds'] < 10
 
 
+@pytest.mark.skipif(gpu.PRCTL is None or not Path('/proc/self/stat').is_file(), reason='only Linux ends it so')
 def test_a_step_ends_with_the_script(tmp_path):
     """Else it would go on beside what the next call measures."""
     pid = tmp_path / 'pid'

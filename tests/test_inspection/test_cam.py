@@ -201,11 +201,22 @@ def test_receptive_field_of_a_layer_of_the_neck():
         def extract_feat(self, x):
             return self.neck(self.backbone(x))
 
+    def shown(model, layer):
+        subject = SimpleNamespace(model=model, samples=[0], batch=lambda sample: dict(inputs=torch.rand(1, 3, 15, 15)))
+        page = MagicMock(data={})
+        show_field(SimpleNamespace(page=page, subject=subject, say=print, without_blocks=nullcontext), 'it', layer)
+        return page
+
+    def refuse(x):
+        raise NotImplementedError
+
     torch.manual_seed(0)
-    model, page = Net(), MagicMock(data={})
-    subject = SimpleNamespace(model=model, samples=[0], batch=lambda sample: dict(inputs=torch.rand(1, 3, 15, 15)))
-    show_field(SimpleNamespace(page=page, subject=subject, say=print, without_blocks=nullcontext), 'neck', model.neck)
-    assert page.data['receptive_field']['with its blocks']['0.9'] == 5
+    model = Net()
+    assert shown(model, model.neck).data['receptive_field']['with its blocks']['0.9'] == 5
+    model.extract_feat = refuse  # as mmpretrain's base class has it
+    assert shown(model, model.backbone).data['receptive_field']['with its blocks']['0.9'] == 3
+    told = shown(model, model.neck).section().text.call_args.args[0]
+    assert told == 'Not looked at: the model has no extract_feat.'
 
 
 def test_a_layer_that_nothing_depends_on():

@@ -8,6 +8,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import VOCDataset, WIDERFaceDataset, XMLDataset
 from mmdet.evaluation import VOCMetric
 from mmengine.evaluator import Evaluator
@@ -192,6 +193,13 @@ def test_pictures_of_xml_files_are_there(printed, xml):
     with pytest.raises(PreflightError, match='0.jpg, .*2.jpg is not there, but with the extension .JPG .2 are so.: '
                                              'write it so in the ann_file; of XML files mm reads pictures with'):
         check_pictures(of_xml(xml), 'train')
+
+
+def test_pictures_that_nobody_names():
+    """A data set of mm's own kind, without a list of what is in it."""
+    known = dict(__module__='mmpretrain.datasets', __len__=lambda self: 1,
+                 pipeline=SimpleNamespace(transforms=[LoadImageFromFile()]))
+    assert check_pictures(type('Unlisted', (), known)(), 'train') is None
 
 
 def of_xml(folder, **given):

@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+from mmpretrain.registry import TRANSFORMS
 from small_runs import CLASSIFIER, DETECTOR, make_pictures
 
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.images import _makes_alike
 
 TRAIN = "train_dataloader['dataset']['pipeline'] = [load[0], {}, dict(type='PackDetInputs')]\n"
 VAL = "val_dataloader['dataset']['pipeline'] = [load[0], {}, dict(type='PackDetInputs', meta_keys=keys)]\n"
@@ -72,6 +74,21 @@ def test_pictures_of_several_sizes(printed, uneven):
     "val_dataloader['dataset']['pipeline'] = [pipeline[0], dict(type='Resize', scale=32), pipeline[1]]"])
 def test_pictures_that_make_a_batch(printed, uneven, cure):
     assert 'accuracy/top1' in printed(CLASSIFIER, uneven + cure)
+
+
+@pytest.mark.parametrize(('steps', 'alike'), [
+    ([dict(type='RandomResizedCrop', scale=32), dict(type='RandomFlip', prob=0.5)], True),
+    ([dict(type='Resize', scale=(32, 40)), dict(type='RandomErasing')], True),
+    ([dict(type='Resize', scale=(32, 40), keep_ratio=True)], False), ([dict(type='Resize', scale_factor=2.)], False),
+    ([dict(type='ResizeEdge', scale=36), dict(type='CenterCrop', crop_size=32)], True),
+    ([dict(type='ResizeEdge', scale=30), dict(type='CenterCrop', crop_size=32)], False),
+    ([dict(type='CenterCrop', crop_size=32)], False), ([dict(type='RandomCrop', crop_size=32)], False),
+    ([dict(type='RandomCrop', crop_size=32, pad_if_needed=True)], True),
+    ([dict(type='Resize', scale=32), dict(type='Pad', size_divisor=32)], False), ([], False)], ids=str)
+def test_steps_that_make_pictures_alike(steps, alike):
+    """Of others each size on the disk is tried; a crop leaves smaller pictures as they are."""
+    steps = [dict(type='LoadImageFromFile'), *steps, dict(type='PackInputs')]
+    assert _makes_alike([TRANSFORMS.build(step) for step in steps]) is alike
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -2,8 +2,10 @@ import copy
 import re
 import urllib.error
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CrowdHumanDataset
@@ -165,7 +167,8 @@ def test_files_that_are_no_checkpoint(tmp_path):
                              (b'version https://git-lfs.github.com/spec/v1', 'Git LFS: git lfs pull fetches the file'),
                              (b'\x20\0\0\0\0\0\0\0{"a":{}}', 'of safetensors: torch.save.safetensors.torch.load_file'),
                              (b'\x1f\x8b\x08', 'it is packed by gzip: unpack it'),
-                             (b'weights', 'torch has not saved this file')):
+                             (b'weights', 'torch has not saved this file'),
+                             (b'Predictions', 'torch has not saved this file')):
         (tmp_path / 'some.pth').write_bytes(content)
         with pytest.raises(PreflightError, match=f"some.pth' is no checkpoint: .*{message}"):
             load_weights(str(tmp_path / 'some.pth'))
@@ -173,9 +176,17 @@ def test_files_that_are_no_checkpoint(tmp_path):
         archive.writestr('epoch_1.pth', b'')
     with pytest.raises(PreflightError, match=r'an archive of other files \(epoch_1.pth\): unpack it'):
         load_weights(str(tmp_path / 'packed.pth'))
-    torch.save(nn.Linear(1, 1), tmp_path / 'model.pth')
-    with pytest.raises(PreflightError, match='GLOBAL torch.nn.modules.linear.Linear, an object .*state_dict'):
-        load_weights(str(tmp_path / 'model.pth'))
+    np.savez(tmp_path / 'arrays.npz', a=np.zeros(2))
+    with pytest.raises(PreflightError, match='it is of NumPy: torch.save.*torch.from_numpy'):
+        load_weights(str(tmp_path / 'arrays.npz'))
+    torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)).save(tmp_path / 'traced.pt')
+    with pytest.raises(PreflightError, match='it is of TorchScript, with code: torch.save.torch.jit.load'):
+        load_weights(str(tmp_path / 'traced.pt'))
+    for content, name in ((nn.Linear(1, 1), 'torch.nn.modules.linear.Linear'),
+                          (dict(model={}, args=Namespace(lr=1)), 'argparse.Namespace')):
+        torch.save(content, tmp_path / 'model.pth')
+        with pytest.raises(PreflightError, match=f'GLOBAL {name}, an object .*: torch.save.dict.state_dict=.*, of a '):
+            load_weights(str(tmp_path / 'model.pth'))
     for content, message in ((dict(epoch=3), 'but epoch: save'), ({}, 'but nothing: save'), ([1], 'but a list: save')):
         torch.save(content, tmp_path / 'other.pth')
         with pytest.raises(PreflightError, match=f'holds no state_dict, {message}'):

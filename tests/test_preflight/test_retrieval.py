@@ -1,11 +1,16 @@
 """Models that compare pictures with those of a gallery, which they take in at a validation."""
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
+from mmpretrain.models import ImageToImageRetriever
 from small_runs import CLASSIFIER
+from torch import nn
 
 from rkan_mm.preflight import PreflightError
+from rkan_mm.preflight.trial import _as_before
 
 RETRIEVER = """
 model = dict(
@@ -33,9 +38,28 @@ def test_a_gallery(printed, tmp_path, lines, message):
         assert RED not in printed(CLASSIFIER, RETRIEVER + HOOK + lines.replace('{folder}', str(tmp_path)))
 
 
-def test_a_gallery_that_is_taken_in_once(printed):
+def test_features_in_a_file_stay_as_they_are(printed, tmp_path):
+    torch.save(torch.rand(6, 32), tmp_path / 'features.pth')
+    assert RED not in printed(CLASSIFIER, f"{RETRIEVER}model['prototype'] = '{tmp_path}/features.pth'\n")
+
+
+def test_buffers_come_back_in_their_place():
+    model = nn.BatchNorm1d(2)
+    held, before = model._buffers, dict(model._buffers)
+    with _as_before(SimpleNamespace(model=model)):
+        model.register_buffer('features', torch.zeros(3))
+        model.running_mean = torch.ones(2)
+    assert model._buffers is held
+    assert {name: id(buffer) for name, buffer in held.items()} == {name: id(each) for name, each in before.items()}
+    assert not model.running_mean.any()
+
+
+def test_a_gallery_that_is_taken_in_once(printed, monkeypatch):
     """The first validation goes by the weights of now, not by those of the trial."""
+    calls, prepare = [], ImageToImageRetriever.prepare_prototype
+    monkeypatch.setattr(ImageToImageRetriever, 'prepare_prototype', lambda self: (calls.append(1), prepare(self)))
     found = [printed(CLASSIFIER, f'{RETRIEVER}{lines}randomness = dict(seed=0)\n') for lines in (HOOK, '')]
     assert [RED in each for each in found] == [False, True]
+    assert len(calls) == 2  # one validation each
     figures = [each.split('retrieval/mAP@3: ')[1].split()[0] for each in found]
     assert figures[0] == figures[1]

@@ -95,12 +95,15 @@ def show_field(study: Study, name: str, layer: nn.Module) -> None:
     section, model = study.page.section('Effective receptive field'), study.subject.model
     study.say(f'Receptive field of {name}')
     images = [study.subject.batch(sample)['inputs'] for sample in study.subject.samples[:IMAGES]]
-    backbone = getattr(model, 'backbone', partial(model, mode='tensor'))
-    run = getattr(model, 'extract_feat', backbone)  # with the neck, where there is one
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None:
+        run = partial(model, mode='tensor')
+    else:  # a layer of the neck is reached by extract_feat, which not all models have
+        run = backbone if layer in backbone.modules() else getattr(model, 'extract_feat', backbone)
     try:
         fields = {'with its blocks': receptive_field(model, layer, images, run)}
-    except ValueError as error:  # --cam-layer may name anything
-        section.text(f'Not looked at: {error}.')
+    except (ValueError, NotImplementedError) as error:  # --cam-layer may name anything
+        section.text(f'Not looked at: {str(error).rstrip(".") or "the model has no extract_feat"}.')
         return
     with study.without_blocks():
         fields['blocks off'] = receptive_field(model, layer, images, run)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -57,8 +61,18 @@ def teach_parts() -> None:
         if (part := getattr(sys.modules.get(module), cls, None)) is not None:
             for method in ('__setattr__', 'add_module'):
                 teach(part, method, partial(_refuse_in_attention, names, always))
+    if 'torch.utils.mkldnn' not in sys.modules:
+        _import_mkldnn()
     if (mkldnn := sys.modules.get('torch.utils.mkldnn')) is not None:
         teach(mkldnn, 'to_mkldnn', _leave_kan)
+
+
+@functools.cache
+def _import_mkldnn() -> None:
+    """Before a user does, whose model would not be known to it; it takes some ms."""
+    with warnings.catch_warnings(), contextlib.suppress(ImportError, OSError):  # older torch compiles it, from source
+        warnings.filterwarnings('ignore', r'`?torch\.jit')
+        importlib.import_module('torch.utils.mkldnn')
 
 
 def _leave_kan(plain: Callable, module: nn.Module, *args, **kwargs) -> nn.Module:

@@ -1,6 +1,8 @@
 """Inputs without strides, and layers without inputs: as in PyTorch's layers."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -41,6 +43,22 @@ def test_a_model_by_torchs_to_mkldnn(options):
         assert_close(found(x.to_mkldnn()).to_dense(), expected)
     layer = KANLinear(4, 3)
     assert mkldnn.to_mkldnn(layer) is layer
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no MKL-DNN')
+def test_to_mkldnn_that_is_imported_after_the_model():
+    program = """
+import torch, warnings
+from rkan_mm.models import KANConv2d
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter('always')
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), KANConv2d(4, 4, 3)).eval()
+assert not [each for each in told if 'torch.jit' in str(each.message)]
+from torch.utils import mkldnn
+assert type(mkldnn.to_mkldnn(model)[1]) is KANConv2d
+"""
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.filterwarnings('ignore:Sparse')
