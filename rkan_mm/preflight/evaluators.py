@@ -23,6 +23,7 @@ from .absent import OF_OBJECTS, tell_absent_objects, tell_limits
 from .annotations import some
 from .config import is_mm, kind
 from .datasets import check_same_classes, common, names_of, parts_of
+from .metric_settings import check_numpy
 from .red import warn_in_red
 
 OF_COCO = ('CocoMetric', 'FasterCocoMetric')
@@ -33,9 +34,19 @@ CURE = 'Give the evaluator the ann_file of this data set. To run all the same: -
 
 
 def check_evaluator(loop: Any, what: str) -> None:
-    """Raise `PreflightError` if a metric reads annotations of other images than those that will be predicted."""
+    """Raise `PreflightError` if a metric reads annotations of other images than those that will be predicted.
+
+    And if it is too old for the numpy that there is.
+    """
     dataset: Any = loop.dataloader.dataset
     evaluator: Any = getattr(loop, 'evaluator', None)
+    for metric in getattr(evaluator, 'metrics', ()):
+        if is_mm(type(metric)):
+            try:
+                check_numpy(metric)
+            except ValueError as error:
+                raise PreflightError(f'{type(metric).__name__} of the {what} would fail: {error}. To run all the '
+                                     'same: --cfg-options preflight.evaluator=False') from error
     if type(evaluator) is Evaluator:
         _check_judged(dataset, evaluator.metrics, loop, what)
     elif type(evaluator).__name__ == 'MultiDatasetsEvaluator':  # each metric is of one data set

@@ -1,4 +1,4 @@
-"""Settings at which a metric of mmdet fails when all is predicted."""
+"""Settings and versions with which a metric of mm fails when all is predicted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 from mmengine.utils import digit_version
 
+RETRIEVAL = 'mmpretrain.evaluation.metrics.retrieval'
+OLD_NUMPY = dict(LVISMetric='lvis.eval', YouTubeVISMetric='mmdet.evaluation.functional.ytviseval',
+                 RetrievalRecall=RETRIEVAL, RetrievalAveragePrecision=RETRIEVAL)
+"""Modules that some versions of ask numpy for what later ones of it have no more, when all is predicted."""
+GONE = {'float': ('float', '1.23'), 'in1d': ('np.isin', '2.3')}
+"""What to write in its place, and the last numpy that has it."""
+
 
 def check_settings(metric: Any) -> None:
-    """Raise `ValueError` if a metric of mmdet would fail, or give a figure of nothing, when all is predicted."""
+    """Raise `ValueError` if a metric of mm would fail, or give a figure of nothing, when all is predicted."""
     _check_recall(metric)
-    if type(metric).__name__ == 'LVISMetric':
-        _check_lvis()
     if type(metric).__name__ == 'VOCMetric':
         _check_voc(metric)
     if type(metric).__name__ == 'CityScapesMetric':
@@ -58,9 +63,13 @@ def _check_recall(metric: Any) -> None:
             raise ValueError(f"mmdet's {asked} fails with numpy {np.__version__}, from 1.24 on: take metric={cure!r}")
 
 
-def _check_lvis() -> None:
-    """The lvis of PyPI, 0.5.3, asks numpy for what it has no more, when all is predicted."""
-    evaluation = importlib.import_module('lvis.eval')
-    if not hasattr(np, 'float') and re.search(r'np\.float\b', inspect.getsource(evaluation)):
-        raise ValueError(f"this lvis asks for np.float, which numpy {np.__version__} has no more: write float in "
-                         f'{evaluation.__file__}, or take numpy 1.23')
+def check_numpy(metric: Any) -> None:
+    """Raise `ValueError` if a metric of mm asks numpy for what it has no more."""
+    if (name := OLD_NUMPY.get(type(metric).__name__)) is None:
+        return
+    module = importlib.import_module(name)
+    source = inspect.getsource(module)
+    for gone, (instead, last) in GONE.items():
+        if not hasattr(np, gone) and re.search(rf'\bnp\.{gone}\b', source):
+            raise ValueError(f'this {name.partition(".")[0]} asks for np.{gone}, which numpy {np.__version__} has no '
+                             f'more: write {instead} in {module.__file__}, or take numpy {last}')
