@@ -17,6 +17,10 @@ from rkan_mm.engine.run_error import PreflightError, RunError
 
 MEMORY = "out of memory|[Cc]annot allocate memory|can't allocate memory|STATUS_ALLOC_FAILED"
 
+SINGLE_ALONE = ('expected scalar type Float but found (BFloat16|Half)',
+                "an operation runs in float32 alone here, such as mmcv's NMS and RoIAlign on a CPU: leave --amp out")
+"""What mm says, and what may help."""
+
 ASSIGN = 'model.backbone = dict(type=RKANet, backbone=model.backbone)'
 """How a part is changed in a pure Python config."""
 
@@ -50,8 +54,7 @@ CURES: tuple[tuple[str, str], ...] = (
     (r'mmcv[./\\]_ext|importing _ext', 'mmcv is without compiled operations, or they are of another torch; detectors '
                                        'need them: pip install --no-build-isolation compiles them, see '
                                        'docs/installation.md'),
-    ('expected scalar type Float but found (BFloat16|Half)',
-     "an operation runs in float32 alone here, such as mmcv's NMS and RoIAlign on a CPU: leave --amp out"),
+    SINGLE_ALONE,
     ('[Nn]o NVIDIA driver|not compiled with CUDA enabled', 'this machine has no GPU: --device cpu, or leave it out'),
     ('Expected one of cpu, cuda', 'devices are called cpu, cuda or cuda:0'),
     ('environment variable RANK expected', 'start it by torchrun --nproc-per-node N, or leave --launcher out'),

@@ -28,7 +28,7 @@ from rkan_mm.engine.loss_check_hook import image_paths
 from rkan_mm.engine.resume_state import random_state, sampler_of, set_random_state
 from rkan_mm.engine.run_error import PreflightError, RunError
 
-from .building import to_file
+from .building import SINGLE_ALONE, to_file
 from .config import is_mm
 from .evaluators import takes_in_pictures
 from .fit import innermost
@@ -50,7 +50,7 @@ CURES = (
     ('segm is not in results', 'the model predicts no masks: leave segm out of metric'),
     ('proposal is not in results', 'the model predicts no proposals: leave proposal out of metric'),
     ('metric item .* is not supported', 'metric_items are such as mAP, mAP_50, mAP_s and AR@100'),
-    ('expected scalar type Float but found', "a step takes float32 alone, as mmcv's NMS on a CPU: leave --amp out"),
+    SINGLE_ALONE,
     ("Calling nonzero on 0d arrays|object of type 'float' has no len",
      "leave iou_thrs out: COCO's summary is of 0.50:0.95"),
     ("KeyError: '(labels|bboxes|instances)'", 'its pipeline loads no annotations, or PackDetInputs does not keep them: '

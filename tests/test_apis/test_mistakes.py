@@ -107,7 +107,8 @@ MISTAKES = {
     'infer det.py . shapes/val': "Checkpoint '.' is a folder; give one of its files, such as cls.pth",
     'infer det.py shapes shapes/val': "Checkpoint 'shapes' is a folder: give the name of a file",
     'convert torchvision shapes out.pth --config det.py': "Checkpoint 'shapes' is a folder: give the name of a file",
-    f'test {DET} --amp': "a step takes float32 alone, as mmcv's NMS on a CPU: leave --amp out",
+    f'test {DET} --amp': "an operation runs in float32 alone here, such as mmcv's NMS and RoIAlign on a CPU: "
+                          'leave --amp out',
     f'test {DET} --eval bbox': 'for --eval: the metrics are those of test_evaluator, e.g. --cfg-options',
     'test listed.py det.pth --cfg-options test_evaluator.metric=bbox':
         'list indices must be integers .*a part of it is a list: write its number, as in test_evaluator.0.metric=bbox',

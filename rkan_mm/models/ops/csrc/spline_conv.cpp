@@ -242,7 +242,8 @@ Problem read(const int64_t* n) { return {n[1], n[2], n[3], n[4], n[5], n[6], n[7
 
 extern "C" int64_t spline_conv_lanes() { return kLanes; }
 
-// How many floats of scratch memory the two functions below need for each of the parts of a batch: as many as pictures, or threads.
+// How many floats of scratch memory the two functions below need for each part of a batch; it has as many as pictures or
+// threads, whichever are fewer.
 extern "C" int64_t spline_conv_scratch(const int64_t* numbers, int64_t backward) {
     return choose(numbers[0], [&](auto order) { return needs<decltype(order)::value>(read(numbers), backward); });
 }
